@@ -1,0 +1,58 @@
+// What the subcommands share: their registration, common options, interruption.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "mllama/mllama.h"
+
+namespace mllama {
+
+/// Options of every command that loads a model.
+struct ModelArguments {
+    std::string model;
+    std::string device = "auto";
+    std::string dtype = "auto";
+    std::string reference = "transformers";
+    int threads = 0;  ///< 0: the cores that this process may use
+
+    void add_to(CLI::App& command);
+    /// Sets the threads and says how weights are to be held. Errors: a device or type that is not there.
+    [[nodiscard]] ModelOptions apply() const;
+};
+
+/// Options that state one request, or a batch.
+struct RequestArguments {
+    std::string prompt;
+    std::string messages;
+    std::string batch;
+    std::vector<std::string> images;
+    std::string date;
+
+    void add_to(CLI::App& command);
+    /// Reads the requests. Error if none is stated or more than one way is used.
+    [[nodiscard]] std::vector<Request> read() const;
+    [[nodiscard]] PrepareOptions prepare_options() const { return {date, true}; }
+};
+
+// Each subcommand adds itself; its work runs when the command line has been parsed.
+void add_generate(CLI::App& app);
+void add_chat(CLI::App& app);
+void add_forward(CLI::App& app);
+void add_preprocess(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_inspect(CLI::App& app);
+void add_bench(CLI::App& app);
+void add_demo(CLI::App& app);
+
+/// Ctrl-C from now on only sets a flag, so that work ends cleanly between two steps; a second one ends the process.
+void catch_interrupts();
+[[nodiscard]] bool interrupted();
+/// Forgets an interruption (chat goes on after it).
+void clear_interrupt();
+
+/// Physical cores among the processors that this process may run on.
+[[nodiscard]] int physical_cores();
+
+}  // namespace mllama

@@ -1,0 +1,142 @@
+// mllama demo: the bundled model is asked about the bundled pictures. What it takes is apps/demo: model/, pictures/, questions.json.
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <iostream>
+
+#include "apps/cli.h"
+#include "apps/terminal.h"
+#include "io/json.h"
+
+namespace mllama {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Arguments {
+    std::string folder;
+    int threads = 0;
+    bool no_pictures = false;
+};
+
+struct Question {
+    std::vector<std::string> images;
+    std::string text;
+    std::string answer;  ///< the right one
+};
+
+/// Where the demo lies: beside a build folder, or where `make install` puts it.
+std::string find_folder() {
+    std::error_code error;
+    const fs::path program = fs::read_symlink("/proc/self/exe", error).parent_path();
+    for (const fs::path& folder : {program / "../apps/demo", program / "../share/mllama/demo", fs::path("apps/demo")}) {
+        if (fs::exists(folder / "questions.json", error)) return folder.lexically_normal().string();
+    }
+    fail("the demo's folder was not found beside ", program.string(), "; name it with --folder");
+}
+
+std::vector<Question> read_questions(const std::string& folder) {
+    const std::string path = folder + "/questions.json";
+    const Json json = read_json_file(path);
+    std::vector<Question> questions;
+    try {
+        for (const Json& entry : json) {
+            Question question;
+            for (const Json& image : entry.at("images")) question.images.push_back(folder + "/" + image.get<std::string>());
+            question.text = entry.at("question").get<std::string>();
+            question.answer = entry.at("answer").get<std::string>();
+            questions.push_back(question);
+        }
+    } catch (const Json::exception& error) {
+        fail(path, ": expected a list of {images, question, answer}: ", error.what());
+    }
+    if (questions.empty()) fail(path, ": expected questions, found none");
+    return questions;
+}
+
+Request request_of(const Question& question) {
+    OrderedJson content = OrderedJson::array();
+    for (const std::string& image : question.images) content.push_back({{"type", "image"}, {"path", image}});
+    content.push_back({{"type", "text"}, {"text", question.text}});
+    return request_from_messages(OrderedJson::array({{{"role", "user"}, {"content", content}}}), {}, question.text, "");
+}
+
+class Demo {
+  public:
+    Demo(const Mllama& mllama, const Arguments& arguments) : mllama_(mllama), arguments_(arguments) {
+        options_ = mllama.default_options();
+        options_.sampling.greedy = true;
+        options_.max_new_tokens = 64;
+    }
+
+    void ask(const Question& question) {
+        for (const std::string& image : question.images) {
+            if (!arguments_.no_pictures) std::cout << "\n" << picture_in_blocks(load_image(image), 64, 20);
+            std::cout << fs::path(image).filename().string() << "\n";
+        }
+        std::cout << "\n  " << question.text << "\n  > " << std::flush;
+        const Prompt prompt = mllama_.prepare(request_of(question), {});
+        GenerationObserver observer;
+        observer.text = [](size_t, const std::string& piece) { std::cout << piece << std::flush; };
+        observer.cancelled = interrupted;
+        const Completion completion = mllama_.generate({&prompt, 1}, options_, observer).front();
+        const bool right = completion.text == question.answer;
+        std::cout << (right ? "   (right)" : "   (wrong: " + question.answer + ")") << "\n";
+        right_ += right ? 1 : 0;
+        ++asked_;
+        const Timings& t = completion.timings;
+        total_.vision_s += t.vision_s;
+        total_.prefill_s += t.prefill_s;
+        total_.prefill_tokens += t.prefill_tokens;
+        total_.decode_s += t.decode_s;
+        total_.decode_tokens += t.decode_tokens;
+    }
+
+    void summarise(double load_s) const {
+        std::cout << "\n" << right_ << " of " << asked_ << " right. Loaded in " << duration_text(load_s) << "; " << timings_text(total_)
+                  << " (" << ops::isa_name() << ", " << ops::threads() << " threads).\n"
+                  << "\nThe same program runs Llama 3.2 Vision from its published directory:\n"
+                     "  mllama chat     -m Llama-3.2-11B-Vision-Instruct --image cat.png\n"
+                     "  mllama generate -m Llama-3.2-11B-Vision-Instruct --image cat.png -p '<|image|>This picture shows'\n"
+                     "Ask this little one something yourself:\n"
+                     "  mllama chat     -m "
+                  << arguments_.folder << "/model --image FILE\n";
+    }
+
+  private:
+    const Mllama& mllama_;
+    const Arguments& arguments_;
+    GenerationOptions options_;
+    Timings total_;
+    int right_ = 0;
+    int asked_ = 0;
+};
+
+void run(Arguments arguments) {
+    if (arguments.folder.empty()) arguments.folder = find_folder();
+    ops::set_threads(arguments.threads > 0 ? arguments.threads : physical_cores());
+    const std::vector<Question> questions = read_questions(arguments.folder);
+    const auto start = std::chrono::steady_clock::now();
+    const Mllama mllama = Mllama::load(arguments.folder + "/model", {});
+    const double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    catch_interrupts();
+    Demo demo(mllama, arguments);
+    for (const Question& question : questions) demo.ask(question);
+    demo.summarise(load_s);
+}
+
+}  // namespace
+
+void add_demo(CLI::App& app) {
+    auto* command = app.add_subcommand("demo", "Ask the bundled little model about the bundled pictures");
+    auto arguments = std::make_shared<Arguments>();
+    command->add_option("--folder", arguments->folder, "The demo's folder; default: beside this program")->type_name("DIR");
+    command->add_option("-t,--threads", arguments->threads, "Threads; default: the physical cores this process may use")
+        ->check(CLI::Range(1, 1024))
+        ->type_name("N");
+    command->add_flag("--no-pictures", arguments->no_pictures, "Do not draw the pictures");
+    command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace mllama

@@ -1,0 +1,58 @@
+// mllama: Llama 3.2 Vision from the published checkpoint directory. One subcommand an app, one file a subcommand.
+//
+// Exit codes: 0 done; 1 the work failed (one line on standard error); 2 the command line is wrong.
+#include <cstdio>
+#include <iostream>
+#include <new>
+
+#include "apps/cli.h"
+
+namespace {
+
+/// An error is one line, whatever was in it.
+std::string one_line(std::string text) {
+    for (char& c : text) {
+        if (c == '\n' || c == '\r') c = ' ';
+    }
+    return text;
+}
+
+int report(const std::string& what) {
+    std::cout.flush();
+    std::cerr << "mllama: error: " << one_line(what) << std::endl;
+    return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    CLI::App app{"Llama 3.2 Vision (11B, 90B) straight from the published checkpoint directory."};
+    app.name("mllama");
+    app.require_subcommand(1);
+    app.set_version_flag("--version", "mllama 0.1.0");
+    app.footer(
+        "Try:  mllama demo\n"
+        "      mllama generate -m DIR --image cat.png -p '<|image|><|begin_of_text|>This is'\n"
+        "      mllama chat -m DIR\n"
+        "`mllama COMMAND --help` documents every option of a command.");
+    mllama::add_generate(app);
+    mllama::add_chat(app);
+    mllama::add_forward(app);
+    mllama::add_preprocess(app);
+    mllama::add_tokenize(app);
+    mllama::add_inspect(app);
+    mllama::add_bench(app);
+    mllama::add_demo(app);
+    try {
+        app.parse(argc, argv);
+        std::cout.flush();
+        if (!std::cout) return report("standard output: cannot be written");
+        return 0;
+    } catch (const CLI::ParseError& error) {
+        return app.exit(error) == 0 ? 0 : 2;
+    } catch (const std::bad_alloc&) {
+        return report("out of memory");
+    } catch (const std::exception& error) {
+        return report(error.what());
+    }
+}

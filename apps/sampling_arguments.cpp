@@ -1,0 +1,45 @@
+#include "apps/sampling_arguments.h"
+
+#include <random>
+
+namespace mllama {
+
+void SamplingArguments::add_to(CLI::App& command) {
+    auto* group = command.add_option_group("Answer", "How it is drawn and where it ends; defaults from generation_config.json");
+    group->add_option("-n,--max-new-tokens", max_new_tokens, "At most so many tokens (512 if the checkpoint does not say)")
+        ->check(CLI::NonNegativeNumber)
+        ->type_name("N");
+    group->add_flag("--greedy", greedy, "Always the most probable token");
+    group->add_option("--temperature", temperature, "Divides the logits; 0 is --greedy")->type_name("X");
+    group->add_option("--top-k", top_k, "Only the K most probable tokens; 0: all")->type_name("K");
+    group->add_option("--top-p", top_p, "Only the most probable tokens that together have probability P")->type_name("P");
+    group->add_option("--min-p", min_p, "Only tokens of at least P times the probability of the best")->type_name("P");
+    group->add_option("--repetition-penalty", repetition_penalty, "Above 1: tokens of the text so far become less probable")
+        ->type_name("X");
+    group->add_option("--seed", seed, "The same seed draws the same answer; default: a new one each time")->type_name("N");
+    group->add_option("--stop", stop, "A text that ends the answer; may be given several times")
+        ->type_name("TEXT")
+        ->allow_extra_args(false);
+}
+
+GenerationOptions SamplingArguments::over(GenerationOptions options) const {
+    SamplingParams& sampling = options.sampling;
+    if (max_new_tokens) options.max_new_tokens = *max_new_tokens;
+    // Asking for a way to draw is asking to draw.
+    if (temperature || top_k || top_p || min_p || seed) sampling.greedy = false;
+    if (temperature) sampling.temperature = *temperature;
+    if (top_k) sampling.top_k = *top_k;
+    if (top_p) sampling.top_p = *top_p;
+    if (min_p) sampling.min_p = *min_p;
+    if (repetition_penalty) sampling.repetition_penalty = *repetition_penalty;
+    if (greedy || (temperature && *temperature == 0)) {
+        sampling.greedy = true;
+        sampling.temperature = 1;
+    }
+    sampling.seed = seed ? *seed : std::random_device{}();
+    options.stop = stop;
+    sampling.check();
+    return options;
+}
+
+}  // namespace mllama

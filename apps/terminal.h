@@ -1,0 +1,35 @@
+// Writing to people: progress on standard error, pictures in half-block characters.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "io/image_file.h"
+#include "mllama/mllama.h"
+
+namespace mllama {
+
+/// Standard error is a terminal: progress lines may overwrite themselves.
+[[nodiscard]] bool stderr_is_terminal();
+
+/// One line on standard error that tells how far a piece of work is. On a terminal it is redrawn; otherwise only the end is written.
+class ProgressLine {
+  public:
+    /// Shows "label 12/40"; cheap to call often.
+    void update(const std::string& label, int64_t done, int64_t all);
+    /// Replaces the line by a last word, or removes it if `text` is empty.
+    void finish(const std::string& text);
+
+  private:
+    bool shown_ = false;
+};
+
+/// A picture as lines of half-block characters with 24-bit colours, at most `columns` wide and `rows` high; two pixels a character.
+[[nodiscard]] std::string picture_in_blocks(const Image& image, int64_t columns, int64_t rows);
+
+/// "1.23 s" or "45 ms".
+[[nodiscard]] std::string duration_text(double seconds);
+/// "2 images, 34 tokens in 1.2 s (28 tokens/s)": what the timings of a generation say, in a line.
+[[nodiscard]] std::string timings_text(const Timings& timings);
+
+}  // namespace mllama

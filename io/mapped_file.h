@@ -1,0 +1,60 @@
+// A file as read-only memory: pages are read from disk when they are first touched, and the system
+// may drop them again.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace mllama {
+
+/// The whole of a regular file, mapped. Shared by those who hold views of its bytes; unmapped with
+/// the last of them.
+///
+/// The size is that of the moment of opening, and readers check what they want against it. A file
+/// that another program makes shorter while it is mapped cannot be guarded against: touching the
+/// lost bytes raises SIGBUS. Replace files by renaming (as SafetensorsWriter does), which leaves
+/// the mapped one as it was.
+class MappedFile {
+  public:
+    /// Throws Error that names the path and the system's reason: it does not exist, is a directory,
+    /// may not be read.
+    explicit MappedFile(const std::string& path);
+    static std::shared_ptr<const MappedFile> open(const std::string& path) {
+        return std::make_shared<const MappedFile>(path);
+    }
+
+    MappedFile(const MappedFile&) = delete;
+    MappedFile& operator=(const MappedFile&) = delete;
+    ~MappedFile();
+
+    [[nodiscard]] const std::string& path() const { return path_; }
+    [[nodiscard]] int64_t size() const { return size_; }
+    /// The first byte, at the start of a page; null if the file is empty.
+    [[nodiscard]] const std::byte* data() const { return data_; }
+    [[nodiscard]] std::string_view bytes() const {
+        return {reinterpret_cast<const char*>(data_), static_cast<size_t>(size_)};
+    }
+
+    /// How a part of the file will be used, so that the system reads ahead or does not.
+    enum class Advice : uint8_t {
+        normal,
+        sequential,  ///< from front to back: read far ahead
+        random,      ///< here and there: read nothing ahead
+        will_need,   ///< soon and whole: start reading now
+        drop,        ///< not again soon: the pages may go
+    };
+    /// For the pages of bytes [begin, end) within the file. Advice only: that a system does not
+    /// follow it is no error.
+    void advise(Advice advice, int64_t begin, int64_t end) const;
+    void advise(Advice advice) const { advise(advice, 0, size_); }
+
+  private:
+    std::string path_;
+    int64_t size_ = 0;
+    const std::byte* data_ = nullptr;
+};
+
+}  // namespace mllama

@@ -1,0 +1,170 @@
+// The table for AVX2 with FMA and F16C: vectors of 8 floats. There is no bfloat16 product, so Compute::bf16 rounds the factors and
+// multiplies floats.
+#include "kernels/cpu.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+// Target regions instead of -m flags for the file: what a header defines outside of the region stays portable code.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+
+namespace mllama::cpu {
+namespace {
+
+constexpr int64_t lanes = 8;
+constexpr int tile_rows = 6;
+constexpr int panel_vectors = 2;
+constexpr int few_rows_max = 4;
+constexpr int64_t prefetch_steps = 16;  // blocks of a row that are asked for ahead
+
+using Vec = __m256;
+using Mask = __m256;
+
+inline Vec broadcast(float a) { return _mm256_set1_ps(a); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Mask less(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+inline Vec select(Mask mask, Vec a, Vec b) { return _mm256_blendv_ps(b, a, mask); }
+inline Vec largest(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec smallest(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+inline Vec nearest(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+
+inline Vec power_of_two(__m256i n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+}
+
+/// In two steps, since 2^n itself may be out of range where a * 2^n is not.
+inline Vec times_power_of_two(Vec a, Vec n) {
+    const __m256i whole = _mm256_cvtps_epi32(n);
+    const __m256i half = _mm256_srai_epi32(whole, 1);
+    return a * power_of_two(half) * power_of_two(_mm256_sub_epi32(whole, half));
+}
+
+inline Vec upper_bits(Vec a) {
+    return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xFFFFF000u))));
+}
+
+/// The upper half of each lane is the bfloat16: nearest, ties to even; a NaN is made quiet and stays one.
+inline __m256i bf16_bits(Vec a) {
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(rounded, quiet, is_nan);
+}
+
+inline Vec round_bf16(Vec a) {
+    return _mm256_castsi256_ps(_mm256_and_si256(bf16_bits(a), _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
+}
+
+/// 8 x 8: pairs, quadruples, halves.
+inline void transpose(Vec (&rows)[lanes]) {
+    Vec pair[lanes], quad[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < 8; i += 2) {
+        pair[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+        pair[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 8; i += 4) {
+        quad[i] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0x44);
+        quad[i + 1] = _mm256_shuffle_ps(pair[i], pair[i + 2], 0xEE);
+        quad[i + 2] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0x44);
+        quad[i + 3] = _mm256_shuffle_ps(pair[i + 1], pair[i + 3], 0xEE);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; ++i) {
+        rows[i] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x20);
+        rows[i + 4] = _mm256_permute2f128_ps(quad[i], quad[i + 4], 0x31);
+    }
+}
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
+/// The first n lanes (0 <= n <= 8) of a mask for maskload and maskstore.
+inline __m256i first_lanes(int64_t n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);
+}
+
+struct F32 {
+    using Element = float;
+    static Vec load(const Element* from) { return _mm256_loadu_ps(from); }
+    static void store(Element* to, Vec v) { _mm256_storeu_ps(to, v); }
+    static Vec load_part(const Element* from, int64_t n) { return _mm256_maskload_ps(from, first_lanes(n)); }
+    static void store_part(Element* to, Vec v, int64_t n) { _mm256_maskstore_ps(to, first_lanes(n), v); }
+};
+
+/// What the two-byte types share: a part of a vector goes through a whole one on the stack.
+template <class Whole>
+struct TwoBytes {
+    using Element = uint16_t;
+    static Vec load_part(const Element* from, int64_t n) {
+        Element parts[lanes] = {};
+        __builtin_memcpy(parts, from, static_cast<size_t>(n) * sizeof(Element));
+        return Whole::load(parts);
+    }
+    static void store_part(Element* to, Vec v, int64_t n) {
+        Element parts[lanes];
+        Whole::store(parts, v);
+        __builtin_memcpy(to, parts, static_cast<size_t>(n) * sizeof(Element));
+    }
+};
+
+struct Bf16 : TwoBytes<Bf16> {
+    static Vec load(const Element* from) {
+        const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+    }
+    static void store(Element* to, Vec v) {
+        const __m256i bits = _mm256_srli_epi32(bf16_bits(v), 16);
+        const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0x08);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+    }
+};
+
+struct F16 : TwoBytes<F16> {
+    static Vec load(const Element* from) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    }
+    static void store(Element* to, Vec v) {
+        const __m128i bits = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bits);
+    }
+};
+
+#include "kernels/cpu_leaves.h"
+
+}  // namespace
+}  // namespace mllama::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace mllama::cpu {
+
+const Table* avx2_table() {
+    static const Table table = make_table("avx2");
+    return &table;
+}
+
+}  // namespace mllama::cpu
+
+#else
+
+namespace mllama::cpu {
+
+const Table* avx2_table() { return nullptr; }
+
+}  // namespace mllama::cpu
+
+#endif

@@ -1,0 +1,329 @@
+// The tables for AVX-512 (F, BW, VL, DQ): vectors of 16 floats. Where the processor has AVX512_BF16, products of bfloat16 are made
+// by vdpbf16ps, which adds the products of 16 pairs to 16 floats; elsewhere the factors are rounded and multiplied as floats.
+//
+// vdpbf16ps takes subnormal numbers as zero, in its inputs and in its results.
+#include "kernels/cpu.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+// Target regions instead of -m flags for the file: what a header defines outside of the region stays portable code.
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC 12's intrinsics (its bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")
+#endif
+
+namespace mllama::cpu {
+namespace {
+
+constexpr int64_t lanes = 16;
+constexpr int tile_rows = 6;
+constexpr int panel_vectors = 4;
+constexpr int few_rows_max = 8;
+constexpr int64_t prefetch_steps = 8;  // blocks of a row that are asked for ahead
+
+using Vec = __m512;
+using Mask = __mmask16;
+
+inline Vec broadcast(float a) { return _mm512_set1_ps(a); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+inline Vec select(Mask mask, Vec a, Vec b) { return _mm512_mask_blend_ps(mask, b, a); }
+inline Vec largest(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec smallest(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline Vec nearest(Vec a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Vec times_power_of_two(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
+
+inline Vec upper_bits(Vec a) {
+    const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xFFFFF000u));
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), mask));
+}
+
+/// The upper half of each lane is the bfloat16: nearest, ties to even; a NaN is made quiet and stays one.
+inline __m512i bf16_bits(Vec a) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    return _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
+}
+
+inline Vec round_bf16(Vec a) {
+    const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xFFFF0000u));
+    return _mm512_castsi512_ps(_mm512_and_si512(bf16_bits(a), mask));
+}
+
+/// 16 x 16 of 32 bits: pairs, quadruples, then the 128-bit quarters.
+inline void transpose(__m512i (&rows)[lanes]) {
+    __m512i pair[lanes], quad[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+        pair[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pair[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 4) {
+        quad[i] = _mm512_unpacklo_epi64(pair[i], pair[i + 2]);
+        quad[i + 1] = _mm512_unpackhi_epi64(pair[i], pair[i + 2]);
+        quad[i + 2] = _mm512_unpacklo_epi64(pair[i + 1], pair[i + 3]);
+        quad[i + 3] = _mm512_unpackhi_epi64(pair[i + 1], pair[i + 3]);
+    }
+    // quad[4 b + c] holds, of rows 4 b ... 4 b + 3, the columns c, c + 4, c + 8, c + 12, a quarter each.
+#pragma GCC unroll 16
+    for (int c = 0; c < 4; ++c) {
+        const __m512i even_low = _mm512_shuffle_i32x4(quad[c], quad[4 + c], 0x88);
+        const __m512i odd_low = _mm512_shuffle_i32x4(quad[c], quad[4 + c], 0xDD);
+        const __m512i even_high = _mm512_shuffle_i32x4(quad[8 + c], quad[12 + c], 0x88);
+        const __m512i odd_high = _mm512_shuffle_i32x4(quad[8 + c], quad[12 + c], 0xDD);
+        rows[c] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+        rows[c + 8] = _mm512_shuffle_i32x4(even_low, even_high, 0xDD);
+        rows[c + 4] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+        rows[c + 12] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xDD);
+    }
+}
+
+inline void transpose(Vec (&rows)[lanes]) {
+    __m512i bits[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) bits[i] = _mm512_castps_si512(rows[i]);
+    transpose(bits);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) rows[i] = _mm512_castsi512_ps(bits[i]);
+}
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
+/// The first n lanes, 0 <= n <= 16.
+inline __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+
+struct F32 {
+    using Element = float;
+    static Vec load(const Element* from) { return _mm512_loadu_ps(from); }
+    static void store(Element* to, Vec v) { _mm512_storeu_ps(to, v); }
+    static Vec load_part(const Element* from, int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), from); }
+    static void store_part(Element* to, Vec v, int64_t n) { _mm512_mask_storeu_ps(to, first_lanes(n), v); }
+};
+
+struct Bf16 {
+    using Element = uint16_t;
+    static Vec widen(__m256i bits) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+    static __m256i narrow(Vec v) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(v), 16)); }
+
+    static Vec load(const Element* from) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
+    static void store(Element* to, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(v)); }
+    static Vec load_part(const Element* from, int64_t n) {
+        return widen(_mm256_maskz_loadu_epi16(first_lanes(n), from));
+    }
+    static void store_part(Element* to, Vec v, int64_t n) {
+        _mm256_mask_storeu_epi16(to, first_lanes(n), narrow(v));
+    }
+};
+
+struct F16 {
+    using Element = uint16_t;
+    static __m256i narrow(Vec v) {
+        return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    }
+
+    static Vec load(const Element* from) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+    static void store(Element* to, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(v)); }
+    static Vec load_part(const Element* from, int64_t n) {
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), from));
+    }
+    static void store_part(Element* to, Vec v, int64_t n) {
+        _mm256_mask_storeu_epi16(to, first_lanes(n), narrow(v));
+    }
+};
+
+#include "kernels/cpu_leaves.h"
+
+}  // namespace
+}  // namespace mllama::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c")
+#endif
+
+namespace mllama::cpu {
+namespace {
+
+namespace pairs {
+
+/// The multiply-add of a tile on pairs of bfloat16.
+struct PairDot {
+    using Element = uint16_t;
+    using Panel = __m512i;
+    static constexpr int64_t group = 2;
+    static Panel zero() { return _mm512_setzero_si512(); }
+    static Panel load_panel(const Element* from) { return _mm512_loadu_si512(from); }
+    static void store_panel(Element* to, Panel v) { _mm512_storeu_si512(to, v); }
+    static Panel broadcast_x(const Element* from) {
+        int32_t pair;
+        __builtin_memcpy(&pair, from, sizeof pair);
+        return _mm512_set1_epi32(pair);
+    }
+    static Vec multiply_add(Panel x, Panel w, Vec sum) {
+        return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(w));
+    }
+};
+
+/// The first n <= 32 elements of a vector of two-byte elements.
+inline __mmask32 first_elements(int64_t n) { return static_cast<__mmask32>((uint64_t{1} << n) - 1); }
+
+/// 16 pairs, that is 32 elements of any type, as bfloat16.
+template <class Type>
+struct Pairs {
+    using Element = typename Type::Element;
+    static __m512i load(const Element* from, int64_t n) {
+        const Vec low = mllama::cpu::load<Type>(from, n);
+        const Vec high = n > lanes ? mllama::cpu::load<Type>(from + lanes, n - lanes) : broadcast(0.0f);
+        return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    }
+};
+
+template <>
+struct Pairs<Bf16> {
+    using Element = uint16_t;
+    static __m512i load(const Element* from, int64_t n) {
+        if (n >= 2 * lanes) return _mm512_loadu_si512(from);
+        return _mm512_maskz_loadu_epi16(first_elements(n), from);
+    }
+};
+
+#include "kernels/cpu_tile.h"
+
+void pack_row(const float* x, int64_t k, void* packed) {
+    auto* to = static_cast<uint16_t*>(packed);
+    for (int64_t i = 0; i < k; i += 2 * lanes) {
+        const int64_t n = at_most(round_up(k - i, 2), 2 * lanes);
+        _mm512_mask_storeu_epi16(to + i, first_elements(n), Pairs<F32>::load(x + i, k - i));
+    }
+}
+
+template <class Type>
+struct FromRows {
+    static void run(const void* w, int64_t stride, int64_t n, int64_t k, void* panel) {
+        pack_rows<PairDot, Pairs<Type>>(w, stride, n, k, panel);
+    }
+};
+
+void pack_rows_of(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel) {
+    with_type<FromRows>(dtype, w, stride, n, k, panel);
+}
+
+/// The bfloat16 of 16 floats in the lower half of each lane.
+inline __m512i lower_bf16(Vec v) {
+    return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+}
+
+template <class Type>
+struct FromColumns {
+    static void run(const void* v, int64_t stride, int64_t k, int64_t n, void* panel) {
+        const auto* from = static_cast<const typename Type::Element*>(v);
+        auto* to = static_cast<uint16_t*>(panel);
+        for (int64_t i = 0; i < k; i += 2) {
+            for (int64_t column = 0; column < n; column += lanes) {
+                const auto* at = from + i * stride + column;
+                __m512i both = lower_bf16(load<Type>(at, n - column));
+                if (i + 1 < k) {
+                    const __m512i second = lower_bf16(load<Type>(at + stride, n - column));
+                    both = _mm512_or_si512(both, _mm512_slli_epi32(second, 16));
+                }
+                _mm512_storeu_si512(to, both);
+                to += 2 * lanes;
+            }
+        }
+    }
+};
+
+void pack_columns_of(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n, void* panel) {
+    with_type<FromColumns>(dtype, v, stride, k, n, panel);
+}
+
+template <class Type>
+struct FewRows {
+    static void run(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w, int64_t w_stride,
+                    float* c, int64_t c_stride) {
+        few_rows<PairDot, Pairs<Type>>(rows, k, x, x_stride, w, w_stride, c, c_stride);
+    }
+};
+
+void few_rows_of(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w, DType dtype,
+                 int64_t w_stride, float* c, int64_t c_stride) {
+    with_type<FewRows>(dtype, rows, k, x, x_stride, w, w_stride, c, c_stride);
+}
+
+/// Products on panels of pairs.
+Product make_product() {
+    Product product{};
+    product.tile_rows = tile_rows;
+    product.panel_width = panel_vectors * lanes;
+    product.lanes = lanes;
+    product.k_group = PairDot::group;
+    product.element_size = sizeof(uint16_t);
+    product.pack_row = pack_row;
+    product.pack_rows = pack_rows_of;
+    product.pack_columns = pack_columns_of;
+    product.tile = tile<PairDot>;
+    product.few_rows_max = few_rows_max;
+    product.few_rows = few_rows_of;
+    return product;
+}
+
+}  // namespace pairs
+
+}  // namespace
+}  // namespace mllama::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace mllama::cpu {
+
+const Table* avx512_table() {
+    static const Table table = make_table("avx512");
+    return &table;
+}
+
+const Table* avx512_bf16_table() {
+    static const Table table = [] {
+        Table with_pairs = make_table("avx512+bf16");
+        with_pairs.bf16 = pairs::make_product();
+        return with_pairs;
+    }();
+    return &table;
+}
+
+}  // namespace mllama::cpu
+
+#else
+
+namespace mllama::cpu {
+
+const Table* avx512_table() { return nullptr; }
+const Table* avx512_bf16_table() { return nullptr; }
+
+}  // namespace mllama::cpu
+
+#endif

@@ -1,0 +1,122 @@
+// The CPU's operations, whole: blocking and threads over the leaves of cpu.h. Raw pointers and sizes; the caller
+// (tensor/ops) has checked the shapes. Sums are accumulated in float32.
+//
+// Determinism. Every output element is computed by one fixed sequence of operations that depends only on its own row and on the
+// weights: never on how many other rows there are, on how rows are split over calls, or on the number of threads.
+// The results are the same bit for bit. (Different instruction-set tables do differ, within rounding.)
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+
+#include "kernels/dtype.h"
+
+namespace mllama::cpu {
+
+/// What the inputs of multiply-adds are rounded to. bf16: both factors are bfloat16. Sums are float32 in either case.
+enum class Compute { f32, bf16 };
+
+/// gelu is the erf form, gelu_tanh its tanh approximation, quick_gelu x * sigmoid(1.702 x).
+enum class Activation { none, gelu, gelu_tanh, quick_gelu, silu, relu };
+
+/// A matrix as it lies in memory, f32, bf16 or f16. Rows are contiguous and `stride` elements apart.
+struct Matrix {
+    const void* data = nullptr;
+    DType dtype = DType::f32;
+    int64_t rows = 0;
+    int64_t cols = 0;
+    int64_t stride = 0;
+};
+
+/// What happens to each row of a product before it is stored: residual + scale * activation(product + bias).
+struct Epilogue {
+    const float* bias = nullptr;  ///< (out_features), or none
+    Activation activation = Activation::none;
+    float scale = 1.0f;
+    const float* residual = nullptr;  ///< (rows, out_features), rows out_stride apart; may be the output itself; or none
+};
+
+/// out = epilogue(x w^T).  x (rows, in_features), rows x_stride apart; w (out_features, in_features);
+/// out (rows, out_features), rows out_stride apart; out must not overlap x.
+void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w, const Epilogue& epilogue,
+            Compute compute, float* out, int64_t out_stride);
+
+/// Keys [begin, end).
+struct KeyRange {
+    int64_t begin = 0;
+    int64_t end = 0;
+};
+
+/// A mask as a rule: which keys each query sees, as sorted disjoint ranges. Query i sees
+/// ranges[first[i]] ... ranges[first[i + 1] - 1]. Never an array of queries x keys.
+struct Visibility {
+    const int64_t* first = nullptr;     ///< (queries + 1), or none: every query sees every key
+    const KeyRange* ranges = nullptr;
+};
+
+/// softmax(scale q k^T + key_bias, over the visible keys) v, grouped heads: query head h uses key head h / (heads / kv_heads).
+struct Attention {
+    const float* q = nullptr;  ///< (queries, heads, head_dim), rows q_stride elements apart
+    const void* k = nullptr;   ///< (keys, kv_heads, head_dim), rows kv_stride elements apart, of kv_dtype
+    const void* v = nullptr;   ///< as k
+    float* out = nullptr;      ///< (queries, heads, head_dim), rows out_stride elements apart
+    DType kv_dtype = DType::f32;  ///< f32, bf16 or f16
+    int64_t queries = 0, keys = 0, heads = 0, kv_heads = 0, head_dim = 0;
+    int64_t q_stride = 0, kv_stride = 0, out_stride = 0;
+    float scale = 1.0f;
+    const float* key_bias = nullptr;  ///< (keys) added to every query's logits, or none
+    Visibility visible;
+};
+
+/// Blockwise, with online softmax: the (queries, keys) scores are never whole in memory, and blocks of keys that no
+/// query of a block sees are not computed. A query that sees no key gets zeros.
+void attention(const Attention& args, Compute compute);
+
+/// The probabilities themselves, for those who want to look at them: weights (heads, queries, keys); 0 where not visible.
+/// Plain: `out` and `v` of args are not used.
+void attention_weights(const Attention& args, float* weights);
+
+/// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight.  x, out (rows, width), may be the same; weight (width) of weight_dtype.
+void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype, float eps, float* out);
+
+/// out[r] = (x[r] - mean) / sqrt(variance + eps) * weight + bias.  Shapes as rms_norm; bias of weight_dtype too.
+void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias, DType weight_dtype,
+                float eps, float* out);
+
+/// Rotates pairs (x[i], x[i + head_dim/2]) of every head by the angle of the row (RoFormer, in the half-split layout):
+/// x (rows, heads, head_dim), rows x_stride apart, in place; cos, sin (rows, head_dim / 2).
+void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride, const float* cos, const float* sin);
+
+/// out[r, i] = activation(gate[r, i]) * up[r, i]; rows of gate and up are in_stride apart (they may be the halves of one matrix), of
+/// out out_stride apart; out may be gate.
+void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride, Activation activation,
+           float* out, int64_t out_stride);
+
+/// x = activation(x) over n elements, in place.
+void activate(float* x, int64_t n, Activation activation);
+
+/// y += scale * x over n elements; x of x_dtype (f32, bf16, f16).
+void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n);
+
+/// x[r] *= factor[r]: x (rows, width), factor (rows). A factor of 0 gives 0 even where x is not finite.
+void scale_rows(float* x, int64_t rows, int64_t width, const float* factor);
+
+/// out[i] = table[ids[i]] as f32: table (entries, width) of table_dtype, ids (n) all within [0, entries), out (n, width).
+void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width, float* out);
+
+/// Converts n elements between f32, bf16 and f16 (rounding to nearest even); from == to copies.
+void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
+
+/// Sets the number of threads that operations use (at least 1). Default: the processors this process may run on.
+void set_threads(int threads);
+int threads();
+
+/// Runs body(i) for i in [0, n), on all threads, in no order. Calls may not nest.
+void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
+
+/// The table in use: "portable", "avx2", "avx512" (each as its source file says; with "+bf16" where the processor has it).
+/// The first use chooses; MLLAMA_ISA=portable|avx2|avx512 overrides. Throws Error for an unknown or unsupported name.
+std::string_view isa_name();
+
+}  // namespace mllama::cpu

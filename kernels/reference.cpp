@@ -1,0 +1,219 @@
+#include "kernels/reference.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+namespace mllama::reference {
+
+double element(const void* data, DType dtype, int64_t i) {
+    switch (dtype) {
+        case DType::bf16: return bf16_to_f32(static_cast<const uint16_t*>(data)[i]);
+        case DType::f16: return f16_to_f32(static_cast<const uint16_t*>(data)[i]);
+        default: return static_cast<const float*>(data)[i];
+    }
+}
+
+double activation(double x, Activation kind) {
+    switch (kind) {
+        case Activation::none: return x;
+        case Activation::gelu: return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+        case Activation::gelu_tanh: {
+            // 0.5 x (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3); 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2 u))
+            const double u = std::sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
+            return x / (1.0 + std::exp(-2.0 * u));
+        }
+        case Activation::quick_gelu: return x / (1.0 + std::exp(-1.702 * x));
+        case Activation::silu: return x / (1.0 + std::exp(-x));
+        case Activation::relu: return x < 0.0 ? 0.0 : x;  // a NaN stays
+    }
+    return x;
+}
+
+double factor(double x, Compute compute) {
+    return compute == Compute::f32 ? x : bf16_to_f32(f32_to_bf16(static_cast<float>(x)));
+}
+
+void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w, const Epilogue& epilogue,
+            Compute compute, float* out, int64_t out_stride) {
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t n = 0; n < w.rows; ++n) {
+            double sum = 0.0;
+            for (int64_t k = 0; k < w.cols; ++k) {
+                sum += factor(x[r * x_stride + k], compute) *
+                       factor(element(w.data, w.dtype, n * w.stride + k), compute);
+            }
+            if (epilogue.bias != nullptr) sum += epilogue.bias[n];
+            double result = epilogue.scale * activation(sum, epilogue.activation);
+            if (epilogue.residual != nullptr) result += epilogue.residual[r * out_stride + n];
+            out[r * out_stride + n] = static_cast<float>(result);
+        }
+    }
+}
+
+namespace {
+
+bool sees(const cpu::Visibility& visible, int64_t query, int64_t key) {
+    if (visible.first == nullptr) return true;
+    for (int64_t i = visible.first[query]; i < visible.first[query + 1]; ++i) {
+        if (visible.ranges[i].begin <= key && key < visible.ranges[i].end) return true;
+    }
+    return false;
+}
+
+/// The probabilities (keys) of one query and one head; all 0 if it sees no key.
+std::vector<double> probabilities(const Attention& args, Compute compute, int64_t query, int64_t head) {
+    constexpr double none = -std::numeric_limits<double>::infinity();
+    const int64_t kv_head = head / (args.heads / args.kv_heads);
+    const float* q = args.q + query * args.q_stride + head * args.head_dim;
+    std::vector<double> logits(static_cast<size_t>(args.keys), none);
+    double largest = none;
+    for (int64_t j = 0; j < args.keys; ++j) {
+        if (!sees(args.visible, query, j)) continue;
+        double dot = 0.0;
+        for (int64_t d = 0; d < args.head_dim; ++d) {
+            const int64_t at = j * args.kv_stride + kv_head * args.head_dim + d;
+            dot += factor(q[d], compute) * factor(element(args.k, args.kv_dtype, at), compute);
+        }
+        const double logit = args.scale * dot + (args.key_bias != nullptr ? args.key_bias[j] : 0.0);
+        logits[static_cast<size_t>(j)] = logit;
+        if (std::isnan(logit) || logit > largest) largest = logit;
+    }
+    if (largest == none) return std::vector<double>(logits.size(), 0.0);
+    double sum = 0.0;
+    for (double& logit : logits) {
+        logit = std::exp(logit - largest);
+        sum += logit;
+    }
+    for (double& p : logits) p /= sum;
+    return logits;
+}
+
+}  // namespace
+
+void attention(const Attention& args, Compute compute, float* out, int64_t out_stride) {
+    for (int64_t query = 0; query < args.queries; ++query) {
+        for (int64_t head = 0; head < args.heads; ++head) {
+            const int64_t kv_head = head / (args.heads / args.kv_heads);
+            const std::vector<double> p = probabilities(args, compute, query, head);
+            for (int64_t d = 0; d < args.head_dim; ++d) {
+                double sum = 0.0;
+                for (int64_t j = 0; j < args.keys; ++j) {
+                    if (!sees(args.visible, query, j)) continue;
+                    const int64_t at = j * args.kv_stride + kv_head * args.head_dim + d;
+                    sum += p[static_cast<size_t>(j)] * factor(element(args.v, args.kv_dtype, at), compute);
+                }
+                out[query * out_stride + head * args.head_dim + d] = static_cast<float>(sum);
+            }
+        }
+    }
+}
+
+void attention_weights(const Attention& args, Compute compute, float* weights) {
+    for (int64_t head = 0; head < args.heads; ++head) {
+        for (int64_t query = 0; query < args.queries; ++query) {
+            const std::vector<double> p = probabilities(args, compute, query, head);
+            for (int64_t j = 0; j < args.keys; ++j) {
+                weights[(head * args.queries + query) * args.keys + j] =
+                    static_cast<float>(p[static_cast<size_t>(j)]);
+            }
+        }
+    }
+}
+
+void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype, float eps,
+              float* out) {
+    for (int64_t r = 0; r < rows; ++r) {
+        double squares = 0.0;
+        for (int64_t i = 0; i < width; ++i) squares += double{x[r * width + i]} * x[r * width + i];
+        const double norm = 1.0 / std::sqrt(squares / static_cast<double>(width) + eps);
+        for (int64_t i = 0; i < width; ++i) {
+            out[r * width + i] = static_cast<float>(x[r * width + i] * norm * element(weight, weight_dtype, i));
+        }
+    }
+}
+
+void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
+                DType weight_dtype, float eps, float* out) {
+    for (int64_t r = 0; r < rows; ++r) {
+        double sum = 0.0;
+        for (int64_t i = 0; i < width; ++i) sum += x[r * width + i];
+        const double mean = sum / static_cast<double>(width);
+        double squares = 0.0;
+        for (int64_t i = 0; i < width; ++i) squares += (x[r * width + i] - mean) * (x[r * width + i] - mean);
+        const double norm = 1.0 / std::sqrt(squares / static_cast<double>(width) + eps);
+        for (int64_t i = 0; i < width; ++i) {
+            out[r * width + i] =
+                static_cast<float>((x[r * width + i] - mean) * norm * element(weight, weight_dtype, i) +
+                                   element(bias, weight_dtype, i));
+        }
+    }
+}
+
+void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride, const float* cos,
+          const float* sin) {
+    const int64_t half = head_dim / 2;
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t h = 0; h < heads; ++h) {
+            float* head = x + r * x_stride + h * head_dim;
+            for (int64_t i = 0; i < half; ++i) {
+                const double a = head[i], b = head[i + half];
+                const double c = cos[r * half + i], s = sin[r * half + i];
+                head[i] = static_cast<float>(a * c - b * s);
+                head[i + half] = static_cast<float>(b * c + a * s);
+            }
+        }
+    }
+}
+
+void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride, Activation kind,
+           float* out, int64_t out_stride) {
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < width; ++i) {
+            out[r * out_stride + i] =
+                static_cast<float>(activation(gate[r * in_stride + i], kind) * up[r * in_stride + i]);
+        }
+    }
+}
+
+void activate(float* x, int64_t n, Activation kind) {
+    for (int64_t i = 0; i < n; ++i) x[i] = static_cast<float>(activation(x[i], kind));
+}
+
+void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) y[i] = static_cast<float>(y[i] + scale * element(x, x_dtype, i));
+}
+
+void scale_rows(float* x, int64_t rows, int64_t width, const float* factor) {
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < width; ++i) {
+            x[r * width + i] = factor[r] == 0.0f ? 0.0f : x[r * width + i] * factor[r];
+        }
+    }
+}
+
+void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width, float* out) {
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t d = 0; d < width; ++d) {
+            out[i * width + d] = static_cast<float>(element(table, table_dtype, ids[i] * width + d));
+        }
+    }
+}
+
+void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n) {
+    if (from_dtype == to_dtype) {
+        if (n > 0) std::memcpy(to, from, static_cast<size_t>(n * dtype_size(from_dtype)));
+        return;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+        const auto value = static_cast<float>(element(from, from_dtype, i));
+        switch (to_dtype) {
+            case DType::bf16: static_cast<uint16_t*>(to)[i] = f32_to_bf16(value); break;
+            case DType::f16: static_cast<uint16_t*>(to)[i] = f32_to_f16(value); break;
+            default: static_cast<float*>(to)[i] = value; break;
+        }
+    }
+}
+
+}  // namespace mllama::reference

@@ -1,0 +1,234 @@
+// The loop around the model: pictures, prefill in chunks, then a token of every unfinished sample at a time.
+#include <algorithm>
+#include <chrono>
+
+#include "mllama/mllama.h"
+#include "mllama/stop_filter.h"
+
+namespace mllama {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// One sample on its way.
+struct Sample {
+    Sample(const Mllama& mllama, const Prompt& from, Sequence state, const GenerationOptions& options)
+        : prompt(from),
+          sequence(std::move(state)),
+          sampler(options.sampling),
+          decoder(mllama.tokenizer(), true),
+          filter(options.stop),
+          history(from.ids),
+          fed(static_cast<size_t>(sequence.length())) {
+        const int64_t positions = mllama.model().config().text.max_position_embeddings;
+        completion.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
+        sequence.reserve(std::min(completion.prompt_tokens + options.max_new_tokens, positions));
+    }
+
+    const Prompt& prompt;
+    Sequence sequence;
+    Sampler sampler;
+    StreamDecoder decoder;
+    StopFilter filter;
+    std::vector<int64_t> history;  // prompt and generated tokens
+    size_t fed;                    // tokens of the history that are in the sequence
+    bool finished = false;
+    Completion completion;
+
+    [[nodiscard]] size_t pending() const { return history.size() - fed; }
+};
+
+/// The state of one batch. Methods are the steps of the loop.
+class Generation {
+  public:
+    Generation(const Mllama& mllama, const GenerationOptions& options, const GenerationObserver& observer)
+        : mllama_(mllama), options_(options), observer_(observer) {
+        options.sampling.check();
+    }
+
+    /// `sequence` holds the beginning of the prompt, or nothing. `prompt` must outlive this.
+    void add(const Prompt& prompt, Sequence sequence) {
+        mllama_.check_prompt(prompt.ids, prompt.images.size());
+        GenerationOptions options = options_;
+        options.sampling.seed += samples_.size();  // samples of a batch draw differently
+        samples_.emplace_back(mllama_, prompt, std::move(sequence), options);
+    }
+
+    std::vector<Sample>& samples() { return samples_; }
+
+    std::vector<Completion> run() {
+        encode_images();
+        prefill();
+        const auto start = std::chrono::steady_clock::now();
+        while (step()) {
+        }
+        timings_.decode_s = seconds_since(start);
+        std::vector<Completion> completions;
+        for (Sample& sample : samples_) {
+            sample.completion.timings = timings_;
+            completions.push_back(std::move(sample.completion));
+        }
+        return completions;
+    }
+
+  private:
+    void check_cancelled() const {
+        if (observer_.cancelled && observer_.cancelled()) throw Interrupted();
+    }
+
+    void encode_images() {
+        const auto start = std::chrono::steady_clock::now();
+        for (size_t i = 0; i < samples_.size(); ++i) {
+            const auto seen = static_cast<size_t>(samples_[i].sequence.num_images());
+            for (size_t k = seen; k < samples_[i].prompt.images.size(); ++k) {
+                const VisionRows rows = mllama_.model().encode_image(
+                    samples_[i].prompt.images[k], [&](int64_t done, int64_t all) {
+                        check_cancelled();
+                        if (observer_.vision) observer_.vision(i, k, done, all);
+                    });
+                mllama_.model().add_image(samples_[i].sequence, rows);
+            }
+        }
+        timings_.vision_s = seconds_since(start);
+    }
+
+    /// Feeds all prompts, several to a forward, at most prefill_chunk rows at a time.
+    void prefill() {
+        const auto start = std::chrono::steady_clock::now();
+        int64_t all = 0;
+        for (const Sample& sample : samples_) all += static_cast<int64_t>(sample.pending());
+        int64_t done = 0;
+        while (done < all) {
+            check_cancelled();
+            done += forward(options_.prefill_chunk);
+            if (observer_.prefill) observer_.prefill(done, all);
+        }
+        timings_.prefill_tokens = all;
+        timings_.prefill_s = seconds_since(start);
+    }
+
+    /// One more token for every sample that is not finished. False if there is none.
+    bool step() {
+        check_cancelled();
+        const int64_t rows = forward(static_cast<int64_t>(samples_.size()));
+        timings_.decode_tokens += rows;
+        return rows > 0;
+    }
+
+    /// Runs up to `most` waiting tokens through the model and draws the next token of every sample whose text is through. Returns
+    /// the number of rows.
+    int64_t forward(int64_t most) {
+        inputs_.clear();
+        fed_samples_.clear();
+        int64_t rows = 0;
+        for (Sample& sample : samples_) {
+            if (sample.finished || sample.pending() == 0 || rows == most) continue;
+            const size_t count = std::min(sample.pending(), static_cast<size_t>(most - rows));
+            const bool through = count == sample.pending();
+            inputs_.push_back({&sample.sequence, {sample.history.data() + sample.fed, count}, through ? 1 : 0});
+            fed_samples_.push_back(&sample);
+            sample.fed += count;
+            rows += static_cast<int64_t>(count);
+        }
+        if (rows == 0) return 0;
+        const Tensor logits = mllama_.model().forward(inputs_);  // (samples that are through, vocab_size)
+        const auto vocab_size = static_cast<size_t>(logits.cols());
+        const float* row = logits.data<float>();
+        for (size_t i = 0; i < inputs_.size(); ++i) {
+            if (inputs_[i].logits_to_keep == 0) continue;
+            draw(*fed_samples_[i], {row, vocab_size});
+            row += vocab_size;
+        }
+        return rows;
+    }
+
+    /// The next token of a sample, and whether it is the last.
+    void draw(Sample& sample, std::span<const float> logits) {
+        if (options_.max_new_tokens == 0) {
+            sample.finished = true;
+            return;
+        }
+        const int64_t id = sample.sampler.next(logits, sample.history);
+        Completion& completion = sample.completion;
+        sample.history.push_back(id);
+        completion.tokens.push_back(id);
+        const auto& ends = options_.eos_token_ids;
+        if (std::find(ends.begin(), ends.end(), id) != ends.end()) {
+            finish(sample, FinishReason::stop);
+            return;
+        }
+        emit(sample, sample.filter.push(sample.decoder.push(static_cast<int32_t>(id))));
+        const int64_t positions = mllama_.model().config().text.max_position_embeddings;
+        if (sample.filter.stopped()) {
+            finish(sample, FinishReason::stop);
+        } else if (static_cast<int64_t>(completion.tokens.size()) >= options_.max_new_tokens ||
+                   static_cast<int64_t>(sample.history.size()) >= positions) {
+            finish(sample, FinishReason::length);
+        }
+    }
+
+    void finish(Sample& sample, FinishReason reason) {
+        if (!sample.filter.stopped()) {
+            emit(sample, sample.filter.push(sample.decoder.finish()));
+            emit(sample, sample.filter.finish());
+        }
+        sample.finished = true;
+        sample.completion.finish_reason = sample.filter.stopped() ? FinishReason::stop : reason;
+    }
+
+    void emit(Sample& sample, const std::string& piece) {
+        if (piece.empty()) return;
+        sample.completion.text += piece;
+        if (observer_.text) observer_.text(static_cast<size_t>(&sample - samples_.data()), piece);
+    }
+
+    const Mllama& mllama_;
+    const GenerationOptions& options_;
+    const GenerationObserver& observer_;
+    std::vector<Sample> samples_;
+    std::vector<SequenceInput> inputs_;   // of the current forward
+    std::vector<Sample*> fed_samples_;    // beside inputs_
+    Timings timings_;
+};
+
+/// How many tokens stand at the beginning of both.
+size_t common_prefix(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
+    return static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+}
+
+}  // namespace
+
+std::vector<Completion> Mllama::generate(std::span<const Prompt> prompts, const GenerationOptions& options,
+                                         const GenerationObserver& observer) const {
+    Generation generation(*this, options, observer);
+    for (const Prompt& prompt : prompts) generation.add(prompt, model_.new_sequence());
+    return generation.run();
+}
+
+Completion Mllama::go_on(Session& session, const Prompt& prompt, const GenerationOptions& options,
+                         const GenerationObserver& observer) const {
+    check_prompt(prompt.ids, prompt.images.size());
+    // The last token of the prompt is fed in any case: its logits are wanted.
+    const size_t kept = std::min(common_prefix(session.ids, prompt.ids), prompt.ids.size() - 1);
+    session.sequence.truncate({prompt.ids.data(), kept}, model_.config().image_token_id);
+    Generation generation(*this, options, observer);
+    generation.add(prompt, std::move(session.sequence));
+    session = new_session();
+    const auto keep = [&] {
+        Sample& sample = generation.samples().front();
+        session.sequence = std::move(sample.sequence);
+        session.ids.assign(sample.history.begin(), sample.history.begin() + static_cast<int64_t>(sample.fed));
+    };
+    try {
+        Completion completion = generation.run().front();
+        keep();
+        return completion;
+    } catch (const Interrupted&) {
+        keep();
+        throw;
+    }
+}
+
+}  // namespace mllama

@@ -1,0 +1,69 @@
+#include "mllama/model.h"
+
+#include <algorithm>
+
+namespace mllama {
+
+Model Model::load(const std::string& checkpoint_dir, const ModelOptions& options) {
+    const ModelConfig config = ModelConfig::load(checkpoint_dir);
+    const Checkpoint checkpoint = open_checkpoint(checkpoint_dir);
+    return {config, WeightLoader(checkpoint, options.weights), options};
+}
+
+Model::Model(const ModelConfig& config, const WeightLoader& weights, const ModelOptions& options)
+    : config_(config),
+      vision_(config.vision, weights, options.reference),
+      multi_modal_projector_(weights.linear_with_bias("multi_modal_projector", config.text.hidden_size,
+                                                      config.vision.vision_output_dim)),
+      text_(config, weights, options.reference),
+      kv_dtype_(text_.compute() == Compute::bf16 ? DType::bf16 : DType::f32),
+      scratch_(std::make_unique<Arena>()) {}
+
+std::string Model::weight_type_name() const {
+    switch (text_.weight_dtype()) {
+        case DType::bf16: return "bf16";
+        case DType::f16: return "f16";
+        default: return "f32";
+    }
+}
+
+VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress& progress) const {
+    const Arena::Scope scope(*scratch_);
+    const VisionFeatures features = vision_.forward(image, *scratch_, progress);
+    const int64_t num_patches = features.num_patches;
+    const int64_t tiles = features.layout.tiles();
+    VisionRows result{features.layout,
+                      Tensor::empty({tiles * num_patches, config_.text.hidden_size}, DType::f32)};
+    Tensor tile_rows = scratch_->take({num_patches, config_.vision.vision_output_dim});
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+        features.tile_rows(tile, tile_rows);
+        Tensor projected = result.rows.rows(tile * num_patches, (tile + 1) * num_patches);
+        multi_modal_projector_.forward(tile_rows, projected);
+    }
+    return result;
+}
+
+void Model::add_image(Sequence& sequence, const VisionRows& image) const {
+    const Arena::Scope scope(*scratch_);
+    text_.add_image(sequence, image, *scratch_);
+}
+
+Tensor Model::forward(std::span<const SequenceInput> batch, const ForwardTrace* trace) const {
+    scratch_->reset();
+    return text_.forward(batch, *scratch_, trace);
+}
+
+Tensor Model::prefill(Sequence& sequence, std::span<const int64_t> ids, int64_t chunk,
+                      const std::function<void(int64_t)>& progress) const {
+    Tensor logits;
+    for (size_t begin = 0; begin < ids.size(); begin += static_cast<size_t>(chunk)) {
+        const size_t count = std::min(static_cast<size_t>(chunk), ids.size() - begin);
+        const bool last = begin + count == ids.size();
+        const SequenceInput input{&sequence, ids.subspan(begin, count), last ? 1 : 0};
+        logits = forward({&input, 1});
+        if (progress) progress(static_cast<int64_t>(begin + count));
+    }
+    return logits;
+}
+
+}  // namespace mllama

@@ -1,0 +1,59 @@
+// The whole model: vision tower, projector, text tower. Numbers in, numbers out; text and pictures are the business of mllama.h.
+// Source: MllamaForConditionalGeneration, modeling_mllama.py of transformers 4.56.2.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "mllama/config.h"
+#include "mllama/text.h"
+#include "mllama/vision.h"
+
+namespace mllama {
+
+struct ModelOptions {
+    WeightType weights = WeightType::as_stored;
+    Reference reference = Reference::transformers;
+};
+
+class Model {
+  public:
+    /// Maps the checkpoint of a directory. Errors: Error naming file and tensor or key, expected and found.
+    static Model load(const std::string& checkpoint_dir, const ModelOptions& options);
+
+    [[nodiscard]] const ModelConfig& config() const { return config_; }
+    [[nodiscard]] const VisionModel& vision() const { return vision_; }
+    [[nodiscard]] const TextModel& text() const { return text_; }
+    /// What keys and values are kept as: bf16 where products are, float32 otherwise.
+    [[nodiscard]] DType kv_dtype() const { return kv_dtype_; }
+    /// "f32", "bf16" or "f16": what the text tower's weights are.
+    [[nodiscard]] std::string weight_type_name() const;
+
+    [[nodiscard]] Sequence new_sequence() const { return {config_.text, kv_dtype_}; }
+
+    /// Vision tower and projector: rows (tiles * num_patches, text hidden_size).
+    VisionRows encode_image(const ProcessedImage& image, const VisionProgress& progress = {}) const;
+
+    /// Gives a sequence its next picture.
+    void add_image(Sequence& sequence, const VisionRows& image) const;
+
+    /// See TextModel::forward. The result is valid until the next call.
+    Tensor forward(std::span<const SequenceInput> batch, const ForwardTrace* trace = nullptr) const;
+
+    /// Feeds a long text in chunks of at most `chunk` rows and returns the logits (1, vocab_size) of its last token.
+    Tensor prefill(Sequence& sequence, std::span<const int64_t> ids, int64_t chunk = 512,
+                   const std::function<void(int64_t done)>& progress = {}) const;
+
+  private:
+    Model(const ModelConfig& config, const WeightLoader& weights, const ModelOptions& options);
+
+    ModelConfig config_;
+    VisionModel vision_;
+    Linear multi_modal_projector_;  // (text hidden_size, vision_output_dim) with bias
+    TextModel text_;
+    DType kv_dtype_;
+    std::unique_ptr<Arena> scratch_;  // of whichever call runs: a Model serves one thread at a time
+};
+
+}  // namespace mllama

@@ -1,0 +1,333 @@
+#include "mllama/text.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <numeric>
+
+namespace mllama {
+namespace {
+
+GatedMlp load_mlp(const TextConfig& c, const WeightLoader& weights, const std::string& name) {
+    GatedMlp mlp;
+    mlp.gate = weights.linear(name + "gate_proj", c.intermediate_size, c.hidden_size);
+    mlp.up = weights.linear(name + "up_proj", c.intermediate_size, c.hidden_size);
+    mlp.down = weights.linear(name + "down_proj", c.hidden_size, c.intermediate_size);
+    mlp.activation = c.hidden_act;
+    return mlp;
+}
+
+/// What both kinds of layer have: norms, projections, feed-forward network. `attention`: "self_attn" or "cross_attn".
+template <class Layer>
+Layer load_common(const TextConfig& c, const WeightLoader& weights, const std::string& name,
+                  const std::string& attention) {
+    Layer layer;
+    layer.input_layernorm =
+        weights.rms_norm(name + "input_layernorm", c.hidden_size, c.rms_norm_eps);
+    layer.q_proj = weights.linear(name + attention + ".q_proj", c.hidden_size, c.hidden_size);
+    layer.k_proj = weights.linear(name + attention + ".k_proj", c.kv_size(), c.hidden_size);
+    layer.v_proj = weights.linear(name + attention + ".v_proj", c.kv_size(), c.hidden_size);
+    layer.o_proj = weights.linear(name + attention + ".o_proj", c.hidden_size, c.hidden_size);
+    layer.post_attention_layernorm =
+        weights.rms_norm(name + "post_attention_layernorm", c.hidden_size, c.rms_norm_eps);
+    layer.mlp = load_mlp(c, weights, name + "mlp.");
+    return layer;
+}
+
+CrossAttentionLayer load_cross_attention(const TextConfig& c, const WeightLoader& weights,
+                                         const std::string& name) {
+    auto layer = load_common<CrossAttentionLayer>(c, weights, name, "cross_attn");
+    layer.q_norm = weights.rms_norm(name + "cross_attn.q_norm", c.head_dim(), c.rms_norm_eps);
+    layer.k_norm = weights.rms_norm(name + "cross_attn.k_norm", c.head_dim(), c.rms_norm_eps);
+    layer.attn_gate = weights.tanh_gate(name + "cross_attn_attn_gate");
+    layer.mlp_gate = weights.tanh_gate(name + "cross_attn_mlp_gate");
+    return layer;
+}
+
+/// Normalises every head of x (rows, heads * head_dim) for itself, in place.
+void norm_heads(const RmsNorm& norm, Tensor& x) {
+    const int64_t head_dim = norm.weight.numel();
+    Tensor heads = x.view({x.numel() / head_dim, head_dim});
+    norm.forward(heads, heads);
+}
+
+/// The keys of the pictures that a row sees: their real tiles. A row that sees none is given all keys or none, as the
+/// reference does.
+void add_image_query(const Sequence& sequence, ImageSpan span, Reference reference,
+                     KeyVisibility& visible) {
+    const std::vector<ImageKeys>& images = sequence.images();
+    if (span.empty()) {
+        if (reference == Reference::transformers) {
+            visible.add_query(KeyRange{0, images.back().end});
+        } else {
+            visible.add_query(std::span<const KeyRange>());
+        }
+        return;
+    }
+    std::vector<KeyRange> ranges;
+    for (int64_t i = span.first; i < span.last; ++i) {
+        const ImageKeys& keys = images[static_cast<size_t>(i)];
+        ranges.push_back({keys.begin, keys.real_end});
+    }
+    visible.add_query(ranges);
+}
+
+int64_t layer_weights(const Linear& q, const Linear& k, const Linear& v, const Linear& o,
+                      const GatedMlp& mlp, bool cross, bool bytes) {
+    int64_t sum = 0;
+    const auto add = [&](const Linear& linear) {
+        sum += bytes ? linear.weight.bytes() : linear.weight.numel();
+    };
+    for (const Linear* linear : {&q, &o, &mlp.gate, &mlp.up, &mlp.down}) add(*linear);
+    if (!cross) {  // cross-attention has its keys and values already
+        add(k);
+        add(v);
+    }
+    return sum;
+}
+
+}  // namespace
+
+/// The rows of one forward. Sequences with pictures stand first, so that the rows of cross-attention are contiguous; a sequence's
+/// results do not depend on where it stands.
+struct TextModel::Batch {
+    struct Part {
+        const SequenceInput* input;
+        size_t place;      // in the caller's batch
+        int64_t begin;     // first row
+        int64_t end;       // behind the last row
+        KeyVisibility causal;
+        KeyVisibility images;
+    };
+    std::vector<Part> parts;
+    int64_t rows = 0;
+    int64_t image_rows = 0;      // rows of sequences with pictures, in front
+    std::vector<int64_t> ids;        // (rows)
+    std::vector<int64_t> positions;  // (rows)
+    std::vector<float> sees_image;   // (image_rows) 1, or 0 for a row that sees no picture
+    Tensor row_factor;               // the same as a tensor, if any is 0
+    Tensor cos, sin;                 // (rows, head_dim / 2)
+    const ForwardTrace* trace = nullptr;
+};
+
+TextModel::TextModel(const ModelConfig& config, const WeightLoader& weights, Reference reference)
+    : config_(config.text),
+      image_token_id_(config.image_token_id),
+      reference_(reference),
+      attention_scale_(1.0f / std::sqrt(static_cast<float>(config.text.head_dim()))),
+      rotary_embedding_(config.text.head_dim(), config.text.rope) {
+    const TextConfig& c = config_;
+    const std::string name = "language_model.model.";
+    embed_tokens_ = weights.matrix(name + "embed_tokens.weight", {c.embedding_rows(), c.hidden_size});
+    for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
+        const std::string layer = name + "layers." + std::to_string(i) + ".";
+        if (c.is_cross_attention(i)) {
+            layers_.emplace_back(load_cross_attention(c, weights, layer));
+        } else {
+            layers_.emplace_back(load_common<SelfAttentionLayer>(c, weights, layer, "self_attn"));
+        }
+    }
+    norm_ = weights.rms_norm(name + "norm", c.hidden_size, c.rms_norm_eps);
+    lm_head_ = weights.linear("language_model.lm_head", c.vocab_size, c.hidden_size);
+}
+
+void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Batch& batch, Tensor& h,
+                               Arena& scratch) const {
+    const TextConfig& c = config_;
+    const Arena::Scope scope(scratch);
+    Tensor x = scratch.take(h.shape());  // (rows, hidden_size)
+    {
+        const Arena::Scope attention_scope(scratch);
+        Tensor q = scratch.take({batch.rows, c.hidden_size});  // (rows, num_attention_heads * head_dim)
+        Tensor k = scratch.take({batch.rows, c.kv_size()});    // (rows, num_key_value_heads * head_dim)
+        Tensor v = scratch.take({batch.rows, c.kv_size()});
+        layer.input_layernorm.forward(h, x);
+        layer.q_proj.forward(x, q);
+        layer.k_proj.forward(x, k);
+        layer.v_proj.forward(x, v);
+        ops::rope(q, c.head_dim(), batch.cos, batch.sin);
+        ops::rope(k, c.head_dim(), batch.cos, batch.sin);
+        for (const Batch::Part& part : batch.parts) {
+            KvCache& cache = part.input->sequence->self_attention[index];
+            cache.append(k.rows(part.begin, part.end), v.rows(part.begin, part.end));
+            const Tensor queries = q.rows(part.begin, part.end);
+            Tensor out = x.rows(part.begin, part.end);
+            ops::attention(queries, cache.keys(), cache.values(), {c.head_dim(), attention_scale_}, Tensor(),
+                           part.causal, layer.q_proj.compute, out);
+            if (batch.trace && batch.trace->attention) {
+                Tensor weights = Tensor::empty({c.num_attention_heads, queries.rows(), cache.length()}, DType::f32);
+                ops::attention_weights(queries, cache.keys(), {c.head_dim(), attention_scale_}, Tensor(),
+                                       part.causal, weights);
+                batch.trace->attention(part.place, static_cast<int64_t>(index), weights);
+            }
+        }
+        layer.o_proj.add_to(h, x);
+    }
+    layer.post_attention_layernorm.forward(h, x);
+    layer.mlp.add_to(h, x, 1.0f, scratch);
+}
+
+void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, Batch& batch, Tensor& h,
+                                Arena& scratch) const {
+    const TextConfig& c = config_;
+    const Arena::Scope scope(scratch);
+    Tensor x = scratch.take(h.shape());  // (image_rows, hidden_size)
+    {
+        const Arena::Scope attention_scope(scratch);
+        Tensor q = scratch.take({batch.image_rows, c.hidden_size});  // (image_rows, num_attention_heads * head_dim)
+        layer.input_layernorm.forward(h, x);
+        layer.q_proj.forward(x, q);
+        norm_heads(layer.q_norm, q);
+        for (const Batch::Part& part : batch.parts) {
+            if (part.begin >= batch.image_rows) break;
+            const Sequence& sequence = *part.input->sequence;
+            const KvCache& cache = sequence.cross_attention[index];
+            const Tensor queries = q.rows(part.begin, part.end);
+            Tensor out = x.rows(part.begin, part.end);
+            ops::attention(queries, cache.keys(), cache.values(), {c.head_dim(), attention_scale_},
+                           sequence.key_bias(), part.images, layer.q_proj.compute, out);
+            if (batch.trace && batch.trace->attention) {
+                Tensor weights = Tensor::empty({c.num_attention_heads, queries.rows(), cache.length()}, DType::f32);
+                ops::attention_weights(queries, cache.keys(), {c.head_dim(), attention_scale_},
+                                       sequence.key_bias(), part.images, weights);
+                batch.trace->attention(part.place, static_cast<int64_t>(index), weights);
+            }
+        }
+        layer.o_proj.add_to(h, x, layer.attn_gate);
+    }
+    layer.post_attention_layernorm.forward(h, x);
+    if (!batch.row_factor.defined()) {
+        layer.mlp.add_to(h, x, layer.mlp_gate, scratch);
+        return;
+    }
+    Tensor mlp_out = scratch.take(h.shape());  // (image_rows, hidden_size)
+    mlp_out.fill_zero();
+    layer.mlp.add_to(mlp_out, x, layer.mlp_gate, scratch);
+    ops::scale_rows(mlp_out, batch.row_factor);
+    ops::add_scaled(h, mlp_out, 1.0f);
+}
+
+Tensor TextModel::forward(std::span<const SequenceInput> inputs, Arena& scratch,
+                          const ForwardTrace* trace) const {
+    const TextConfig& c = config_;
+    Batch batch;
+    batch.trace = trace;
+    for (const bool with_images : {true, false}) {
+        for (size_t place = 0; place < inputs.size(); ++place) {
+            Sequence& sequence = *inputs[place].sequence;
+            if (sequence.has_images() != with_images) continue;
+            Batch::Part part{&inputs[place], place, batch.rows, batch.rows, {}, {}};
+            for (const int64_t id : inputs[place].ids) {
+                const int64_t position = sequence.length() + part.end - part.begin;
+                const ImageSpan span = sequence.image_rule.next(id == image_token_id_);
+                assert(sequence.image_rule.images() <= sequence.num_images());
+                part.causal.add_query(KeyRange{0, position + 1});
+                if (with_images) {
+                    add_image_query(sequence, span, reference_, part.images);
+                    batch.sees_image.push_back(span.empty() ? 0.0f : 1.0f);
+                }
+                batch.ids.push_back(id);
+                batch.positions.push_back(position);
+                ++part.end;
+            }
+            batch.rows = part.end;
+            if (with_images) batch.image_rows = part.end;
+            batch.parts.push_back(std::move(part));
+        }
+    }
+    const auto blind = std::count(batch.sees_image.begin(), batch.sees_image.end(), 0.0f);
+    if (blind > 0) batch.row_factor = Tensor::from(batch.sees_image);
+    batch.cos = scratch.take({batch.rows, c.head_dim() / 2});
+    batch.sin = scratch.take({batch.rows, c.head_dim() / 2});
+    rotary_embedding_.angles(batch.positions, batch.cos, batch.sin);
+
+    Tensor h = scratch.take({batch.rows, c.hidden_size});
+    ops::embedding(batch.ids, embed_tokens_, h);
+    const auto report = [&](size_t layer, const Tensor& state) {
+        if (!trace || !trace->hidden_state) return;
+        for (const Batch::Part& part : batch.parts) {
+            trace->hidden_state(part.place, static_cast<int64_t>(layer), state.rows(part.begin, part.end));
+        }
+    };
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        if (const auto* self = std::get_if<SelfAttentionLayer>(&layers_[i])) {
+            report(i, h);
+            self_attention(*self, i, batch, h, scratch);
+        } else if (batch.image_rows > 0) {
+            report(i, h);
+            Tensor image_rows = h.rows(0, batch.image_rows);
+            cross_attention(std::get<CrossAttentionLayer>(layers_[i]), i, batch, image_rows, scratch);
+        }
+    }
+    for (const Batch::Part& part : batch.parts) part.input->sequence->advance(part.end - part.begin);
+    if (trace && trace->hidden_state) {
+        Tensor last = scratch.take(h.shape());
+        norm_.forward(h, last);
+        report(layers_.size(), last);
+    }
+
+    // The last rows of each sequence, in the order of the caller's batch.
+    int64_t kept = 0;
+    for (const SequenceInput& input : inputs) kept += input.logits_to_keep;
+    Tensor logits = scratch.take({kept, c.vocab_size});
+    const Arena::Scope scope(scratch);
+    Tensor last = scratch.take({kept, c.hidden_size});
+    std::vector<int64_t> starts(inputs.size() + 1, 0);
+    for (size_t i = 0; i < inputs.size(); ++i) starts[i + 1] = starts[i] + inputs[i].logits_to_keep;
+    for (const Batch::Part& part : batch.parts) {
+        Tensor rows = last.rows(starts[part.place], starts[part.place + 1]);
+        ops::convert(h.rows(part.end - part.input->logits_to_keep, part.end), rows);
+    }
+    norm_.forward(last, last);
+    lm_head_.forward(last, logits);
+    return logits;
+}
+
+void TextModel::add_image(Sequence& sequence, const VisionRows& image, Arena& scratch) const {
+    const int64_t rows_per_tile = image.rows.rows() / image.layout.tiles();
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        const auto* layer = std::get_if<CrossAttentionLayer>(&layers_[i]);
+        if (!layer) continue;
+        KvCache& cache = sequence.cross_attention[i];
+        cache.reserve(cache.length() + image.rows.rows());
+        const Arena::Scope scope(scratch);
+        Tensor k = scratch.take({rows_per_tile, config_.kv_size()});  // (num_patches, num_key_value_heads * head_dim)
+        Tensor v = scratch.take({rows_per_tile, config_.kv_size()});
+        for (int64_t tile = 0; tile < image.layout.tiles(); ++tile) {
+            const Tensor rows = image.rows.rows(tile * rows_per_tile, (tile + 1) * rows_per_tile);
+            layer->k_proj.forward(rows, k);
+            layer->v_proj.forward(rows, v);
+            norm_heads(layer->k_norm, k);
+            cache.append(k, v);
+        }
+    }
+    sequence.add_image(image.layout, rows_per_tile);
+}
+
+int64_t TextModel::bytes_per_token(bool with_image) const {
+    int64_t bytes = lm_head_.weight.bytes();
+    for (const auto& layer : layers_) {
+        if (const auto* self = std::get_if<SelfAttentionLayer>(&layer)) {
+            bytes += layer_weights(self->q_proj, self->k_proj, self->v_proj, self->o_proj, self->mlp, false, true);
+        } else if (with_image) {
+            const auto& cross = std::get<CrossAttentionLayer>(layer);
+            bytes += layer_weights(cross.q_proj, cross.k_proj, cross.v_proj, cross.o_proj, cross.mlp, true, true);
+        }
+    }
+    return bytes;
+}
+
+double TextModel::multiply_adds_per_row(bool with_image) const {
+    int64_t weights = 0;
+    for (const auto& layer : layers_) {
+        if (const auto* self = std::get_if<SelfAttentionLayer>(&layer)) {
+            weights += layer_weights(self->q_proj, self->k_proj, self->v_proj, self->o_proj, self->mlp, false, false);
+        } else if (with_image) {
+            const auto& cross = std::get<CrossAttentionLayer>(layer);
+            weights += layer_weights(cross.q_proj, cross.k_proj, cross.v_proj, cross.o_proj, cross.mlp, true, false);
+        }
+    }
+    return static_cast<double>(weights);
+}
+
+}  // namespace mllama

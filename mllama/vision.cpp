@@ -1,0 +1,260 @@
+#include "mllama/vision.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace mllama {
+namespace {
+
+/// layernorm_pre and layernorm_post use the default of torch, whatever the config says.
+constexpr float outer_norm_eps = 1e-5f;
+
+VisionEncoderLayer load_layer(const VisionConfig& c, const WeightLoader& weights, const std::string& name,
+                              bool gated) {
+    VisionEncoderLayer layer;
+    layer.input_layernorm = weights.layer_norm(name + "input_layernorm", c.hidden_size, c.norm_eps);
+    layer.q_proj = weights.linear(name + "self_attn.q_proj", c.hidden_size, c.hidden_size);
+    layer.k_proj = weights.linear(name + "self_attn.k_proj", c.hidden_size, c.hidden_size);
+    layer.v_proj = weights.linear(name + "self_attn.v_proj", c.hidden_size, c.hidden_size);
+    layer.o_proj = weights.linear(name + "self_attn.o_proj", c.hidden_size, c.hidden_size);
+    layer.post_attention_layernorm =
+        weights.layer_norm(name + "post_attention_layernorm", c.hidden_size, c.norm_eps);
+    layer.mlp.fc1 = weights.linear_with_bias(name + "mlp.fc1", c.intermediate_size, c.hidden_size);
+    layer.mlp.fc2 = weights.linear_with_bias(name + "mlp.fc2", c.hidden_size, c.intermediate_size);
+    layer.mlp.activation = c.hidden_act;
+    if (gated) {
+        layer.gate_attn = weights.tanh_gate(name + "gate_attn");
+        layer.gate_ffn = weights.tanh_gate(name + "gate_ffn");
+    }
+    return layer;
+}
+
+TileEmbedding load_tile_embedding(const VisionConfig& c, const WeightLoader& weights,
+                                  const std::string& name) {
+    return {weights.vector(name + ".embedding.weight",
+                           {c.num_aspect_ratio_ids(), c.max_num_tiles * c.hidden_size}),
+            weights.tanh_gate(name + ".gate")};
+}
+
+/// Row `aspect_ratio_id` of a table, seen as (max_num_tiles, rows of a tile, width), tile `tile`: (rows of a tile, width).
+Tensor tile_entry(const Tensor& table, int64_t aspect_ratio_id, int64_t tile, int64_t width,
+                  int64_t rows_of_a_tile) {
+    const Tensor row = table.rows(aspect_ratio_id, aspect_ratio_id + 1);
+    return row.view({row.numel() / width, width})
+        .rows(tile * rows_of_a_tile, (tile + 1) * rows_of_a_tile);
+}
+
+bool same_bytes(const Tensor& a, const Tensor& b) {
+    return std::memcmp(a.data(), b.data(), static_cast<size_t>(a.bytes())) == 0;
+}
+
+/// The pixels of each patch of a tile, one patch a row, as a convolution with stride = kernel sees them:
+/// pixels (num_channels, image_size, image_size) -> out (patches, num_channels * patch_size * patch_size)
+void unfold_patches(const float* pixels, const VisionConfig& c, Tensor& out) {
+    const int64_t side = c.patches_per_side();
+    ops::parallel_for(side, [&](int64_t patch_y) {
+        float* row = out.data<float>() + patch_y * side * c.patch_pixels();
+        for (int64_t patch_x = 0; patch_x < side; ++patch_x) {
+            for (int64_t channel = 0; channel < c.num_channels; ++channel) {
+                for (int64_t y = 0; y < c.patch_size; ++y) {
+                    const int64_t line = (channel * c.image_size + patch_y * c.patch_size + y) * c.image_size;
+                    row = std::copy_n(pixels + line + patch_x * c.patch_size, c.patch_size, row);
+                }
+            }
+        }
+    });
+}
+
+}  // namespace
+
+void TileEmbedding::add_to(Tensor& rows, int64_t aspect_ratio_id, int64_t tile) const {
+    const Tensor entry = tile_entry(embedding, aspect_ratio_id, tile, rows.cols(), 1);
+    for (int64_t r = 0; r < rows.rows(); ++r) {
+        Tensor row = rows.rows(r, r + 1);
+        ops::add_scaled(row, entry, gate);
+    }
+}
+
+void PositionEmbedding::add_to(Tensor& rows, int64_t aspect_ratio_id, int64_t tile) const {
+    ops::add_scaled(rows, embedding, 1.0f - gate);
+    ops::add_scaled(rows, tile_entry(tile_embedding, aspect_ratio_id, tile, rows.cols(), rows.rows()), gate);
+}
+
+void VisionFeatures::tile_rows(int64_t tile, Tensor& out) const {
+    const int64_t hidden_size = final_state.cols();
+    const auto n = static_cast<int64_t>(intermediates.size());
+    ops::parallel_for(num_patches, [&](int64_t position) {
+        const int64_t from = (tile * padded_patches + position) * hidden_size;
+        float* row = out.data<float>() + position * out.cols();
+        std::copy_n(final_state.data<float>() + from, hidden_size, row);
+        for (int64_t k = 0; k < n; ++k) {
+            const float* state = intermediates[static_cast<size_t>(k)].data<float>() + from;
+            for (int64_t h = 0; h < hidden_size; ++h) row[hidden_size + h * n + k] = state[h];
+        }
+    });
+}
+
+VisionModel::VisionModel(const VisionConfig& config, const WeightLoader& weights, Reference reference)
+    : config_(config), reference_(reference) {
+    const VisionConfig& c = config_;
+    const std::string name = "vision_model.";
+    patch_embedding_.weight =
+        weights.matrix(name + "patch_embedding.weight",
+                       {c.hidden_size, c.num_channels, c.patch_size, c.patch_size})
+            .view({c.hidden_size, c.patch_pixels()});
+    patch_embedding_.compute = weights.compute(patch_embedding_.weight);
+    class_embedding_ = weights.vector(name + "class_embedding", {c.hidden_size});
+    gated_positional_embedding_.embedding =
+        weights.vector(name + "gated_positional_embedding.embedding", {c.num_patches(), c.hidden_size});
+    gated_positional_embedding_.tile_embedding =
+        weights.matrix(name + "gated_positional_embedding.tile_embedding.weight",
+                       {c.num_aspect_ratio_ids(), c.max_num_tiles * c.num_patches() * c.hidden_size});
+    gated_positional_embedding_.gate = weights.tanh_gate(name + "gated_positional_embedding.gate");
+    pre_tile_positional_embedding_ =
+        load_tile_embedding(c, weights, name + "pre_tile_positional_embedding");
+    post_tile_positional_embedding_ =
+        load_tile_embedding(c, weights, name + "post_tile_positional_embedding");
+    layernorm_pre_ = weights.layer_norm(name + "layernorm_pre", c.hidden_size, outer_norm_eps);
+    layernorm_post_ = weights.layer_norm(name + "layernorm_post", c.hidden_size, outer_norm_eps);
+    for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
+        transformer_.push_back(
+            load_layer(c, weights, name + "transformer.layers." + std::to_string(i) + ".", false));
+    }
+    for (int64_t i = 0; i < c.num_global_layers; ++i) {
+        global_transformer_.push_back(
+            load_layer(c, weights, name + "global_transformer.layers." + std::to_string(i) + ".", true));
+    }
+}
+
+bool VisionModel::padding_tiles_equal(int64_t aspect_ratio_id) const {
+    const VisionConfig& c = config_;
+    const auto [high, wide] = c.supported_aspect_ratios[static_cast<size_t>(aspect_ratio_id - 1)];
+    const int64_t first = high * wide;
+    const auto equal = [&](const Tensor& table, int64_t rows_of_a_tile, int64_t tile) {
+        return same_bytes(tile_entry(table, aspect_ratio_id, first, c.hidden_size, rows_of_a_tile),
+                          tile_entry(table, aspect_ratio_id, tile, c.hidden_size, rows_of_a_tile));
+    };
+    for (int64_t tile = first + 1; tile < c.max_num_tiles; ++tile) {
+        if (!equal(gated_positional_embedding_.tile_embedding, c.num_patches(), tile) ||
+            !equal(pre_tile_positional_embedding_.embedding, 1, tile) ||
+            !equal(post_tile_positional_embedding_.embedding, 1, tile)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void VisionModel::embed(const ProcessedImage& image, const TileLayout& layout, Tensor& x,
+                        Arena& scratch) const {
+    const VisionConfig& c = config_;
+    const Arena::Scope scope(scratch);
+    Tensor pixels = scratch.take({c.num_patches() - 1, c.patch_pixels()});
+    const int64_t tile_pixels = c.num_channels * c.image_size * c.image_size;
+    for (int64_t tile = 0; tile < layout.tiles(); ++tile) {
+        Tensor tile_rows = x.rows(tile * c.padded_patches(), (tile + 1) * c.padded_patches());
+        Tensor positions = tile_rows.rows(0, c.num_patches());
+        Tensor patches = positions.rows(1, c.num_patches());
+        if (tile < layout.real_tiles) {
+            unfold_patches(image.pixel_values.data() + tile * tile_pixels, c, pixels);
+            patch_embedding_.forward(pixels, patches);
+        } else {
+            patches.fill_zero();  // a padding tile's pixels are 0, and the convolution has no bias
+        }
+        pre_tile_positional_embedding_.add_to(patches, image.aspect_ratio_id, tile);
+        Tensor class_token = positions.rows(0, 1);
+        std::copy_n(class_embedding_.data<float>(), c.hidden_size, class_token.data<float>());
+        gated_positional_embedding_.add_to(positions, image.aspect_ratio_id, tile);
+        layernorm_pre_.forward(positions, positions);
+        tile_rows.rows(c.num_patches(), c.padded_patches()).fill_zero();
+    }
+}
+
+void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config, const KeyVisibility& visible,
+                                 const Tensor& key_bias, Arena& scratch) const {
+    const Arena::Scope scope(scratch);
+    Tensor x = scratch.take(h.shape());  // (positions, hidden_size)
+    {
+        const Arena::Scope attention_scope(scratch);
+        Tensor q = scratch.take(h.shape());  // (positions, heads * head_dim), as k and v
+        Tensor k = scratch.take(h.shape());
+        Tensor v = scratch.take(h.shape());
+        input_layernorm.forward(h, x);
+        q_proj.forward(x, q);
+        k_proj.forward(x, k);
+        v_proj.forward(x, v);
+        const float scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim()));
+        ops::attention(q, k, v, {config.head_dim(), scale}, key_bias, visible, q_proj.compute, x);
+        o_proj.add_to(h, x, gate_attn);
+    }
+    post_attention_layernorm.forward(h, x);
+    mlp.add_to(h, x, gate_ffn, scratch);
+}
+
+VisionFeatures VisionModel::forward(const ProcessedImage& image, Arena& scratch,
+                                    const VisionProgress& progress, bool share_padding) const {
+    const VisionConfig& c = config_;
+    VisionFeatures features;
+    const bool distinct = share_padding && padding_tiles_equal(image.aspect_ratio_id);
+    features.layout = TileLayout::of(image.num_tiles, c.max_num_tiles, distinct);
+    features.num_patches = c.num_patches();
+    features.padded_patches = c.padded_patches();
+    const int64_t positions = features.layout.tiles() * c.padded_patches();
+
+    Tensor h = scratch.take({positions, c.hidden_size});
+    for (size_t i = 0; i < c.intermediate_layers_indices.size(); ++i) {
+        features.intermediates.push_back(scratch.take(h.shape()));
+    }
+    embed(image, features.layout, h, scratch);
+
+    const KeyVisibility visible =
+        tile_visibility(features.layout, c.num_patches(), c.padded_patches());
+    std::vector<float> bias;
+    if (features.layout.multiplicity > 1) append_key_bias(features.layout, c.padded_patches(), bias);
+    const Tensor key_bias = bias.empty() ? Tensor() : Tensor::from(bias);
+
+    const auto keep = [&](int64_t layer) {
+        for (size_t k = 0; k < features.intermediates.size(); ++k) {
+            if (c.intermediate_layers_indices[k] == layer) ops::convert(h, features.intermediates[k]);
+        }
+    };
+    const int64_t layers = c.num_hidden_layers + c.num_global_layers;
+    for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
+        if (reference_ == Reference::meta) keep(i);
+        transformer_[static_cast<size_t>(i)].forward(h, c, visible, key_bias, scratch);
+        if (reference_ == Reference::transformers) keep(i);
+        if (progress) progress(i + 1, layers);
+    }
+
+    layernorm_post_.forward(h, h);
+    for (int64_t tile = 0; tile < features.layout.tiles(); ++tile) {
+        Tensor rows = h.rows(tile * c.padded_patches(), (tile + 1) * c.padded_patches());
+        post_tile_positional_embedding_.add_to(rows, image.aspect_ratio_id, tile);
+    }
+    for (int64_t i = 0; i < c.num_global_layers; ++i) {
+        global_transformer_[static_cast<size_t>(i)].forward(h, c, visible, key_bias, scratch);
+        if (progress) progress(c.num_hidden_layers + i + 1, layers);
+    }
+    features.final_state = h;
+    return features;
+}
+
+double VisionModel::multiply_adds(int64_t real_tiles) const {
+    const VisionConfig& c = config_;
+    // A picture of so many tiles in a row; the first supported shape of that many tiles stands for all.
+    int64_t id = 1;
+    for (size_t i = 0; i < c.supported_aspect_ratios.size(); ++i) {
+        const auto [high, wide] = c.supported_aspect_ratios[i];
+        if (high * wide == real_tiles) id = static_cast<int64_t>(i) + 1;
+    }
+    const TileLayout layout = TileLayout::of(real_tiles, c.max_num_tiles, padding_tiles_equal(id));
+    const auto rows = static_cast<double>(layout.tiles() * c.padded_patches());
+    const auto hidden = static_cast<double>(c.hidden_size);
+    const double linear = rows * (4 * hidden * hidden + 2 * hidden * static_cast<double>(c.intermediate_size));
+    const auto real = static_cast<double>(layout.real_tiles * c.num_patches());
+    const double attention = 2 * hidden * (real * rows + (rows - real) * real);
+    const double patches = real * hidden * static_cast<double>(c.patch_pixels());
+    return static_cast<double>(c.num_hidden_layers + c.num_global_layers) * (linear + attention) + patches;
+}
+
+}  // namespace mllama

@@ -1,0 +1,195 @@
+#include "tensor/ops.h"
+
+#include <cassert>
+
+namespace mllama {
+
+void KeyVisibility::add_query(std::span<const KeyRange> ranges) {
+    for (const KeyRange& range : ranges) {
+        assert(range.begin < range.end);
+        ranges_.push_back(range);
+    }
+    first_.push_back(static_cast<int64_t>(ranges_.size()));
+}
+
+void KeyVisibility::clear() {
+    first_.resize(1);
+    ranges_.clear();
+}
+
+cpu::Visibility KeyVisibility::view() const {
+    if (queries() == 0) return {};
+    return {first_.data(), ranges_.data()};
+}
+
+namespace ops {
+namespace {
+
+bool is_f32(const Tensor& x) {
+    return x.defined() && x.dtype() == DType::f32;
+}
+
+/// Undefined, or a contiguous vector of `n` floats.
+bool is_vector_or_none(const Tensor& x, int64_t n) {
+    return !x.defined() || (x.dtype() == DType::f32 && x.contiguous() && x.numel() == n);
+}
+
+const float* data_or_null(const Tensor& x) {
+    return x.defined() ? x.data<float>() : nullptr;
+}
+
+cpu::Matrix matrix(const Tensor& w) {
+    return {w.data(), w.dtype(), w.rows(), w.cols(), w.row_stride()};
+}
+
+/// The arguments that attention and attention_weights share.
+cpu::Attention attention_args(const Tensor& q, const Tensor& k, const AttentionShape& shape,
+                              const Tensor& key_bias, const KeyVisibility& visible) {
+    assert(is_f32(q) && is_float(k.dtype()));
+    assert(q.cols() % shape.head_dim == 0 && k.cols() % shape.head_dim == 0);
+    assert(is_vector_or_none(key_bias, k.rows()));
+    assert(visible.queries() == 0 || visible.queries() == q.rows());
+    cpu::Attention args;
+    args.q = q.data<float>();
+    args.k = k.data();
+    args.kv_dtype = k.dtype();
+    args.queries = q.rows();
+    args.keys = k.rows();
+    args.heads = q.cols() / shape.head_dim;
+    args.kv_heads = k.cols() / shape.head_dim;
+    args.head_dim = shape.head_dim;
+    args.q_stride = q.row_stride();
+    args.kv_stride = k.row_stride();
+    args.scale = shape.scale;
+    args.key_bias = data_or_null(key_bias);
+    args.visible = visible.view();
+    assert(args.heads % args.kv_heads == 0);
+    return args;
+}
+
+}  // namespace
+
+void linear(const Tensor& x, const Tensor& w, const LinearOptions& options, Compute compute,
+            Tensor& out) {
+    assert(is_f32(x) && is_f32(out) && is_float(w.dtype()));
+    assert(w.rank() == 2 && x.cols() == w.cols() && out.cols() == w.rows() && x.rows() == out.rows());
+    assert(is_vector_or_none(options.bias, w.rows()));
+    assert(!options.residual.defined() || (options.residual.rows() == out.rows() &&
+                                           options.residual.cols() == out.cols() &&
+                                           options.residual.row_stride() == out.row_stride()));
+    cpu::Epilogue epilogue;
+    epilogue.bias = data_or_null(options.bias);
+    epilogue.activation = options.activation;
+    epilogue.scale = options.scale;
+    epilogue.residual = data_or_null(options.residual);
+    cpu::linear(x.data<float>(), x.rows(), x.row_stride(), matrix(w), epilogue, compute,
+                out.data<float>(), out.row_stride());
+}
+
+void rms_norm(const Tensor& x, const Tensor& weight, float eps, Tensor& out) {
+    assert(is_f32(x) && is_f32(out) && x.contiguous() && out.contiguous());
+    assert(weight.numel() == x.cols() && out.numel() == x.numel() && is_float(weight.dtype()));
+    cpu::rms_norm(x.data<float>(), x.rows(), x.cols(), weight.data(), weight.dtype(), eps,
+                  out.data<float>());
+}
+
+void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, Tensor& out) {
+    assert(is_f32(x) && is_f32(out) && x.contiguous() && out.contiguous());
+    assert(weight.numel() == x.cols() && bias.numel() == x.cols() && out.numel() == x.numel());
+    assert(is_float(weight.dtype()) && bias.dtype() == weight.dtype());
+    cpu::layer_norm(x.data<float>(), x.rows(), x.cols(), weight.data(), bias.data(), weight.dtype(),
+                    eps, out.data<float>());
+}
+
+void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin) {
+    assert(is_f32(x) && is_f32(cos) && is_f32(sin) && x.cols() % head_dim == 0);
+    assert(cos.contiguous() && sin.contiguous() && cos.rows() == x.rows() && sin.rows() == x.rows());
+    assert(cos.cols() * 2 == head_dim && sin.cols() * 2 == head_dim);
+    cpu::rope(x.data<float>(), x.rows(), x.cols() / head_dim, head_dim, x.row_stride(),
+              cos.data<float>(), sin.data<float>());
+}
+
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
+               const Tensor& key_bias, const KeyVisibility& visible, Compute compute, Tensor& out) {
+    cpu::Attention args = attention_args(q, k, shape, key_bias, visible);
+    assert(is_f32(out) && out.rows() == q.rows() && out.cols() == q.cols());
+    assert(v.dtype() == k.dtype() && v.rows() == k.rows() && v.cols() == k.cols());
+    assert(v.row_stride() == k.row_stride());
+    args.v = v.data();
+    args.out = out.data<float>();
+    args.out_stride = out.row_stride();
+    cpu::attention(args, compute);
+}
+
+void attention_weights(const Tensor& q, const Tensor& k, const AttentionShape& shape,
+                       const Tensor& key_bias, const KeyVisibility& visible, Tensor& weights) {
+    const cpu::Attention args = attention_args(q, k, shape, key_bias, visible);
+    assert(is_f32(weights) && weights.contiguous());
+    assert(weights.numel() == args.heads * args.queries * args.keys);
+    cpu::attention_weights(args, weights.data<float>());
+}
+
+void gated(Tensor& gate, const Tensor& up, Activation activation) {
+    assert(is_f32(gate) && is_f32(up) && gate.rows() == up.rows() && gate.cols() == up.cols());
+    assert(gate.row_stride() == up.row_stride());
+    cpu::gated(gate.data<float>(), up.data<float>(), gate.rows(), gate.cols(), gate.row_stride(),
+               activation, gate.data<float>(), gate.row_stride());
+}
+
+void add_scaled(Tensor& y, const Tensor& x, float scale) {
+    assert(is_f32(y) && y.contiguous() && x.contiguous() && is_float(x.dtype()));
+    assert(y.numel() == x.numel());
+    cpu::add_scaled(y.data<float>(), x.data(), x.dtype(), scale, y.numel());
+}
+
+void scale_rows(Tensor& x, const Tensor& factor) {
+    assert(is_f32(x) && x.contiguous() && is_f32(factor) && factor.numel() == x.rows());
+    cpu::scale_rows(x.data<float>(), x.rows(), x.cols(), factor.data<float>());
+}
+
+void embedding(std::span<const int64_t> ids, const Tensor& table, Tensor& out) {
+    assert(is_float(table.dtype()) && table.rank() == 2 && table.contiguous());
+    assert(is_f32(out) && out.contiguous() && out.cols() == table.cols());
+    assert(out.rows() == static_cast<int64_t>(ids.size()));
+    cpu::embedding(ids.data(), static_cast<int64_t>(ids.size()), table.data(), table.dtype(),
+                   table.cols(), out.data<float>());
+}
+
+void convert(const Tensor& from, Tensor& to) {
+    assert(is_float(from.dtype()) && is_float(to.dtype()));
+    assert(from.rows() == to.rows() && from.cols() == to.cols());
+    if (from.contiguous() && to.contiguous()) {
+        cpu::convert(from.data(), from.dtype(), to.data(), to.dtype(), from.numel());
+        return;
+    }
+    for (int64_t r = 0; r < from.rows(); ++r) {
+        Tensor row = to.rows(r, r + 1);
+        cpu::convert(from.rows(r, r + 1).data(), from.dtype(), row.data(), to.dtype(), from.cols());
+    }
+}
+
+Tensor to_dtype(const Tensor& x, DType dtype) {
+    if (x.dtype() == dtype) return x;
+    Tensor result = Tensor::empty(x.shape(), dtype);
+    convert(x, result);
+    return result;
+}
+
+void set_threads(int threads) {
+    cpu::set_threads(threads);
+}
+
+int threads() {
+    return cpu::threads();
+}
+
+std::string_view isa_name() {
+    return cpu::isa_name();
+}
+
+void parallel_for(int64_t n, const std::function<void(int64_t)>& body) {
+    cpu::parallel_for(n, body);
+}
+
+}  // namespace ops
+}  // namespace mllama

@@ -1,0 +1,104 @@
+// The public list of operations on tensors: each checks its shapes and chooses the device.
+//
+// Conventions. Activations are float32; weights are f32, bf16 or f16 as the checkpoint stores them; sums are float32. "rows" is all
+// leading dimensions flattened: an operation on (rows, width) takes any tensor whose last dimension is width.
+// Outputs are given by the caller and must have their final shape. A wrong shape here is a mistake of the program: assert.
+#pragma once
+
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kernels/cpu_ops.h"
+#include "tensor/tensor.h"
+
+namespace mllama {
+
+using cpu::Activation;
+using cpu::Compute;
+using cpu::KeyRange;
+
+/// Which keys each query may see, as ranges: a mask as a rule, never a (queries, keys) array. Without any query added, every
+/// query sees every key.
+class KeyVisibility {
+  public:
+    /// The next query sees these ranges: sorted, disjoint, none empty.
+    void add_query(std::span<const KeyRange> ranges);
+    /// As above, one range.
+    void add_query(KeyRange range) { add_query(std::span<const KeyRange>(&range, 1)); }
+    /// Forgets all queries, keeps the memory.
+    void clear();
+
+    [[nodiscard]] int64_t queries() const { return static_cast<int64_t>(first_.size()) - 1; }
+    [[nodiscard]] cpu::Visibility view() const;
+
+  private:
+    std::vector<int64_t> first_{0};
+    std::vector<KeyRange> ranges_;
+};
+
+namespace ops {
+
+/// What a linear layer does to its product: residual + scale * activation(x w^T + bias).
+struct LinearOptions {
+    Tensor bias;                                ///< (out_features) f32, or undefined
+    Activation activation = Activation::none;
+    float scale = 1.0f;
+    Tensor residual;                            ///< (rows, out_features) f32, may be the output itself; or undefined
+};
+
+/// x (rows, in_features) f32, w (out_features, in_features) -> out (rows, out_features) f32. out must not overlap x.
+void linear(const Tensor& x, const Tensor& w, const LinearOptions& options, Compute compute, Tensor& out);
+
+/// x, out (rows, width) f32, may be the same; weight (width).
+void rms_norm(const Tensor& x, const Tensor& weight, float eps, Tensor& out);
+
+/// As rms_norm, with mean removed and a bias (width).
+void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, Tensor& out);
+
+/// In place: x (rows, heads * head_dim) f32; cos, sin (rows, head_dim / 2) f32.
+void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin);
+
+/// q (queries, heads * head_dim) f32, k and v (keys, kv_heads * head_dim) -> out (queries, heads * head_dim) f32.
+/// key_bias (keys) f32 is added to the logits, or undefined.
+struct AttentionShape {
+    int64_t head_dim = 0;
+    float scale = 1.0f;
+};
+void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
+               const Tensor& key_bias, const KeyVisibility& visible, Compute compute, Tensor& out);
+
+/// The probabilities of the same attention: weights (heads, queries, keys) f32.
+void attention_weights(const Tensor& q, const Tensor& k, const AttentionShape& shape, const Tensor& key_bias,
+                       const KeyVisibility& visible, Tensor& weights);
+
+/// gate = activation(gate) * up, in place; both (rows, width) f32.
+void gated(Tensor& gate, const Tensor& up, Activation activation);
+
+/// y += scale * x; same number of elements; y f32, x any float type.
+void add_scaled(Tensor& y, const Tensor& x, float scale);
+
+/// x[r] *= factor[r]: x (rows, width) f32, factor (rows) f32. A factor of 0 gives 0 even where x is not finite.
+void scale_rows(Tensor& x, const Tensor& factor);
+
+/// out[i] = table[ids[i]]: table (entries, width) any float type, out (ids, width) f32. Ids must be in range.
+void embedding(std::span<const int64_t> ids, const Tensor& table, Tensor& out);
+
+/// Copies with conversion between f32, bf16 and f16; shapes equal. Rows of either may be strided.
+void convert(const Tensor& from, Tensor& to);
+
+/// A new tensor of the same shape; the tensor itself if it is of that type already.
+Tensor to_dtype(const Tensor& x, DType dtype);
+
+/// Threads used by all operations from now on (at least 1), and how many that is.
+void set_threads(int threads);
+int threads();
+
+/// The name of the instruction-set table in use: "portable", "avx2", "avx512+bf16", ...
+std::string_view isa_name();
+
+/// Runs body(i) for i in [0, n) on all threads, in no order. Calls may not nest.
+void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
+
+}  // namespace ops
+}  // namespace mllama

@@ -1,0 +1,40 @@
+// The goldens of tests/goldens/models: checkpoints, requests, and what transformers computed (make_model_goldens.py).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "io/safetensors.h"
+
+namespace mllama::test {
+
+/// tests/goldens/models; requests name their pictures relative to it.
+std::string models_folder();
+
+struct GoldenCase {
+    std::string checkpoint;  ///< name of the checkpoint directory
+    std::string name;
+    std::string date;
+    int64_t max_new_tokens = 0;
+    std::vector<std::string> texts;           ///< continuation of each sample
+    std::vector<std::string> finish_reasons;  ///< of each sample
+
+    [[nodiscard]] std::string directory() const { return models_folder() + "/" + checkpoint; }
+    [[nodiscard]] std::string requests() const { return directory() + "/case_" + name + ".jsonl"; }
+    [[nodiscard]] SafetensorsFile expected() const { return SafetensorsFile::open(directory() + "/case_" + name + ".safetensors"); }
+    [[nodiscard]] size_t samples() const { return texts.size(); }
+    /// "" or "sample_2.": what the names of a sample's own tensors begin with.
+    [[nodiscard]] std::string prefix(size_t sample) const { return samples() == 1 ? "" : "sample_" + std::to_string(sample) + "."; }
+};
+
+/// All checkpoints that have cases, in order of their names.
+std::vector<std::string> golden_checkpoints();
+std::vector<GoldenCase> golden_cases(const std::string& checkpoint);
+
+/// "" if all elements are within `share` of the largest expected magnitude, else one line about the worst. f32 tensors of equal shape.
+std::string compare_to_largest(const Tensor& found, const Tensor& expected, double share);
+
+/// "" if types, shapes and all bytes are equal, else what differs.
+std::string compare_exactly(const Tensor& found, const Tensor& expected);
+
+}  // namespace mllama::test

@@ -1,0 +1,1019 @@
+// The tree walk of a Jinja template: see the header.
+#include "tokenizer/jinja_runtime.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <limits>
+
+#include "kernels/error.h"
+#include "tokenizer/jinja_builtins.h"
+#include "tokenizer/jinja_format.h"
+#include "tokenizer/python_text.h"
+
+namespace mllama {
+namespace {
+
+using Value = JinjaValue;
+using Kind = JinjaExpression::Kind;
+using ValueKind = JinjaValue::Kind;
+using Statement = JinjaStatement;
+
+[[noreturn]] void fault(const std::string& message) {
+    throw JinjaFault(message);
+}
+
+/// How Jinja's messages about missing attributes name an object.
+std::string describe_object(const Value& value) {
+    if (value.is(ValueKind::none)) return "None";
+    if (value.as<JinjaNamespace>()) return "jinja2.utils.Namespace object";
+    return value.type_name() + " object";
+}
+
+Value missing_attribute(const Value& object, const std::string& name) {
+    return Value::undefined("'" + describe_object(object) + "' has no attribute " +
+                            python_repr(name));
+}
+
+Value missing_item(const Value& object, const Value& key) {
+    if (key.is_string()) return missing_attribute(object, key.text());
+    return Value::undefined(describe_object(object) + " has no element " + key.repr());
+}
+
+[[noreturn]] void fail_operands(const std::string& symbol, const Value& left, const Value& right) {
+    fault("unsupported operand type(s) for " + symbol + ": '" + left.type_name() + "' and '" +
+          right.type_name() + "'");
+}
+
+[[noreturn]] void fail_overflow() {
+    fault("an integer grows beyond 64 bits");
+}
+
+// --- arithmetic ---
+
+int64_t integer_floor_divide(int64_t a, int64_t b) {
+    if (b == 0) fault("integer division or modulo by zero");
+    if (b == -1) {
+        int64_t result = 0;
+        if (__builtin_sub_overflow(int64_t{0}, a, &result)) fail_overflow();
+        return result;
+    }
+    const int64_t quotient = a / b;
+    return a % b != 0 && (a < 0) != (b < 0) ? quotient - 1 : quotient;
+}
+
+int64_t integer_modulo(int64_t a, int64_t b) {
+    if (b == 0) fault("integer division or modulo by zero");
+    if (b == -1) return 0;
+    const int64_t rest = a % b;
+    return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
+}
+
+/// a % b with the sign of b, and the quotient that belongs to it (CPython's float_divmod).
+std::pair<double, double> real_divmod(double a, double b) {
+    if (b == 0) fault("float floor division or modulo by zero");
+    double rest = std::fmod(a, b);
+    double quotient = (a - rest) / b;
+    if (rest != 0) {
+        if ((b < 0) != (rest < 0)) {
+            rest += b;
+            quotient -= 1;
+        }
+    } else {
+        rest = std::copysign(0.0, b);
+    }
+    if (quotient == 0) return {std::copysign(0.0, a / b), rest};
+    double floor = std::floor(quotient);
+    if (quotient - floor > 0.5) floor += 1;
+    return {floor, rest};
+}
+
+double real_power(double base, double exponent) {
+    if (base == 0 && exponent < 0) fault("0.0 cannot be raised to a negative power");
+    if (base < 0 && std::isfinite(exponent) && exponent != std::floor(exponent)) {
+        fault("a negative number to a fractional power is complex");
+    }
+    const double result = std::pow(base, exponent);
+    if (std::isinf(result) && std::isfinite(base) && std::isfinite(exponent)) {
+        fault("Numerical result out of range");
+    }
+    return result;
+}
+
+Value power(const Value& left, const Value& right) {
+    if (!left.is_integral() || !right.is_integral() || right.integer() < 0) {
+        return real_power(left.real(), right.real());
+    }
+    int64_t base = left.integer();
+    int64_t result = 1;
+    for (int64_t exponent = right.integer(); exponent > 0; exponent /= 2) {
+        if (exponent % 2 == 1 && __builtin_mul_overflow(result, base, &result)) fail_overflow();
+        if (exponent > 1 && __builtin_mul_overflow(base, base, &base)) fail_overflow();
+    }
+    return result;
+}
+
+Value number_operation(const std::string& symbol, const Value& left, const Value& right) {
+    if (symbol == "**") return power(left, right);
+    if (symbol == "/") {
+        if (right.real() == 0) fault("division by zero");
+        return left.real() / right.real();
+    }
+    if (left.is_integral() && right.is_integral()) {
+        const int64_t a = left.integer();
+        const int64_t b = right.integer();
+        int64_t result = 0;
+        bool overflow = false;
+        if (symbol == "+") overflow = __builtin_add_overflow(a, b, &result);
+        if (symbol == "-") overflow = __builtin_sub_overflow(a, b, &result);
+        if (symbol == "*") overflow = __builtin_mul_overflow(a, b, &result);
+        if (symbol == "//") result = integer_floor_divide(a, b);
+        if (symbol == "%") result = integer_modulo(a, b);
+        if (overflow) fail_overflow();
+        return result;
+    }
+    const double a = left.real();
+    const double b = right.real();
+    if (symbol == "+") return a + b;
+    if (symbol == "-") return a - b;
+    if (symbol == "*") return a * b;
+    const auto [quotient, rest] = real_divmod(a, b);
+    return symbol == "//" ? quotient : rest;
+}
+
+/// value * times for a string, list or tuple.
+Value repeat(const Value& value, int64_t times) {
+    const int64_t weight = std::max<int64_t>(value.weight(), 1);
+    if (times > 0 && times > JinjaLimits::weight / weight) fault("a value grows beyond 64 MiB");
+    if (value.is_string()) {
+        std::string out;
+        for (int64_t i = 0; i < times; ++i) out += value.text();
+        return Value(std::move(out), value.is_markup());
+    }
+    std::vector<Value> items;
+    for (int64_t i = 0; i < times; ++i) {
+        items.insert(items.end(), value.items().begin(), value.items().end());
+    }
+    return value.is(ValueKind::list) ? Value::list(std::move(items))
+                                     : Value::tuple(std::move(items));
+}
+
+// --- slices ---
+
+/// begin, begin + stride, ... before end: what slice.indices(length) gives.
+struct SliceIndices {
+    int64_t begin, end, stride;
+};
+
+SliceIndices slice_indices(int64_t length, const Value& start, const Value& stop,
+                           const Value& step) {
+    const auto bound = [](const Value& value) -> std::optional<int64_t> {
+        if (value.is(ValueKind::none)) return std::nullopt;
+        if (value.is_undefined()) fault(value.undefined_message());
+        if (!value.is_integral()) fault("slice indices must be integers or None");
+        return value.integer();
+    };
+    const int64_t stride = bound(step).value_or(1);
+    if (stride == 0) fault("slice step cannot be zero");
+    const int64_t lowest = stride < 0 ? -1 : 0;
+    const int64_t highest = stride < 0 ? length - 1 : length;
+    const auto clip = [&](std::optional<int64_t> value, int64_t fallback) {
+        if (!value) return fallback;
+        if (*value < 0) return *value < -length ? lowest : std::max(*value + length, lowest);
+        return std::min(*value, highest);
+    };
+    return {clip(bound(start), stride < 0 ? highest : lowest),
+            clip(bound(stop), stride < 0 ? lowest : highest), stride};
+}
+
+Value slice_range(const Value::Range& range, const SliceIndices& slice) {
+    // In 128 bits nothing overflows; what does not fit has at most one element.
+    const __int128 step = static_cast<__int128>(range.step) * slice.stride;
+    const __int128 begin = range.start + static_cast<__int128>(slice.begin) * range.step;
+    const __int128 end = range.start + static_cast<__int128>(slice.end) * range.step;
+    for (const __int128 value : {step, begin, end}) {
+        if (value != static_cast<int64_t>(value)) fail_overflow();
+    }
+    return Value::range(static_cast<int64_t>(begin), static_cast<int64_t>(end),
+                        static_cast<int64_t>(step));
+}
+
+std::vector<int64_t> slice_positions(const SliceIndices& slice) {
+    std::vector<int64_t> positions;
+    for (int64_t i = slice.begin; slice.stride > 0 ? i < slice.end : i > slice.end;) {
+        positions.push_back(i);
+        if (__builtin_add_overflow(i, slice.stride, &i)) break;
+    }
+    return positions;
+}
+
+Value take_positions(const Value& value, const std::vector<int64_t>& positions) {
+    if (value.is_string()) {
+        const std::u32string characters = decode_utf8(value.text());
+        std::string out;
+        for (const int64_t i : positions) append_utf8(out, characters[static_cast<size_t>(i)]);
+        return Value(std::move(out), value.is_markup());
+    }
+    std::vector<Value> items;
+    for (const int64_t i : positions) items.push_back(value.items()[static_cast<size_t>(i)]);
+    return value.is(ValueKind::list) ? Value::list(std::move(items))
+                                     : Value::tuple(std::move(items));
+}
+
+// --- objects that the runtime makes ---
+
+class Macro : public JinjaObject {
+  public:
+    Macro(std::shared_ptr<JinjaMacroSyntax> syntax, const Statement& statement,
+          JinjaRuntime::ScopePtr scope)
+        : syntax_(std::move(syntax)), statement_(statement), scope_(std::move(scope)) {}
+
+    std::string type_name() const override { return "Macro"; }
+
+    void append_repr(std::string& out, int) const override {
+        out += "<Macro " + (syntax_->name.empty() ? "anonymous" : python_repr(syntax_->name)) + ">";
+    }
+
+    bool is_callable() const override { return true; }
+
+    Value call(JinjaRuntime& runtime, JinjaArguments arguments) override {
+        return runtime.call_macro(*syntax_, statement_.body, statement_.body_unset, scope_,
+                                  std::move(arguments));
+    }
+
+    std::optional<Value> attribute(JinjaRuntime&, const std::string& name) override {
+        if (name == "name") return Value(syntax_->name);
+        if (name == "catch_kwargs") return Value(syntax_->uses_kwargs);
+        if (name == "catch_varargs") return Value(syntax_->uses_varargs);
+        if (name == "caller") return Value(syntax_->uses_caller);
+        if (name != "arguments") return std::nullopt;
+        std::vector<Value> names;
+        for (const std::string& parameter : syntax_->parameters) names.emplace_back(parameter);
+        return Value::tuple(std::move(names));
+    }
+
+  private:
+    std::shared_ptr<JinjaMacroSyntax> syntax_;
+    const Statement& statement_;
+    JinjaRuntime::ScopePtr scope_;
+};
+
+/// The `loop` of a for.
+class Loop : public JinjaObject {
+  public:
+    Loop(const Statement& statement, JinjaRuntime::ScopePtr scope, std::vector<Value> items,
+         int64_t depth)
+        : statement_(statement),
+          scope_(std::move(scope)),
+          items_(std::move(items)),
+          depth_(depth) {}
+
+    std::string type_name() const override { return "LoopContext"; }
+
+    void append_repr(std::string& out, int) const override {
+        out += "<LoopContext " + std::to_string(index_ + 1) + "/" + std::to_string(size()) + ">";
+    }
+
+    bool is_callable() const override { return true; }
+    std::optional<int64_t> length() const override { return size(); }
+
+    Value call(JinjaRuntime& runtime, JinjaArguments arguments) override {
+        if (!statement_.recursive) {
+            fault("The loop must have the 'recursive' marker to be called recursively.");
+        }
+        const JinjaBoundArguments bound("loop", arguments, {"iterable"}, 1);
+        return runtime.call_loop(statement_, scope_, bound.at(0), depth_ + 1);
+    }
+
+    std::optional<Value> attribute(JinjaRuntime&, const std::string& name) override {
+        if (name == "index") return Value(index_ + 1);
+        if (name == "index0") return Value(index_);
+        if (name == "first") return Value(index_ == 0);
+        if (name == "last") return Value(index_ + 1 == size());
+        if (name == "length") return Value(size());
+        if (name == "revindex") return Value(size() - index_);
+        if (name == "revindex0") return Value(size() - index_ - 1);
+        if (name == "depth") return Value(depth_ + 1);
+        if (name == "depth0") return Value(depth_);
+        if (name == "previtem") return neighbour(index_ - 1, "there is no previous item");
+        if (name == "nextitem") return neighbour(index_ + 1, "there is no next item");
+        if (name == "cycle") return make_jinja_function("cycle", cycle_function());
+        if (name == "changed") return make_jinja_function("changed", changed_function());
+        return std::nullopt;
+    }
+
+    const std::vector<Value>& items() const { return items_; }
+    void move_to(int64_t index) { index_ = index; }
+
+  private:
+    int64_t size() const { return static_cast<int64_t>(items_.size()); }
+
+    Value neighbour(int64_t index, const std::string& message) const {
+        if (index < 0 || index >= size()) return Value::undefined(message);
+        return items_[static_cast<size_t>(index)];
+    }
+
+    JinjaNative cycle_function() const {
+        return [index = index_](JinjaRuntime&, const JinjaArguments& arguments) {
+            const auto& values = arguments.positional;
+            if (values.empty()) fault("no items for cycling given");
+            return values[static_cast<size_t>(index) % values.size()];
+        };
+    }
+
+    JinjaNative changed_function() {
+        return [last = last_](JinjaRuntime&, const JinjaArguments& arguments) {
+            const Value now = Value::tuple(arguments.positional);
+            const bool changed = !last->has_value() || !(**last).equals(now);
+            if (changed) *last = now;
+            return Value(changed);
+        };
+    }
+
+    const Statement& statement_;
+    JinjaRuntime::ScopePtr scope_;
+    std::vector<Value> items_;
+    int64_t depth_;
+    int64_t index_ = 0;
+    std::shared_ptr<std::optional<Value>> last_ = std::make_shared<std::optional<Value>>();
+};
+
+}  // namespace
+
+/// Counts nested evaluations while it lives, so that no template overflows the stack.
+class JinjaRuntime::DepthGuard {
+  public:
+    explicit DepthGuard(JinjaRuntime& runtime) : runtime_(runtime) {
+        if (runtime.depth_ >= JinjaLimits::call_depth) {
+            fault("macros or blocks are nested too deeply (recursion without an end?)");
+        }
+        ++runtime.depth_;
+    }
+    ~DepthGuard() { --runtime_.depth_; }
+    DepthGuard(const DepthGuard&) = delete;
+    DepthGuard& operator=(const DepthGuard&) = delete;
+
+  private:
+    JinjaRuntime& runtime_;
+};
+
+JinjaRuntime::JinjaRuntime(const JinjaTemplate& tree,
+                           std::unordered_map<std::string, JinjaValue> variables,
+                           std::optional<std::time_t> now)
+    : tree_(tree), variables_(std::move(variables)), functions_(jinja_functions(now)) {}
+
+JinjaRuntime::~JinjaRuntime() {
+    // Namespaces and scopes may own each other in cycles and long chains. All are emptied first and
+    // their content destroyed after, one level at a time.
+    std::vector<std::pair<Value, Value>> attributes;
+    for (const auto& made : namespaces_) {
+        for (auto& attribute : made->release()) attributes.push_back(std::move(attribute));
+    }
+    std::vector<std::unordered_map<std::string, Value>> variables;
+    for (const ScopePtr& scope : macro_scopes_) variables.push_back(std::move(scope->variables));
+}
+
+std::string JinjaRuntime::render() {
+    try {
+        std::string out;
+        const auto scope = inner_scope(nullptr, tree_.unset);
+        run_body(tree_.body, scope, out);
+        return out;
+    } catch (const JinjaFault& problem) {
+        fail(tree_.name, " line ", line_, ": ", problem.what());
+    }
+}
+
+// --- limits ---
+
+void JinjaRuntime::charge(int64_t steps) {
+    steps_ += steps;
+    if (steps_ > JinjaLimits::steps) {
+        fault("the template takes more than " + std::to_string(JinjaLimits::steps) + " steps");
+    }
+}
+
+void JinjaRuntime::keep(std::shared_ptr<JinjaNamespace> made) {
+    namespaces_.push_back(std::move(made));
+    charge(64);
+}
+
+const JinjaValue& JinjaRuntime::count(const JinjaValue& value) {
+    const int64_t bytes = value.shallow_bytes();
+    created_bytes_ += bytes;
+    if (created_bytes_ > JinjaLimits::created_bytes) {
+        fault("the template makes values of more than " +
+              std::to_string(JinjaLimits::created_bytes >> 20) + " MiB");
+    }
+    charge(1 + bytes / 256);
+    return value;
+}
+
+void JinjaRuntime::write(std::string& out, const std::string& text) {
+    out += text;
+    charge(1 + static_cast<int64_t>(text.size()) / 256);
+    if (static_cast<int64_t>(out.size()) > JinjaLimits::output_bytes) {
+        fault("the template writes more than " + std::to_string(JinjaLimits::output_bytes >> 20) +
+              " MiB");
+    }
+}
+
+// --- statements ---
+
+JinjaRuntime::ScopePtr JinjaRuntime::inner_scope(const ScopePtr& parent,
+                                                 const std::vector<std::string>& unset) {
+    auto scope = std::make_shared<JinjaScope>();
+    scope->parent = parent;
+    for (const std::string& name : unset) {
+        scope->variables[name] = Value::undefined(python_repr(name) + " is undefined");
+    }
+    charge(1 + static_cast<int64_t>(unset.size()));
+    return scope;
+}
+
+JinjaRuntime::Flow JinjaRuntime::run_body(const JinjaBody& body, const ScopePtr& scope,
+                                          std::string& out) {
+    const DepthGuard guard(*this);
+    for (const Statement& statement : body) {
+        const Flow flow = run(statement, scope, out);
+        if (flow != Flow::normal) return flow;
+    }
+    return Flow::normal;
+}
+
+JinjaRuntime::Flow JinjaRuntime::run(const JinjaStatement& statement, const ScopePtr& scope,
+                                     std::string& out) {
+    line_ = statement.line;
+    charge(1);
+    switch (statement.kind) {
+        case Statement::Kind::text:
+            write(out, statement.text);
+            return Flow::normal;
+        case Statement::Kind::output:
+            write(out, evaluate(*statement.expression, scope).str());
+            return Flow::normal;
+        case Statement::Kind::set:
+            assign(*statement.target, evaluate(*statement.expression, scope), scope);
+            return Flow::normal;
+        case Statement::Kind::set_block:
+            return run_set_block(statement, scope);
+        case Statement::Kind::if_else: {
+            const bool holds = evaluate(*statement.expression, scope).truthy();
+            return run_body(holds ? statement.body : statement.alternative, scope, out);
+        }
+        case Statement::Kind::for_loop: {
+            const Value items = evaluate(*statement.expression, scope);
+            if (!statement.recursive) return run_loop(statement, scope, items, 0, out);
+            write(out, call_loop(statement, scope, items, 0).text());
+            return Flow::normal;
+        }
+        case Statement::Kind::macro:
+            scope->variables[statement.macro->name] = make_macro(statement, scope);
+            return Flow::normal;
+        case Statement::Kind::call_block:
+            run_call_block(statement, scope, out);
+            return Flow::normal;
+        case Statement::Kind::filter_block:
+            return run_filter_block(statement, scope, out);
+        case Statement::Kind::with:
+            return run_with(statement, scope, out);
+        case Statement::Kind::scope:
+            return run_generation(statement, scope, out);
+        case Statement::Kind::break_loop:
+            return Flow::break_loop;
+        case Statement::Kind::continue_loop:
+            return Flow::continue_loop;
+    }
+    return Flow::normal;
+}
+
+JinjaRuntime::Flow JinjaRuntime::run_set_block(const JinjaStatement& statement,
+                                               const ScopePtr& scope) {
+    std::string text;
+    const ScopePtr inside = inner_scope(scope, statement.body_unset);
+    const Flow flow = run_body(statement.body, inside, text);
+    if (flow != Flow::normal) return flow;
+    Value value(std::move(text));
+    if (statement.expression) value = evaluate_filter(*statement.expression, inside, &value);
+    assign(*statement.target, count(value), scope);
+    return Flow::normal;
+}
+
+JinjaRuntime::Flow JinjaRuntime::run_filter_block(const JinjaStatement& statement,
+                                                  const ScopePtr& scope, std::string& out) {
+    std::string text;
+    const ScopePtr inside = inner_scope(scope, statement.body_unset);
+    const Flow flow = run_body(statement.body, inside, text);
+    if (flow != Flow::normal) return flow;
+    const Value value(std::move(text));
+    write(out, evaluate_filter(*statement.expression, inside, &value).str());
+    return Flow::normal;
+}
+
+JinjaRuntime::Flow JinjaRuntime::run_with(const JinjaStatement& statement, const ScopePtr& scope,
+                                          std::string& out) {
+    const ScopePtr inside = inner_scope(scope, statement.body_unset);
+    for (const auto& [target, value] : statement.assignments) {
+        assign(*target, evaluate(*value, scope), inside);
+    }
+    return run_body(statement.body, inside, out);
+}
+
+JinjaRuntime::Flow JinjaRuntime::run_generation(const JinjaStatement& statement,
+                                                const ScopePtr& scope, std::string& out) {
+    return run_body(statement.body, inner_scope(scope, statement.body_unset), out);
+}
+
+/// {% call(x) f(y) %}: f is called with the body as the macro `caller`.
+void JinjaRuntime::run_call_block(const JinjaStatement& statement, const ScopePtr& scope,
+                                  std::string& out) {
+    const Value caller(std::make_shared<Macro>(statement.macro, statement, scope));
+    write(out, evaluate_call(*statement.expression, scope, &caller).str());
+}
+
+JinjaValue JinjaRuntime::make_macro(const JinjaStatement& statement, const ScopePtr& scope) {
+    macro_scopes_.push_back(scope);
+    charge(8);
+    return Value(std::make_shared<Macro>(statement.macro, statement, scope));
+}
+
+/// The items of a loop, those that its `if` lets through.
+std::vector<JinjaValue> JinjaRuntime::loop_items(const JinjaStatement& loop, const ScopePtr& scope,
+                                                 const JinjaValue& items) {
+    std::vector<Value> all = iterate(items);
+    if (!loop.condition) return all;
+    std::vector<Value> chosen;
+    for (const Value& item : all) {
+        const ScopePtr inside = inner_scope(scope, {});
+        assign(*loop.target, item, inside);
+        if (evaluate(*loop.condition, inside).truthy()) chosen.push_back(item);
+    }
+    return chosen;
+}
+
+JinjaRuntime::Flow JinjaRuntime::run_loop(const JinjaStatement& loop, const ScopePtr& scope,
+                                          const JinjaValue& items, int64_t depth,
+                                          std::string& out) {
+    const auto context = std::make_shared<Loop>(loop, scope, loop_items(loop, scope, items), depth);
+    const auto size = static_cast<int64_t>(context->items().size());
+    bool completed =
+        false;  // else runs unless some pass came to its end; break and continue do not
+    for (int64_t i = 0; i < size; ++i) {
+        context->move_to(i);
+        const ScopePtr inside = inner_scope(scope, loop.body_unset);
+        inside->variables["loop"] = Value(context);
+        line_ = loop.line;
+        assign(*loop.target, context->items()[static_cast<size_t>(i)], inside);
+        const Flow flow = run_body(loop.body, inside, out);
+        completed = completed || flow == Flow::normal;
+        if (flow == Flow::break_loop) break;
+    }
+    if (completed || loop.alternative.empty()) return Flow::normal;
+    return run_body(loop.alternative, inner_scope(scope, loop.alternative_unset), out);
+}
+
+JinjaValue JinjaRuntime::call_loop(const JinjaStatement& loop, const ScopePtr& scope,
+                                   const JinjaValue& items, int64_t depth) {
+    std::string out;
+    run_loop(loop, scope, items, depth, out);
+    return Value(std::move(out));
+}
+
+JinjaValue JinjaRuntime::call_macro(const JinjaMacroSyntax& macro, const JinjaBody& body,
+                                    const std::vector<std::string>& unset, const ScopePtr& scope,
+                                    JinjaArguments arguments) {
+    const DepthGuard guard(*this);
+    const ScopePtr inside = inner_scope(scope, unset);
+    auto& variables = inside->variables;
+    const auto take_named = [&](const std::string& name) -> std::optional<Value> {
+        for (auto it = arguments.named.begin(); it != arguments.named.end(); ++it) {
+            if (it->first != name) continue;
+            Value value = it->second;
+            arguments.named.erase(it);
+            return value;
+        }
+        return std::nullopt;
+    };
+    const size_t positional = arguments.positional.size();
+    const size_t parameters = macro.parameters.size();
+    std::vector<size_t> missing;
+    for (size_t i = 0; i < parameters; ++i) {
+        const std::string& name = macro.parameters[i];
+        if (i < positional) {
+            variables[name] = arguments.positional[i];
+        } else if (std::optional<Value> value = take_named(name)) {
+            variables[name] = *value;
+        } else {
+            variables[name] =
+                Value::undefined("parameter " + python_repr(name) + " was not provided");
+            missing.push_back(i);
+        }
+    }
+    if (macro.uses_caller) {
+        variables["caller"] = take_named("caller").value_or(Value::undefined("No caller defined"));
+    }
+    if (macro.uses_kwargs) {
+        std::vector<std::pair<Value, Value>> rest;
+        for (const auto& [name, value] : arguments.named) rest.emplace_back(Value(name), value);
+        variables["kwargs"] = Value::dict(std::move(rest));
+    } else if (!arguments.named.empty()) {
+        fault("macro '" + macro.name + "' takes no keyword argument '" + arguments.named[0].first +
+              "'");
+    }
+    if (macro.uses_varargs) {
+        const auto surplus = static_cast<std::ptrdiff_t>(std::min(parameters, positional));
+        variables["varargs"] = Value::tuple(
+            std::vector<Value>(arguments.positional.begin() + surplus, arguments.positional.end()));
+    } else if (positional > parameters) {
+        fault("macro '" + macro.name + "' takes not more than " + std::to_string(parameters) +
+              " argument(s)");
+    }
+    // Defaults are evaluated at the call, in order: one may use the parameters before it.
+    const size_t first_default = parameters - macro.defaults.size();
+    for (const size_t i : missing) {
+        if (i < first_default) continue;
+        const Value value = evaluate(*macro.defaults[i - first_default], inside);
+        variables[macro.parameters[i]] = value;
+    }
+    std::string out;
+    run_body(body, inside, out);
+    return count(Value(std::move(out)));
+}
+
+void JinjaRuntime::assign(const JinjaExpression& target, const JinjaValue& value,
+                          const ScopePtr& scope) {
+    if (target.kind == Kind::name) {
+        scope->variables[target.text] = value;
+    } else if (target.kind == Kind::namespace_attribute) {
+        const auto space = look_up(target.text, scope).as<JinjaNamespace>();
+        if (!space) fault("cannot assign attribute on non-namespace object");
+        space->set(target.attribute, value);
+    } else {
+        const std::vector<Value> items = iterate(value);
+        if (items.size() != target.operands.size()) {
+            fault("cannot unpack " + std::to_string(items.size()) + " values to " +
+                  std::to_string(target.operands.size()) + " names");
+        }
+        for (size_t i = 0; i < items.size(); ++i) assign(*target.operands[i], items[i], scope);
+    }
+}
+
+// --- expressions ---
+
+JinjaValue JinjaRuntime::evaluate(const JinjaExpression& node, const ScopePtr& scope) {
+    const DepthGuard guard(*this);
+    charge(1);
+    line_ = node.line;
+    Value value = evaluate_node(node, scope);
+    line_ = node.line;
+    return value;
+}
+
+JinjaValue JinjaRuntime::evaluate_node(const JinjaExpression& node, const ScopePtr& scope) {
+    const auto operand = [&](size_t i) { return evaluate(*node.operands[i], scope); };
+    switch (node.kind) {
+        case Kind::constant:
+            return node.constant;
+        case Kind::name:
+            return look_up(node.text, scope);
+        case Kind::list:
+            return count(Value::list(evaluate_all(node.operands, scope)));
+        case Kind::tuple:
+            return count(Value::tuple(evaluate_all(node.operands, scope)));
+        case Kind::dict: {
+            std::vector<std::pair<Value, Value>> items;
+            for (size_t i = 0; i + 1 < node.operands.size(); i += 2) {
+                Value key = operand(i);
+                items.emplace_back(std::move(key), operand(i + 1));
+            }
+            return count(Value::dict(std::move(items)));
+        }
+        case Kind::attribute:
+            return attribute(operand(0), node.text);
+        case Kind::item: {
+            const Value object = operand(0);
+            return item(object, operand(1));
+        }
+        case Kind::slice:
+            return evaluate_slice(node, scope);
+        case Kind::call:
+            return evaluate_call(node, scope, nullptr);
+        case Kind::filter:
+            return evaluate_filter(node, scope, nullptr);
+        case Kind::test: {
+            const Value input = operand(0);
+            return apply_test(node.text, input, evaluate_arguments(node.call, scope));
+        }
+        case Kind::negate:
+        case Kind::plus: {
+            const Value value = operand(0);
+            if (value.is_undefined()) fault(value.undefined_message());
+            if (!value.is_number()) {
+                fault(std::string("bad operand type for unary ") +
+                      (node.kind == Kind::plus ? "+" : "-") + ": '" + value.type_name() + "'");
+            }
+            if (!value.is_integral()) return node.kind == Kind::plus ? value.real() : -value.real();
+            return node.kind == Kind::plus
+                       ? Value(value.integer())
+                       : number_operation("-", Value(int64_t{0}), Value(value.integer()));
+        }
+        case Kind::logical_not:
+            return !operand(0).truthy();
+        case Kind::logical_and: {
+            const Value left = operand(0);
+            return left.truthy() ? operand(1) : left;
+        }
+        case Kind::logical_or: {
+            const Value left = operand(0);
+            return left.truthy() ? left : operand(1);
+        }
+        case Kind::binary: {
+            const Value left = operand(0);
+            const Value right = operand(1);
+            line_ = node.line;
+            return count(binary(node.text, left, right));
+        }
+        case Kind::concat:
+            return evaluate_concat(node, scope);
+        case Kind::compare:
+            return evaluate_compare(node, scope);
+        case Kind::conditional:
+            if (operand(0).truthy()) return operand(1);
+            if (node.operands[2]) return operand(2);
+            return Value::undefined(
+                "the inline if-expression evaluated to false and no else section was defined.");
+        case Kind::namespace_attribute:
+            break;
+    }
+    assert(false && "an assignment target is not evaluated");
+    return Value();
+}
+
+JinjaValue JinjaRuntime::look_up(const std::string& name, const ScopePtr& scope) {
+    for (const JinjaScope* here = scope.get(); here != nullptr; here = here->parent.get()) {
+        const auto found = here->variables.find(name);
+        if (found != here->variables.end()) return found->second;
+    }
+    if (const auto found = variables_.find(name); found != variables_.end()) return found->second;
+    if (const auto found = functions_.find(name); found != functions_.end()) return found->second;
+    return Value::undefined(python_repr(name) + " is undefined");
+}
+
+JinjaValue JinjaRuntime::evaluate_slice(const JinjaExpression& node, const ScopePtr& scope) {
+    Value object = evaluate(*node.operands[0], scope);
+    Value bounds[3];
+    for (size_t i = 0; i < 3; ++i) {
+        if (node.operands[i + 1]) bounds[i] = evaluate(*node.operands[i + 1], scope);
+    }
+    line_ = node.line;
+    if (object.is_undefined()) fault(object.undefined_message());
+    if (object.is(ValueKind::dict)) fault("unhashable type: 'slice'");
+    const bool is_range = object.is(ValueKind::range);
+    if (!object.is_string() && !object.is_sequence() && !is_range) {
+        fault("'" + object.type_name() + "' object is not subscriptable");
+    }
+    const int64_t length = object.length().value_or(0);
+    charge(length / 64);
+    const SliceIndices slice = slice_indices(length, bounds[0], bounds[1], bounds[2]);
+    if (is_range) return slice_range(object.range(), slice);
+    return count(take_positions(object, slice_positions(slice)));
+}
+
+JinjaValue JinjaRuntime::evaluate_concat(const JinjaExpression& node, const ScopePtr& scope) {
+    std::string out;
+    for (const JinjaExpressionPtr& part : node.operands) {
+        out += evaluate(*part, scope).str();
+        if (static_cast<int64_t>(out.size()) > JinjaLimits::weight)
+            fault("a value grows beyond 64 MiB");
+    }
+    return count(Value(std::move(out)));
+}
+
+JinjaValue JinjaRuntime::evaluate_compare(const JinjaExpression& node, const ScopePtr& scope) {
+    Value left = evaluate(*node.operands[0], scope);
+    for (size_t i = 0; i < node.operators.size(); ++i) {
+        Value right = evaluate(*node.operands[i + 1], scope);
+        line_ = node.line;
+        if (!compare(node.operators[i], left, right)) return false;
+        left = std::move(right);
+    }
+    return true;
+}
+
+JinjaValue JinjaRuntime::evaluate_call(const JinjaExpression& node, const ScopePtr& scope,
+                                       const JinjaValue* caller) {
+    const Value function = evaluate(*node.operands[0], scope);
+    JinjaArguments arguments = evaluate_arguments(node.call, scope);
+    if (caller != nullptr) arguments.named.emplace_back("caller", *caller);
+    line_ = node.line;
+    return count(call(function, std::move(arguments)));
+}
+
+JinjaValue JinjaRuntime::evaluate_filter(const JinjaExpression& node, const ScopePtr& scope,
+                                         const JinjaValue* block_text) {
+    Value input;
+    if (node.operands[0] == nullptr) {
+        assert(block_text != nullptr);
+        input = *block_text;
+    } else if (block_text != nullptr) {
+        input = evaluate_filter(*node.operands[0], scope, block_text);
+    } else {
+        input = evaluate(*node.operands[0], scope);
+    }
+    const JinjaArguments arguments = evaluate_arguments(node.call, scope);
+    line_ = node.line;
+    return count(apply_filter(node.text, input, arguments));
+}
+
+std::vector<JinjaValue> JinjaRuntime::evaluate_all(const std::vector<JinjaExpressionPtr>& nodes,
+                                                   const ScopePtr& scope) {
+    std::vector<Value> values;
+    values.reserve(nodes.size());
+    for (const JinjaExpressionPtr& node : nodes) values.push_back(evaluate(*node, scope));
+    return values;
+}
+
+JinjaArguments JinjaRuntime::evaluate_arguments(const JinjaCallSyntax& syntax,
+                                                const ScopePtr& scope) {
+    JinjaArguments arguments;
+    arguments.positional = evaluate_all(syntax.positional, scope);
+    const auto add_named = [&](const std::string& name, const Value& value) {
+        for (const auto& given : arguments.named) {
+            if (given.first == name)
+                fault("got multiple values for keyword argument '" + name + "'");
+        }
+        arguments.named.emplace_back(name, value);
+    };
+    for (const auto& [name, node] : syntax.named) add_named(name, evaluate(*node, scope));
+    if (syntax.more_positional) {
+        for (const Value& value : iterate(evaluate(*syntax.more_positional, scope))) {
+            arguments.positional.push_back(value);
+        }
+    }
+    if (syntax.more_named) {
+        const Value more = evaluate(*syntax.more_named, scope);
+        if (!more.is(ValueKind::dict)) fault("argument after ** must be a mapping");
+        charge(more.length().value_or(0));
+        if (more.dict().items.size() > 1000) fault("more than 1000 named arguments");
+        for (const auto& [name, value] : more.dict().items) {
+            if (!name.is_string()) fault("keywords must be strings");
+            add_named(name.text(), value);
+        }
+    }
+    return arguments;
+}
+
+// --- operators ---
+
+JinjaValue JinjaRuntime::binary(const std::string& symbol, const JinjaValue& left,
+                                const JinjaValue& right) {
+    // "..." % value formats, whatever the value is.
+    if (symbol == "%" && left.is_string()) {
+        charge(1 + (left.weight() + right.weight()) / 64);
+        return Value(jinja_percent_format(left.text(), right), left.is_markup());
+    }
+    if (left.is_undefined()) fault(left.undefined_message());
+    if (right.is_undefined()) fault(right.undefined_message());
+    if (left.is_number() && right.is_number()) return number_operation(symbol, left, right);
+    if (symbol == "+") return add(left, right);
+    if (symbol == "*") {
+        const auto repeats = [](const Value& value) {
+            return value.is_string() || value.is_sequence();
+        };
+        if (repeats(left) && right.is_integral()) return repeat(left, right.integer());
+        if (repeats(right) && left.is_integral()) return repeat(right, left.integer());
+    }
+    fail_operands(symbol, left, right);
+}
+
+JinjaValue JinjaRuntime::add(const JinjaValue& left, const JinjaValue& right) {
+    if (left.is_undefined()) fault(left.undefined_message());
+    if (right.is_undefined()) fault(right.undefined_message());
+    if (left.is_number() && right.is_number()) return number_operation("+", left, right);
+    if (left.is_string() && right.is_string()) {
+        if (left.is_markup() == right.is_markup()) {
+            return Value(left.text() + right.text(), left.is_markup());
+        }
+        // Escaped text stays escaped: the other side is escaped, too.
+        const auto escaped = [](const Value& v) {
+            return v.is_markup() ? v.text() : jinja_escape(v.text());
+        };
+        return Value(escaped(left) + escaped(right), true);
+    }
+    if (left.is_sequence() && left.kind() == right.kind()) {
+        std::vector<Value> items = left.items();
+        items.insert(items.end(), right.items().begin(), right.items().end());
+        return left.is(ValueKind::list) ? Value::list(std::move(items))
+                                        : Value::tuple(std::move(items));
+    }
+    fail_operands("+", left, right);
+}
+
+bool JinjaRuntime::compare(const std::string& symbol, const JinjaValue& left,
+                           const JinjaValue& right) {
+    charge(1 + std::min(left.weight(), right.weight()) / 64);
+    if (symbol == "==") return left.equals(right);
+    if (symbol == "!=") return !left.equals(right);
+    if (symbol == "in") return contains(right, left);
+    if (symbol == "not in") return !contains(right, left);
+    if (symbol == "<") return left.less(right);
+    if (symbol == ">") return right.less(left);
+    // NaN makes <= more than the negation of >.
+    const bool or_equal = left.equals(right);
+    return symbol == "<=" ? left.less(right) || or_equal : right.less(left) || or_equal;
+}
+
+bool JinjaRuntime::contains(const JinjaValue& haystack, const JinjaValue& needle) {
+    if (haystack.is_string()) {
+        if (!needle.is_string()) {
+            fault("'in <string>' requires string as left operand, not " + needle.type_name());
+        }
+        charge(haystack.weight() / 64);
+        return haystack.text().find(needle.text()) != std::string::npos;
+    }
+    if (haystack.is(ValueKind::dict)) return haystack.dict().find(needle) != nullptr;
+    for (const Value& item : iterate(haystack)) {
+        charge(1 + std::min(item.weight(), needle.weight()) / 64);
+        const bool same = item.identity() != nullptr && item.identity() == needle.identity();
+        if (same || item.equals(needle)) return true;
+    }
+    return false;
+}
+
+// --- objects ---
+
+std::vector<JinjaValue> JinjaRuntime::iterate(const JinjaValue& value) {
+    charge(1 + (value.is_string() ? value.weight() : value.length().value_or(0)));
+    std::optional<std::vector<Value>> items = value.iterate();
+    if (!items) fault("'" + value.type_name() + "' object is not iterable");
+    return std::move(*items);
+}
+
+JinjaValue JinjaRuntime::attribute(const JinjaValue& object, const std::string& name) {
+    if (object.is_undefined()) fault(object.undefined_message());
+    if (object.is(ValueKind::object)) {
+        if (std::optional<Value> found = object.object()->attribute(*this, name)) return *found;
+        return missing_attribute(object, name);
+    }
+    if (std::optional<Value> method = find_jinja_method(object, name)) return *method;
+    if (object.is(ValueKind::dict)) {
+        if (const Value* found = object.dict().find(Value(name))) return *found;
+    }
+    return missing_attribute(object, name);
+}
+
+JinjaValue JinjaRuntime::item(const JinjaValue& object, const JinjaValue& key) {
+    if (object.is_undefined()) fault(object.undefined_message());
+    if (object.is(ValueKind::dict) && key.hashable()) {
+        if (const Value* found = object.dict().find(key)) return *found;
+    }
+    const bool indexed = object.is_sequence() || object.is_string() || object.is(ValueKind::range);
+    if (indexed && key.is_integral()) {
+        if (object.is_string()) charge(object.weight() / 64);
+        const int64_t length = object.length().value_or(0);
+        const int64_t index = key.integer() < 0 ? key.integer() + length : key.integer();
+        if (index < 0 || index >= length) return missing_item(object, key);
+        if (object.is_sequence()) return object.items()[static_cast<size_t>(index)];
+        if (object.is(ValueKind::range)) return object.range().start + index * object.range().step;
+        size_t byte = byte_offset(object.text(), index);
+        std::string character;
+        append_utf8(character, next_code_point(object.text(), byte));
+        return Value(std::move(character), object.is_markup());
+    }
+    if (key.is_string()) {
+        if (object.is(ValueKind::object)) return attribute(object, key.text());
+        if (std::optional<Value> method = find_jinja_method(object, key.text())) return *method;
+    }
+    return missing_item(object, key);
+}
+
+JinjaValue JinjaRuntime::call(const JinjaValue& function, JinjaArguments arguments) {
+    if (function.is_undefined()) fault(function.undefined_message());
+    if (!function.is(ValueKind::object)) {
+        fault("'" + function.type_name() + "' object is not callable");
+    }
+    return function.object()->call(*this, std::move(arguments));
+}
+
+JinjaValue JinjaRuntime::apply_filter(const std::string& name, const JinjaValue& input,
+                                      const JinjaArguments& arguments) {
+    const JinjaFilter filter = find_jinja_filter(name);
+    if (filter == nullptr) fault("unknown filter '" + name + "'");
+    charge(1 + input.shallow_bytes() / 256);
+    return filter(*this, input, arguments);
+}
+
+bool JinjaRuntime::apply_test(const std::string& name, const JinjaValue& input,
+                              const JinjaArguments& arguments) {
+    const JinjaTest* test = find_jinja_test(name);
+    if (test == nullptr) fault("unknown test '" + name + "'");
+    charge(1);
+    if (test->parameter == nullptr) {
+        const JinjaBoundArguments bound("test '" + name + "'", arguments, {});
+        return test->holds(*this, input, Value());
+    }
+    const JinjaBoundArguments bound("test '" + name + "'", arguments, {test->parameter}, 1);
+    return test->holds(*this, input, bound.at(0));
+}
+
+}  // namespace mllama
