@@ -27,9 +27,9 @@ int64_t rounded_shift(int64_t value, int bits) {
     return (value + (int64_t{1} << (bits - 1))) >> bits;
 }
 
-/// Eight points, with 11 multiplications and one rotation shared (Loeffler, Ligtenberg and
-/// Moschytz, ICASSP 1989). The result is larger by sqrt(8), and has constant_bits more fractional
-/// bits. 64 bits, so that damaged files cannot overflow.
+/// Eight points, with 12 multiplications (Loeffler, Ligtenberg and Moschytz, ICASSP 1989, their
+/// form for parallel hardware). The result is larger by sqrt(8), and has constant_bits more
+/// fractional bits. 64 bits, so that damaged files cannot overflow.
 std::array<int64_t, 8> inverse_dct_8(const std::array<int64_t, 8>& in) {
     // The even half.
     const int64_t rotated = (in[2] + in[6]) * c0_541;

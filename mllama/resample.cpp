@@ -95,6 +95,20 @@ int32_t to_fixed_point(double weight) {
     return static_cast<int32_t>(weight < 0 ? -0.5 + scaled : 0.5 + scaled);
 }
 
+/// Half up, and towards 0 below -1/2: such positions lie outside the picture and become 0.
+int64_t rounded(double position) {
+    return static_cast<int64_t>(position + 0.5);  // NOLINT(bugprone-incorrect-roundings)
+}
+
+/// Refuses what Pillow refuses: an array of `most` weights for each output pixel beyond 2 GiB.
+void check_weight_memory(int64_t in_size, int64_t out_size, double most) {
+    const double bytes = static_cast<double>(out_size) * most * sizeof(double);
+    if (bytes > std::numeric_limits<int32_t>::max()) {
+        fail("cannot resize ", in_size, " pixels to ", out_size,
+             ": the filter's weights would need more than 2 GiB");
+    }
+}
+
 /// Resizing in_size pixels to out_size.
 Weights compute_weights(int64_t in_size, int64_t out_size, const Filter& filter) {
     // Pillow keeps the resized box in single precision, which shows from 2^24 pixels on.
@@ -103,21 +117,15 @@ Weights compute_weights(int64_t in_size, int64_t out_size, const Filter& filter)
     const double widening = std::max(scale, 1.0);
     const double inverse_widening = 1.0 / widening;
     const double support = filter.support * widening;
-    const double most = 2 * std::ceil(support) + 1;  // weights of one output pixel
-    if (static_cast<double>(out_size) * most * sizeof(double) >
-        std::numeric_limits<int32_t>::max()) {
-        fail("cannot resize ", in_size, " pixels to ", out_size,
-             ": the filter's weights would need more than 2 GiB");
-    }
+    check_weight_memory(in_size, out_size, 2 * std::ceil(support) + 1);
 
     Weights result;
     result.first.push_back(0);
     std::vector<double> weights;
     for (int64_t i = 0; i < out_size; ++i) {
         const double centre = (static_cast<double>(i) + 0.5) * scale;
-        const int64_t begin = std::max<int64_t>(static_cast<int64_t>(centre - support + 0.5), 0);
-        const int64_t end =
-            std::min<int64_t>(static_cast<int64_t>(centre + support + 0.5), in_size);
+        const int64_t begin = std::max<int64_t>(rounded(centre - support), 0);
+        const int64_t end = std::min<int64_t>(rounded(centre + support), in_size);
         weights.clear();
         double sum = 0.0;
         for (int64_t x = 0; x < end - begin; ++x) {

@@ -35,8 +35,7 @@ struct TextPart {
 /// the match; time is the text's length times, at worst, the longest token's.
 class AddedTokens {
   public:
-    static constexpr size_t max_content =
-        4096;  ///< bytes of one token: bounds the time of matching
+    static constexpr size_t max_content = 4096;  ///< bytes of a token: bounds the matching time
 
     AddedTokens() = default;
     /// Contents are not empty, distinct, at most max_content bytes; ids are distinct.

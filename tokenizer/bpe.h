@@ -1,7 +1,7 @@
 // The tokenizer of Llama 3: byte-level byte pair encoding, read from a published tokenizer.json.
 //
-//   encode   text ─ added_tokens: cut out ─ pretokenize: pieces ─ byte_level: symbols ─ merges ─► ids
-//   decode   ids ─ vocabulary: spellings ─ byte_level: bytes ─ unicode: UTF-8, lossy ─► text
+//   encode: text - added_tokens cut out - pretokenize: pieces - byte_level: symbols - merges - ids
+//   decode: ids - vocabulary: spellings - byte_level: bytes - unicode: UTF-8, lossy - text
 //
 // Same ids and same text as the tokenizers library 0.22.2 (Tokenizer.encode, Tokenizer.decode).
 #pragma once
@@ -19,8 +19,7 @@
 namespace mllama {
 
 struct EncodeOptions {
-    /// Special tokens written out in the text become their ids; false: they are text like any
-    /// other.
+    /// Special tokens written out in the text become their ids; false: they are mere text.
     bool parse_special = true;
     /// The post-processor's tokens are put around the result (<|begin_of_text|> before it). A text
     /// that brings its own would have two: who assembles a prompt decides.
@@ -39,18 +38,15 @@ class Tokenizer {
     [[nodiscard]] std::vector<int32_t> encode(std::string_view text,
                                               const EncodeOptions& options = {}) const;
 
-    /// The text of ids; bytes that are not UTF-8 become U+FFFD. Error: an id that is none (names
-    /// it).
+    /// The text of ids; bytes that are not UTF-8 become U+FFFD. Error: an id without a token.
     [[nodiscard]] std::string decode(std::span<const int32_t> ids, bool skip_special) const;
 
-    /// Appends the bytes of one token, which may begin or end within a character. Error as in
-    /// decode.
+    /// Appends the bytes of one token, which may begin or end within a character. Error: as decode.
     void append_bytes(int32_t id, std::string& out) const;
 
-    /// The id of a token by its spelling: an added token's content, or the byte-level form
-    /// ("Ġthe").
+    /// The id of a token by its spelling: an added token's content, or a byte-level form ("Ġthe").
     [[nodiscard]] std::optional<int32_t> id_of(std::string_view token) const;
-    /// The spelling of an id. Error: an id that is none (names it).
+    /// The spelling of an id. Error: an id without a token (names it).
     [[nodiscard]] std::string_view token(int32_t id) const;
     [[nodiscard]] bool is_special(int32_t id) const;
     /// The largest id + 1, added tokens included.
@@ -71,19 +67,16 @@ class Tokenizer {
     int32_t vocab_size_ = 0;
 };
 
-/// Decoding as the ids come: the pieces are whole characters, and together they are decode() of all
-/// ids.
+/// Decoding as the ids come: the texts are whole characters, and together decode() of all ids.
 class StreamDecoder {
   public:
     /// Keeps a reference to the tokenizer.
     StreamDecoder(const Tokenizer& tokenizer, bool skip_special)
         : tokenizer_(&tokenizer), skip_special_(skip_special) {}
 
-    /// The text that this id completes, often empty within a character. Error as in
-    /// Tokenizer::decode.
+    /// The text that this id completes, empty within a character. Error: as Tokenizer::decode.
     std::string push(int32_t id);
-    /// What an unfinished character at the end decodes to: U+FFFD, or nothing. The decoder starts
-    /// afresh.
+    /// What an unfinished character at the end decodes to: U+FFFD, or nothing. Then starts afresh.
     std::string finish();
 
   private:

@@ -198,7 +198,8 @@ JinjaBoundArguments::JinjaBoundArguments(const std::string& function,
               std::to_string(arguments.positional.size()) + " given");
     }
     std::copy(arguments.positional.begin(), arguments.positional.end(), values_.begin());
-    for (const auto& [name, value] : arguments.named) {
+    for (const auto& given : arguments.named) {
+        const std::string& name = given.first;
         const auto* found = std::find_if(parameters.begin(), parameters.end(),
                                          [&](const char* p) { return !name.empty() && name == p; });
         if (found == parameters.end()) {
@@ -206,7 +207,7 @@ JinjaBoundArguments::JinjaBoundArguments(const std::string& function,
         }
         auto& slot = values_[static_cast<size_t>(found - parameters.begin())];
         if (slot) fault(function + " got multiple values for argument '" + name + "'");
-        slot = value;
+        slot = given.second;
     }
     for (size_t i = 0; i < required; ++i) {
         if (values_[i]) continue;

@@ -35,8 +35,6 @@ Value like(const Value& text, std::string made) {
 }
 
 Value make_iterator(const char* filter, std::vector<Value> items) {
-    // The memory of the items is that of a list.
-    (void)Value::list(items);
     return Value(
         std::make_shared<JinjaIterator>(std::string("generator ") + filter, std::move(items)));
 }
@@ -208,7 +206,7 @@ Value filter_urlencode(Runtime& runtime, const Value& input, Args arguments) {
     if (input.is(Kind::dict)) {
         for (const auto& [key, value] : input.dict().items)
             pairs.push_back(Value::tuple({key, value}));
-    } else if (input.is_string() || !input.iterate()) {
+    } else if (!input.is_sequence() && !input.as<JinjaIterator>()) {
         return Value(quote_url(input, "/", false));
     } else {
         pairs = runtime.iterate(input);

@@ -105,7 +105,8 @@ class JinjaRuntime {
     bool compare(const std::string& symbol, const JinjaValue& left, const JinjaValue& right);
 
     /// Counts what a value made by the render takes.
-    const JinjaValue& count(const JinjaValue& value);
+    JinjaValue count(JinjaValue value);
+    void count_bytes(int64_t bytes);
 
     const JinjaTemplate& tree_;
     std::unordered_map<std::string, JinjaValue> variables_;

@@ -16,6 +16,8 @@ namespace {
 using Value = JinjaValue;
 using Kind = JinjaValue::Kind;
 
+constexpr auto kElementBytes = static_cast<int64_t>(sizeof(JinjaValue));
+
 void check_weight(int64_t weight) {
     if (weight > JinjaLimits::weight) throw JinjaFault("a value grows beyond 64 MiB");
 }
@@ -228,6 +230,10 @@ std::optional<std::vector<JinjaValue>> JinjaIterator::iterate() {
     return rest;
 }
 
+int64_t JinjaIterator::bytes() const {
+    return 64 + kElementBytes * static_cast<int64_t>(items_.size());
+}
+
 std::optional<JinjaValue> JinjaIterator::next() {
     if (position_ == items_.size()) return std::nullopt;
     return items_[position_++];
@@ -259,7 +265,7 @@ JinjaValue JinjaValue::undefined(std::string message) {
 JinjaValue JinjaValue::sequence(Kind kind, std::vector<JinjaValue> items) {
     Sequence made;
     for (const JinjaValue& item : items) {
-        made.weight += 1 + item.weight();
+        made.weight += kElementBytes + item.weight();
         made.depth = std::max(made.depth, item.depth() + 1);
         check_weight(made.weight);
     }
@@ -290,7 +296,7 @@ JinjaValue JinjaValue::dict(std::vector<std::pair<JinjaValue, JinjaValue>> items
         }
     }
     for (const auto& [key, item] : made.items) {
-        made.weight += 2 + key.weight() + item.weight();
+        made.weight += 4 * kElementBytes + key.weight() + item.weight();
         made.depth = std::max({made.depth, key.depth() + 1, item.depth() + 1});
         check_weight(made.weight);
     }
@@ -663,9 +669,11 @@ int64_t JinjaValue::shallow_bytes() const {
             return 64 + static_cast<int64_t>(text().size());
         case Kind::list:
         case Kind::tuple:
-            return 64 + static_cast<int64_t>(items().size() * sizeof(JinjaValue));
+            return 64 + kElementBytes * static_cast<int64_t>(items().size());
         case Kind::dict:
-            return 128 + static_cast<int64_t>(dict().items.size() * 5 * sizeof(JinjaValue));
+            return 128 + 4 * kElementBytes * static_cast<int64_t>(dict().items.size());
+        case Kind::object:
+            return object()->bytes();
         default:
             return 64;
     }

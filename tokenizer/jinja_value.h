@@ -4,8 +4,9 @@
 // Containers never change once made (the sandbox that transformers uses forbids it), so values are
 // shared freely and cannot form cycles; only namespaces and scopes can (jinja_runtime.h breaks
 // those). A container knows its weight (the characters and elements in it, counted as often as they
-// appear) and its depth; both are bounded when it is made, and with them the cost of printing,
-// comparing and destroying it: [x, x] nested 60 times is an error and not an endless string.
+// appear, roughly in bytes) and its depth; both are bounded when it is made, and with them the cost
+// of printing, comparing and destroying it: [x, x] nested 60 times is an error and not an endless
+// string.
 #pragma once
 
 #include <cstdint>
@@ -28,12 +29,16 @@ class JinjaFault : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+/// What a template may take. Far above what chat templates need, and low enough that a hostile one
+/// ends within seconds.
 struct JinjaLimits {
     static constexpr int64_t output_bytes = int64_t{64} << 20;  ///< of the rendered text
     static constexpr int64_t weight = int64_t{64} << 20;        ///< of one string or container
-    static constexpr int64_t created_bytes = int64_t{2} << 30;  ///< of all values made by a render
-    static constexpr int64_t steps = 50'000'000;      ///< nodes evaluated, elements looked at
-    static constexpr int64_t range_length = 100'000;  ///< as in jinja2's sandbox
+    static constexpr int64_t created_bytes = int64_t{1}
+                                             << 30;  ///< of all values that a render makes
+    static constexpr int64_t steps = 50'000'000;     ///< nodes evaluated, elements looked at
+    static constexpr int64_t iterated_characters = int64_t{1} << 20;  ///< of a string's |list
+    static constexpr int64_t range_length = 100'000;                  ///< as in jinja2's sandbox
     static constexpr int container_depth = 250;
     static constexpr int parse_depth = 400;  ///< nesting of one template's text
     static constexpr int tree_depth = 1000;  ///< of an expression: a + b + c + ...
@@ -67,6 +72,7 @@ class JinjaObject {
     /// up.
     virtual std::optional<std::vector<JinjaValue>> iterate();
     virtual std::optional<int64_t> length() const;
+    virtual int64_t bytes() const { return 64; }  ///< memory, roughly
 };
 
 class JinjaValue {
@@ -167,7 +173,7 @@ class JinjaValue {
     /// list(value); nothing if it cannot be iterated. Strings yield characters, dicts keys.
     std::optional<std::vector<JinjaValue>> iterate() const;
 
-    int64_t weight() const;         ///< characters and elements, all levels
+    int64_t weight() const;         ///< bytes of all levels, roughly
     int64_t shallow_bytes() const;  ///< memory of this level, roughly
     int depth() const;
 
@@ -208,6 +214,7 @@ class JinjaIterator : public JinjaObject {
     std::string type_name() const override { return type_; }
     void append_repr(std::string& out, int) const override { out += "<" + type_ + " object>"; }
     std::optional<std::vector<JinjaValue>> iterate() override;
+    int64_t bytes() const override;
     /// next(iterator); nothing at the end.
     std::optional<JinjaValue> next();
 
@@ -226,6 +233,7 @@ class JinjaDictView : public JinjaObject {
     void append_repr(std::string& out, int depth) const override;
     std::optional<std::vector<JinjaValue>> iterate() override { return list_.items(); }
     std::optional<int64_t> length() const override { return list_.length(); }
+    int64_t bytes() const override { return list_.shallow_bytes(); }
 
   private:
     std::string type_;

@@ -96,8 +96,8 @@ size_t space_end(std::string_view text, size_t begin) {
     }
     if (newline_end > begin) return newline_end;  // \s* gives back what follows the last line end
     if (end == text.size()) return end;           // no \S follows
-    return last > begin ? last
-                        : end;  // the last space is left to the word after it, if others remain
+    // The last character is left to what follows, unless it is the only one.
+    return last > begin ? last : end;
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 """Trains the demo model, a tiny Mllama, from nothing on two CPU cores and writes it as a published checkpoint.
 
     pip install torch==2.8.0 transformers==4.56.2 scikit-learn Pillow
-    python train.py --out model --minutes 85
+    torchrun --nproc-per-node 2 train.py --out model
+
+One process a core: each computes the gradient of its own samples, and their mean moves all copies of the model alike.
 
 The architecture is the one of Llama 3.2 Vision in every part (see make_config), only small: transformers'
 MllamaForConditionalGeneration, trained as it stands. The data are drawn on the fly (data.py).
@@ -15,6 +17,7 @@ import time
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from sklearn import datasets
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -246,7 +249,7 @@ class Pictures(torch.utils.data.IterableDataset):
         torch.set_num_threads(1)
         rng, label_processor = np.random.default_rng(self.seed), make_label_processor()
         while True:
-            drawings = [[data.one_picture(rng, data.TRAIN_DIGITS, self.number_share)] for _ in range(24)]
+            drawings = [[data.one_picture(rng, data.TRAIN_DIGITS, self.number_share)] for _ in range(16)]
             batch = self.processor.image_processor([[d.picture for d in row] for row in drawings], return_tensors="pt")
             labels = patch_labels(label_processor, drawings, batch["aspect_ratio_mask"])
             yield {name: batch[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")}, labels
@@ -261,9 +264,9 @@ class Conversations(Pictures):
         pool = data.TRAIN_DIGITS
         while True:
             yield [make_batch(rng, self.processor, label_processor, conversations) for conversations in (
-                [data.picture_conversation(rng, pool, self.number_share) for _ in range(16)],
-                [data.pair_conversation(rng, pool) for _ in range(2)],
-                [data.text_conversation(rng, 4) for _ in range(3)])]
+                [data.picture_conversation(rng, pool, self.number_share) for _ in range(10)],
+                [data.pair_conversation(rng, pool)],
+                [data.text_conversation(rng, 4) for _ in range(2)])]
 
 
 # -------------------------------------------------------------------------------------------------------- training
@@ -304,11 +307,29 @@ class Eyes(torch.nn.Module):
         return loss, right
 
 
+def average_gradients(parameters):
+    """Every process gets the mean of all processes' gradients."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, mean in zip(gradients, flat.div_(dist.get_world_size()).split([g.numel() for g in gradients])):
+        gradient.copy_(mean.view_as(gradient))
+
+
 def update(model, optimizer):
-    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    average_gradients(parameters)
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     clear_unused_tiles(model)
+
+
+def first_process_says(value):
+    """The number that process 0 passes, in all processes: clocks differ, and all must stop at the same step."""
+    number = torch.tensor([value], dtype=torch.float64)
+    dist.broadcast(number, 0)
+    return number.item()
 
 
 def look(model, eyes, batch):
@@ -352,21 +373,24 @@ def save(model, processor, directory):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", required=True, help="directory of the checkpoint, rewritten every few minutes")
-    parser.add_argument("--minutes", type=float, default=85, help="training time; the learning rate reaches 0 with it")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--minutes", type=float, default=60, help="training time; the learning rate reaches 0 with it")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--eyes-share", type=float, default=0.25, help="share of the time for the vision tower alone")
     parser.add_argument("--number-share", type=float, default=0.6, help="share of one-picture samples that are numbers")
-    parser.add_argument("--start", help="a checkpoint to go on from")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--continue-from", help="a checkpoint to go on from")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save-every", type=float, default=300, metavar="SECONDS")
     args = parser.parse_args()
 
     torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    if args.start:
-        processor = MllamaProcessor.from_pretrained(args.start)
-        model = MllamaForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32)
+    torch.set_num_threads(1)
+    os.environ.setdefault("MASTER_ADDR", "localhost")
+    os.environ.setdefault("MASTER_PORT", "29511")
+    rank = int(os.environ.get("RANK", 0))
+    dist.init_process_group("gloo", rank=rank, world_size=int(os.environ.get("WORLD_SIZE", 1)))
+    if args.continue_from:
+        processor = MllamaProcessor.from_pretrained(args.continue_from)
+        model = MllamaForConditionalGeneration.from_pretrained(args.continue_from, dtype=torch.float32)
     else:
         processor = make_processor()
         model = MllamaForConditionalGeneration(make_config())
@@ -379,24 +403,26 @@ def main():
     begin = saved = time.time()
     step = 0
     for data_set, step_of, until in ((Pictures, look, args.eyes_share), (Conversations, converse, 1.0)):
-        samples = torch.utils.data.DataLoader(data_set(processor, args.seed, args.number_share), batch_size=None,
+        samples = torch.utils.data.DataLoader(data_set(processor, 1000 * args.seed + rank, args.number_share), batch_size=None,
                                               num_workers=1, prefetch_factor=8)
         for sample in samples if until > 0 else ():
-            progress = (time.time() - begin) / (60 * args.minutes)
+            progress = first_process_says((time.time() - begin) / (60 * args.minutes))
             if progress >= until:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(progress, args.learning_rate)
             line = step_of(model, eyes, sample)
             update(model, optimizer)
-            if step % 20 == 0:
+            if step % 20 == 0 and rank == 0:
                 print(f"{time.time() - begin:6.0f} s  step {step:5d}  {line}", flush=True)
             step += 1
-            if time.time() - saved > args.save_every:
+            if rank == 0 and time.time() - saved > args.save_every:
                 save(model, processor, args.out)
                 saved = time.time()
-    save(model, processor, args.out)
-    print(f"{step} steps in {(time.time() - begin) / 60:.1f} minutes", flush=True)
+    if rank == 0:
+        save(model, processor, args.out)
+        print(f"{step} steps in {(time.time() - begin) / 60:.1f} minutes", flush=True)
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

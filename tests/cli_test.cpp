@@ -1,0 +1,330 @@
+// The command line as a contract: exit codes, one line of error that names the file and the thing, and the small commands.
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <sstream>
+
+#include "io/json.h"
+#include "io/safetensors.h"
+#include "tests/goldens.h"
+#include "tests/program.h"
+
+using namespace mllama;
+using namespace mllama::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+ProgramResult mllama_program(const std::vector<std::string>& arguments, const std::string& input = "") {
+    return run_program(MLLAMA_PROGRAM, arguments, models_folder(), input);
+}
+
+/// A copy of a golden checkpoint that a test may spoil.
+class SpoiledCheckpoint {
+  public:
+    explicit SpoiledCheckpoint(const std::string& name = "a_published") {
+        for (const auto& entry : fs::directory_iterator(models_folder() + "/" + name)) {
+            const std::string file = entry.path().filename().string();
+            if (file.compare(0, 5, "case_") != 0) fs::copy(entry.path(), folder_.file(file));
+        }
+    }
+    [[nodiscard]] const std::string& path() const { return folder_.path(); }
+    [[nodiscard]] std::string file(const std::string& name) const { return folder_.file(name); }
+    void write(const std::string& name, const std::string& content) const { (void)folder_.write(name, content); }
+    /// Sets one value of a JSON file; a null removes it.
+    void set(const std::string& name, const std::string& pointer, const Json& value) const {
+        Json json = read_json_file(file(name));
+        json[Json::json_pointer(pointer)] = value;
+        write(name, json.dump());
+    }
+
+  private:
+    TemporaryDirectory folder_;
+};
+
+/// Exit code 1 and exactly one line, which begins as all errors do and holds all of `parts`.
+void check_one_line_error(const ProgramResult& result, const std::vector<std::string>& parts) {
+    CAPTURE(result.err);
+    CHECK(result.exit_code == 1);
+    CHECK(result.out.empty());
+    CHECK(result.err.compare(0, 15, "mllama: error: ") == 0);
+    CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
+    for (const std::string& part : parts) {
+        CAPTURE(part);
+        CHECK(result.err.find(part) != std::string::npos);
+    }
+}
+
+ProgramResult generate(const std::string& directory, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {"generate", "-m", directory, "-p", "<|image|>What is it?", "--image", "pictures/square.png", "--greedy", "-n", "4", "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return mllama_program(arguments);
+}
+
+}  // namespace
+
+TEST_CASE("cli_unspoiled_checkpoint_answers") {
+    const SpoiledCheckpoint checkpoint;
+    const ProgramResult result = generate(checkpoint.path());
+    CAPTURE(result.err);
+    CHECK(result.exit_code == 0);
+    const Json answer = Json::parse(result.out);
+    CHECK(answer.at("tokens").size() == 4);
+    for (const char* key : {"text", "tokens", "prompt_tokens", "finish_reason", "timings"}) CHECK(answer.contains(key));
+    for (const char* key : {"load_s", "preprocess_s", "vision_s", "prefill_s", "prefill_tokens", "decode_s", "decode_tokens"}) {
+        CHECK(answer.at("timings").contains(key));
+    }
+}
+
+TEST_CASE("cli_wrong_command_lines_exit_with_2") {
+    const std::vector<std::vector<std::string>> wrong = {
+        {},
+        {"nonsense"},
+        {"generate"},
+        {"generate", "-m", "a_published"},
+        {"generate", "-m", "a_published", "-p", "x", "--no-such-option"},
+        {"generate", "-m", "a_published", "-p", "x", "--messages", "y"},
+        {"generate", "-m", "a_published", "-p", "x", "--dtype", "f64"},
+        {"generate", "-m", "a_published", "-p", "x", "-n", "many"},
+        {"generate", "-m", "a_published", "-p", "x", "-t", "0"},
+        {"generate", "-m", "a_published", "-p", "x", "--device", "abacus"},
+        {"tokenize", "-m", "a_published"},
+        {"tokenize", "-m", "a_published", "--jsonl", "x", "--skip-special"},
+        {"forward", "-m", "a_published", "-p", "x"},
+        {"preprocess", "-m", "a_published"},
+    };
+    for (const auto& arguments : wrong) {
+        const ProgramResult result = mllama_program(arguments);
+        CAPTURE(arguments.size());
+        CAPTURE(result.err);
+        CHECK(result.exit_code == 2);
+        CHECK(!result.err.empty());
+        CHECK(result.out.empty());
+    }
+}
+
+TEST_CASE("cli_help_exits_with_0_and_names_the_options") {
+    CHECK(mllama_program({"--help"}).exit_code == 0);
+    for (const char* command : {"generate", "chat", "forward", "preprocess", "tokenize", "inspect", "bench", "demo"}) {
+        const ProgramResult result = mllama_program({command, "--help"});
+        CAPTURE(command);
+        CHECK(result.exit_code == 0);
+        CHECK(result.out.find("--") != std::string::npos);
+    }
+    const std::string help = mllama_program({"generate", "--help"}).out;
+    for (const char* option : {"--model", "--device", "--dtype", "--threads", "--date", "--prompt", "--messages", "--image", "--batch", "--max-new-tokens",
+                               "--greedy", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop", "--json"}) {
+        CAPTURE(option);
+        CHECK(help.find(option) != std::string::npos);
+    }
+}
+
+TEST_CASE("cli_missing_files_of_a_checkpoint_are_named") {
+    for (const char* file : {"config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"}) {
+        const SpoiledCheckpoint checkpoint;
+        fs::remove(checkpoint.file(file));
+        check_one_line_error(generate(checkpoint.path()), {file});
+    }
+    check_one_line_error(generate("/no/such/directory"), {"/no/such/directory"});
+}
+
+TEST_CASE("cli_broken_json_is_named_with_its_place") {
+    for (const char* file : {"config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json"}) {
+        const SpoiledCheckpoint checkpoint;
+        checkpoint.write(file, "{\n  \"a\": ,\n}");
+        check_one_line_error(generate(checkpoint.path()), {file, "line 2"});
+    }
+}
+
+TEST_CASE("cli_truncated_weights_are_named") {
+    const SpoiledCheckpoint checkpoint;
+    const auto size = fs::file_size(checkpoint.file("model.safetensors"));
+    for (const auto left : {size - 1, size / 2, uintmax_t{100}, uintmax_t{8}, uintmax_t{3}, uintmax_t{0}}) {
+        fs::resize_file(checkpoint.file("model.safetensors"), left);
+        check_one_line_error(generate(checkpoint.path()), {"model.safetensors"});
+    }
+}
+
+TEST_CASE("cli_tensors_of_wrong_shape_or_type_are_named") {
+    const SpoiledCheckpoint wrong_shape;
+    wrong_shape.set("config.json", "/text_config/intermediate_size", 96);
+    check_one_line_error(generate(wrong_shape.path()), {"model.safetensors", "language_model.model.layers.0.mlp.gate_proj.weight", "expected", "found"});
+
+    const SpoiledCheckpoint wrong_type;
+    const SafetensorsFile file = SafetensorsFile::open(wrong_type.file("model.safetensors"));
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    for (const TensorInfo& info : file.tensors()) {
+        const Tensor tensor = file.get(info);
+        if (info.name == "language_model.model.norm.weight") {
+            tensors.emplace_back(info.name, Tensor::zeros(tensor.shape(), DType::i32));
+        } else if (info.name != "language_model.lm_head.weight") {
+            tensors.emplace_back(info.name, tensor);
+        }
+    }
+    write_safetensors(wrong_type.file("other.safetensors"), tensors);
+    fs::rename(wrong_type.file("other.safetensors"), wrong_type.file("model.safetensors"));
+    check_one_line_error(generate(wrong_type.path()), {"language_model.model.norm.weight", "I32"});
+}
+
+TEST_CASE("cli_unknown_values_of_the_config_are_named") {
+    const SpoiledCheckpoint rope;
+    rope.set("config.json", "/text_config/rope_scaling/rope_type", "yarn");
+    check_one_line_error(generate(rope.path()), {"config.json", "rope_type", "yarn"});
+    const SpoiledCheckpoint activation;
+    activation.set("config.json", "/vision_config/hidden_act", "swooosh");
+    check_one_line_error(generate(activation.path()), {"config.json", "hidden_act", "swooosh"});
+    const SpoiledCheckpoint filter;
+    filter.set("preprocessor_config.json", "/resample", 7);
+    check_one_line_error(generate(filter.path()), {"preprocessor_config.json", "resample"});
+}
+
+TEST_CASE("cli_pictures_that_are_none_and_wrong_numbers_of_them_are_errors") {
+    const TemporaryDirectory folder;
+    const std::string text = folder.write("text.png", "this is no picture");
+    const auto ask = [](const std::string& prompt, const std::vector<std::string>& images) {
+        std::vector<std::string> arguments = {"generate", "-m", "a_published", "-p", prompt, "-n", "2"};
+        for (const std::string& image : images) arguments.insert(arguments.end(), {"--image", image});
+        return mllama_program(arguments);
+    };
+    check_one_line_error(ask("<|image|>x", {text}), {"text.png"});
+    check_one_line_error(ask("<|image|>x", {"no_such.png"}), {"no_such.png"});
+    check_one_line_error(ask("<|image|>x", {folder.path()}), {folder.path()});
+    check_one_line_error(ask("<|image|>x", {}), {"1 places", "0 images"});
+    check_one_line_error(ask("x", {"pictures/square.png"}), {"0 places", "1 images"});
+    check_one_line_error(ask("<|image|><|image|>x", {"pictures/square.png"}), {"2 places", "1 images"});
+}
+
+TEST_CASE("cli_requests_that_are_none_name_their_line") {
+    const TemporaryDirectory folder;
+    const auto batch = [&](const std::string& content) {
+        return mllama_program({"generate", "-m", "a_published", "-n", "2", "--json", "--batch", folder.write("requests.jsonl", content)});
+    };
+    check_one_line_error(batch("{\"prompt\": \"a\"}\n{\"prompt\": \n"), {"requests.jsonl line 2"});
+    check_one_line_error(batch("{\"prompt\": \"a\"}\n[]\n"), {"requests.jsonl line 2"});
+    check_one_line_error(batch("{\"prompt\": 3}\n"), {"requests.jsonl line 1", "prompt"});
+    check_one_line_error(batch("{}\n"), {"requests.jsonl line 1"});
+    check_one_line_error(batch("{\"prompt\": \"a\", \"images\": [3]}\n"), {"requests.jsonl line 1", "images"});
+    check_one_line_error(batch("\n\n"), {"requests.jsonl"});
+    check_one_line_error(batch("{\"messages\": []}\n"), {"requests.jsonl line 1"});
+    check_one_line_error(batch("{\"messages\": [{\"content\": \"x\"}]}\n"), {"requests.jsonl line 1", "role"});
+    check_one_line_error(batch("{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\"}]}]}\n"), {"path"});
+}
+
+TEST_CASE("cli_sampling_options_out_of_range_are_wrong_command_lines") {
+    for (const auto& [option, value] : std::vector<std::pair<std::string, std::string>>{
+             {"--temperature", "-1"}, {"--top-p", "0"}, {"--top-p", "2"}, {"--min-p", "3"}, {"--repetition-penalty", "0"}, {"--top-k", "-3"}}) {
+        CAPTURE(option);
+        const ProgramResult result = mllama_program({"generate", "-m", "a_published", "-p", "x", option, value});
+        CHECK(result.exit_code == 2);
+        CHECK(result.err.find(option) != std::string::npos);
+    }
+}
+
+TEST_CASE("cli_output_that_cannot_be_written_is_an_error_and_leaves_nothing") {
+    const TemporaryDirectory folder;
+    check_one_line_error(mllama_program({"forward", "-m", "a_published", "-p", "x", "--out", folder.file("no/such/out.safetensors")}), {"out.safetensors"});
+    CHECK(fs::is_empty(folder.path()));
+}
+
+TEST_CASE("cli_forward_keeps_the_last_logits") {
+    const TemporaryDirectory folder;
+    const auto logits = [&](const std::string& keep) {
+        const std::string out = folder.file("out" + keep + ".safetensors");
+        const ProgramResult result = mllama_program({"forward", "-m", "a_published", "-p", "What is in this image?", "--logits-to-keep", keep, "--out", out});
+        REQUIRE(result.exit_code == 0);
+        return SafetensorsFile::open(out).get("logits");
+    };
+    const Tensor all = logits("0");
+    const Tensor two = logits("2");
+    REQUIRE(two.dim(1) == 2);
+    const Tensor rows = all.view({all.dim(1), all.dim(2)});
+    CHECK(compare_exactly(two, rows.rows(rows.rows() - 2, rows.rows()).view(two.shape())) == "");
+}
+
+TEST_CASE("cli_tokenize_encodes_and_decodes_line_by_line") {
+    const TemporaryDirectory folder;
+    const std::string texts = folder.write("texts.jsonl", "\"What is it?\"\n\"<|image|>What\"\n\"\"\n\"caf\\u00e9 <|eot_id|>\"\n");
+    const ProgramResult encoded = mllama_program({"tokenize", "-m", "a_published", "--jsonl", texts});
+    REQUIRE(encoded.exit_code == 0);
+    std::istringstream lines(encoded.out);
+    std::string line;
+    std::vector<std::vector<int64_t>> ids;
+    while (std::getline(lines, line)) ids.push_back(Json::parse(line).get<std::vector<int64_t>>());
+    REQUIRE(ids.size() == 4);
+    const int64_t bos = ids[2].at(0);
+    CHECK(ids[2].size() == 1);
+    CHECK(ids[0][0] == bos);
+    CHECK(ids[1][1] == bos);  // behind the leading image
+    const std::string list = folder.write("ids.jsonl", encoded.out);
+    const ProgramResult decoded = mllama_program({"tokenize", "-m", "a_published", "--jsonl", list, "--decode", "--skip-special"});
+    CHECK(decoded.exit_code == 0);
+    CHECK(decoded.out == "\"What is it?\"\n\"What\"\n\"\"\n\"caf\xc3\xa9 \"\n");
+    const ProgramResult as_text = mllama_program({"tokenize", "-m", "a_published", "--jsonl", texts, "--no-special", "--no-bos"});
+    CHECK(as_text.exit_code == 0);
+    CHECK(as_text.out.size() > encoded.out.size());
+    check_one_line_error(mllama_program({"tokenize", "-m", "a_published", "--jsonl", folder.write("bad.jsonl", "[1]\n")}), {"bad.jsonl line 1"});
+    check_one_line_error(mllama_program({"tokenize", "-m", "a_published", "--decode", "--jsonl", folder.write("bad2.jsonl", "[99999]\n")}), {"99999"});
+}
+
+TEST_CASE("cli_preprocess_writes_what_forward_uses") {
+    const TemporaryDirectory folder;
+    const std::string out = folder.file("pixels.safetensors");
+    const ProgramResult result = mllama_program({"preprocess", "-m", "a_published", "--image", "pictures/wide.png", "pictures/dot.png", "--out", out});
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    const SafetensorsFile file = SafetensorsFile::open(out);
+    CHECK(file.get("pixel_values").dim(1) == 2);
+    CHECK(file.get("aspect_ratio_ids").numel() == 2);
+    CHECK(file.get("aspect_ratio_mask").dim(2) == 4);
+}
+
+TEST_CASE("cli_inspect_lists_every_tensor") {
+    const ProgramResult text = mllama_program({"inspect", "-m", "c_three_tiles", "--tensors"});
+    CHECK(text.exit_code == 0);
+    const ProgramResult json = mllama_program({"inspect", "-m", "c_three_tiles", "--json"});
+    REQUIRE(json.exit_code == 0);
+    const Json report = Json::parse(json.out);
+    CHECK(report.at("tensor_count").get<size_t>() == report.at("tensors").size());
+    CHECK(report.at("memory").at("anonymous_bytes").get<int64_t>() > 0);
+    for (const Json& tensor : report.at("tensors")) CHECK(text.out.find(tensor.at("name").get<std::string>()) != std::string::npos);
+}
+
+TEST_CASE("cli_bench_prints_its_keys") {
+    const ProgramResult result = mllama_program({"bench", "-m", "d_bf16", "--prompt-tokens", "16", "--new-tokens", "4", "--images", "1", "--repeats", "1", "--json"});
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    const Json report = Json::parse(result.out);
+    for (const char* key : {"isa", "threads", "dtype", "load_s", "anonymous_mb", "vision", "prefill", "decode"}) CHECK(report.contains(key));
+    CHECK(report.at("vision").size() == 2);
+    CHECK(report.at("prefill").at(0).at("tokens") == 16);
+    CHECK(report.at("decode").at(0).at("tokens_per_s").get<double>() > 0);
+}
+
+TEST_CASE("cli_chat_answers_several_turns_with_pictures") {
+    const ProgramResult result = mllama_program({"chat", "-m", "a_published", "--greedy", "-n", "6", "--date", "26 Jul 2024"},
+                                                "Hello\n/image pictures/square.png\nWhat is in this image?\nAnd on the left?\n/exit\n");
+    CAPTURE(result.err);
+    CHECK(result.exit_code == 0);
+    CHECK(std::count(result.out.begin(), result.out.end(), '\n') >= 3);
+    CHECK(result.err.find("pictures/square.png") != std::string::npos);
+}
+
+TEST_CASE("cli_chat_wrong_commands_are_errors") {
+    check_one_line_error(mllama_program({"chat", "-m", "a_published"}, "/nonsense\n"), {"/nonsense"});
+    check_one_line_error(mllama_program({"chat", "-m", "a_published"}, "/image no_such.png\n"), {"no_such.png"});
+}
+
+TEST_CASE("cli_same_seed_same_answer") {
+    const auto ask = [](const std::string& seed) {
+        return mllama_program({"generate", "-m", "a_published", "-p", "The second image is", "-n", "16", "--temperature", "1.5", "--seed", seed}).out;
+    };
+    CHECK(ask("5") == ask("5"));
+    CHECK(ask("5") != ask("6"));
+}
+
+TEST_CASE("cli_isa_override_is_checked") {
+    const ProgramResult result = run_program(MLLAMA_PROGRAM, {"generate", "-m", "a_published", "-p", "x", "-n", "1"}, models_folder(), "", {"MLLAMA_ISA=quantum"});
+    check_one_line_error(result, {"MLLAMA_ISA", "quantum"});
+    const ProgramResult portable = run_program(MLLAMA_PROGRAM, {"generate", "-m", "a_published", "-p", "x", "-n", "1"}, models_folder(), "", {"MLLAMA_ISA=portable"});
+    CHECK(portable.exit_code == 0);
+}

@@ -1,0 +1,66 @@
+#include "nn/kv_cache.h"
+
+#include <doctest/doctest.h>
+
+#include "tests/compare.h"
+
+using namespace mllama;
+using namespace mllama::test;
+
+namespace {
+
+Tensor rows_of(Numbers& numbers, int64_t rows, int64_t width) {
+    return Tensor::from(numbers.floats(rows * width), {rows, width});
+}
+
+std::vector<float> values_of(const Tensor& x) {
+    const Tensor f = ops::to_dtype(x.clone(), DType::f32);
+    return {f.data<float>(), f.data<float>() + f.numel()};
+}
+
+}  // namespace
+
+TEST_CASE("kv_cache_appended_rows_come_back_rounded_to_its_type") {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+        Numbers numbers(1);
+        KvCache cache(6, dtype);
+        std::vector<float> keys;
+        std::vector<float> values;
+        for (const int64_t rows : {1, 3, 1, 8, 2}) {
+            const Tensor k = rows_of(numbers, rows, 6);
+            const Tensor v = rows_of(numbers, rows, 6);
+            cache.append(k, v);
+            const auto rounded_k = values_of(ops::to_dtype(k, dtype));
+            const auto rounded_v = values_of(ops::to_dtype(v, dtype));
+            keys.insert(keys.end(), rounded_k.begin(), rounded_k.end());
+            values.insert(values.end(), rounded_v.begin(), rounded_v.end());
+        }
+        CHECK(cache.length() == 15);
+        CHECK(compare_bits(values_of(cache.keys()), keys) == "");
+        CHECK(compare_bits(values_of(cache.values()), values) == "");
+        CHECK(cache.bytes() == 2 * 15 * 6 * dtype_size(dtype));
+    }
+}
+
+TEST_CASE("kv_cache_reserved_room_is_not_moved") {
+    Numbers numbers(2);
+    KvCache cache(4, DType::f32);
+    cache.reserve(10);
+    cache.append(rows_of(numbers, 2, 4), rows_of(numbers, 2, 4));
+    const void* place = std::as_const(cache).keys().storage()->data();
+    cache.append(rows_of(numbers, 8, 4), rows_of(numbers, 8, 4));
+    CHECK(std::as_const(cache).keys().storage()->data() == place);
+    CHECK(cache.capacity() == 10);
+}
+
+TEST_CASE("kv_cache_truncated_rows_are_overwritten") {
+    Numbers numbers(3);
+    KvCache cache(2, DType::f32);
+    cache.append(rows_of(numbers, 5, 2), rows_of(numbers, 5, 2));
+    cache.truncate(2);
+    CHECK(cache.length() == 2);
+    const Tensor k = rows_of(numbers, 1, 2);
+    cache.append(k, k);
+    CHECK(cache.length() == 3);
+    CHECK(cache.keys().rows(2, 3).data<float>()[1] == std::as_const(k).data<float>()[1]);
+}
