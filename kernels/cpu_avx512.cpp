@@ -26,7 +26,7 @@ constexpr int64_t lanes = 16;
 constexpr int tile_rows = 6;
 constexpr int panel_vectors = 4;
 constexpr int few_rows_max = 8;
-constexpr int64_t prefetch_steps = 8;  // blocks of a row that are asked for ahead
+constexpr int64_t prefetch_blocks = 8;  // how far ahead rows are asked for, in vectors
 
 using Vec = __m512;
 using Mask = __mmask16;
@@ -212,10 +212,12 @@ struct Pairs<Bf16> {
 
 void pack_row(const float* x, int64_t k, void* packed) {
     auto* to = static_cast<uint16_t*>(packed);
-    for (int64_t i = 0; i < k; i += 2 * lanes) {
-        const int64_t n = at_most(round_up(k - i, 2), 2 * lanes);
-        _mm512_mask_storeu_epi16(to + i, first_elements(n), Pairs<F32>::load(x + i, k - i));
+    for (; k >= 2 * lanes; k -= 2 * lanes) {
+        _mm512_storeu_si512(to, Pairs<F32>::load(x, k));
+        x += 2 * lanes;
+        to += 2 * lanes;
     }
+    if (k > 0) _mm512_mask_storeu_epi16(to, first_elements(round_up(k, 2)), Pairs<F32>::load(x, k));
 }
 
 template <class Type>

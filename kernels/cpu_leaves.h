@@ -48,24 +48,39 @@ inline double sum_of_lanes(Vec v) {
 
 // ---- the exponential and what is made of it ----
 
-/// exp(x + low), where low is a correction far below x: for |r| <= ln(2) / 2 and x = n ln(2) + r,
-/// exp(x) = 2^n exp(r) and exp(r) = 1 + r + r^2 p(r), p fitted to a relative error of 3e-9. Overflows to infinity
-/// above 88.7, goes through the subnormal numbers to 0 at -104; a NaN stays a NaN.
-inline Vec exponential_of_sum(Vec x, Vec low) {
+/// x = n ln(2) + r with a whole n and |r| <= ln(2) / 2.
+struct Reduced {
+    Vec n, r;
+};
+
+/// Outside of [-105, 89] exp is 0 or infinity, and x is replaced by the nearer end. A NaN stays a NaN.
+inline Reduced reduce(Vec x) {
     x = smallest(broadcast(89.0f), largest(broadcast(-105.0f), x));
     const Vec n = nearest(x * broadcast(1.44269504f));
     // ln(2) in two parts: n times the first, of 9 bits, is exact.
-    Vec r = fma(n, broadcast(-0.693359375f), x);
-    r = fma(n, broadcast(2.12194440e-4f), r) + low;
-    Vec p = broadcast(0.0013814539f);
-    p = fma(p, r, broadcast(0.008368745f));
-    p = fma(p, r, broadcast(0.04166839f));
-    p = fma(p, r, broadcast(0.16666521f));
-    p = fma(p, r, broadcast(0.49999994f));
-    return times_power_of_two(fma(r * r, p, r) + broadcast(1.0f), n);
+    const Vec r = fma(n, broadcast(-0.693359375f), x);
+    return {n, fma(n, broadcast(2.12194440e-4f), r)};
 }
 
-inline Vec exponential(Vec x) { return exponential_of_sum(x, broadcast(0.0f)); }
+/// exp(n ln(2) + r) = 2^n (1 + r + r^2 p(r)), p fitted to a relative error of 3e-9. Overflows to infinity above 88.7,
+/// goes through the subnormal numbers to 0 at -104.
+inline Vec exponential_of(Reduced x) {
+    Vec p = broadcast(0.0013814539f);
+    p = fma(p, x.r, broadcast(0.008368745f));
+    p = fma(p, x.r, broadcast(0.04166839f));
+    p = fma(p, x.r, broadcast(0.16666521f));
+    p = fma(p, x.r, broadcast(0.49999994f));
+    return times_power_of_two(fma(x.r * x.r, p, x.r) + broadcast(1.0f), x.n);
+}
+
+inline Vec exponential(Vec x) { return exponential_of(reduce(x)); }
+
+/// exp(x + low), low being a correction far below x.
+inline Vec exponential_of_sum(Vec x, Vec low) {
+    Reduced reduced = reduce(x);
+    reduced.r = reduced.r + low;
+    return exponential_of(reduced);
+}
 
 struct Identity {
     static Vec of(Vec x) { return x; }
@@ -331,10 +346,35 @@ void layer_norm(const float* x, int64_t width, const void* weight, const void* b
 
 // ---- softmax over one chunk of keys ----
 
+/// The largest of all lanes and `max`; a NaN counts for nothing.
+inline float largest_of_lanes(Vec v, float max) {
+    float parts[lanes];
+    F32::store(parts, v);
+    for (const float part : parts) max = part > max ? part : max;
+    return max;
+}
+
+/// The logits of the keys [begin, end) of the row, and the largest of them and `max`.
+inline float make_logits(const ScoreRow& row, int64_t begin, int64_t end, float max) {
+    Vec lane_max = broadcast(max);
+    for (int64_t i = begin; i < end; i += lanes) {
+        Vec logit = load<F32>(row.scores + i, end - i) * broadcast(row.scale);
+        if (row.key_bias != nullptr) logit = logit + load<F32>(row.key_bias + i, end - i);
+        store<F32>(row.scores + i, logit, end - i);
+        if (end - i >= lanes) {
+            lane_max = largest(logit, lane_max);
+        } else {
+            for (int64_t j = i; j < end; ++j) max = row.scores[j] > max ? row.scores[j] : max;
+        }
+    }
+    return largest_of_lanes(lane_max, max);
+}
+
 /// row.scores has room for n rounded up to lanes.
 SoftmaxPart softmax_part(const ScoreRow& row) {
     const float minus_infinity = -__builtin_inff();
     const int64_t padded = round_up(row.n, lanes);
+    float max = minus_infinity;
     int64_t done = 0;  // logits before this are final
     for (int64_t r = 0; r < row.range_count; ++r) {
         int64_t begin = row.ranges[r].begin - row.first_key;
@@ -342,21 +382,10 @@ SoftmaxPart softmax_part(const ScoreRow& row) {
         if (begin < done) begin = done;
         if (begin >= end) continue;
         for (; done < begin; ++done) row.scores[done] = minus_infinity;
-        for (int64_t i = begin; i < end; i += lanes) {
-            Vec logit = load<F32>(row.scores + i, end - i) * broadcast(row.scale);
-            if (row.key_bias != nullptr) logit = logit + load<F32>(row.key_bias + i, end - i);
-            store<F32>(row.scores + i, logit, end - i);
-        }
+        max = make_logits(row, begin, end, max);
         done = end;
     }
     for (; done < padded; ++done) row.scores[done] = minus_infinity;
-
-    Vec lane_max = broadcast(minus_infinity);
-    for (int64_t i = 0; i < padded; i += lanes) lane_max = largest(F32::load(row.scores + i), lane_max);
-    float parts[lanes];
-    F32::store(parts, lane_max);
-    float max = minus_infinity;
-    for (const float part : parts) max = part > max ? part : max;
 
     // A NaN among the logits is not in max; it comes out of the exponential, and is in the sum.
     const Vec shift = broadcast(max == minus_infinity ? 0.0f : max);

@@ -15,7 +15,7 @@ constexpr int64_t lanes = 4;
 constexpr int tile_rows = 4;
 constexpr int panel_vectors = 2;
 constexpr int few_rows_max = 4;
-constexpr int64_t prefetch_steps = 16;  // blocks of a row that are asked for ahead
+constexpr int64_t prefetch_blocks = 16;  // how far ahead rows are asked for, in vectors
 
 using Vec = Eigen::Array<float, lanes, 1>;
 using Mask = Eigen::Array<bool, lanes, 1>;

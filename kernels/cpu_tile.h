@@ -62,80 +62,96 @@ void tile(int64_t rows, int64_t n, int64_t k, const void* x, int64_t x_stride, c
                      static_cast<const Element*>(panel), c, c_stride, accumulate);
 }
 
-/// Packs rows of w: blocks of lanes rows x lanes groups of k are transposed in registers. See Product::pack_rows.
+/// A strip of w on its way into registers: lanes rows, several blocks of lanes groups of each, block by block. Rows of w
+/// often lie a multiple of 4096 bytes apart, where the lines of all rows compete for the same few places of the first-level
+/// cache; so each row is read in one go for several blocks, before its neighbours displace it.
+template <class Dot>
+struct Strip {
+    static constexpr int64_t blocks = 4;
+    static constexpr int64_t step = lanes * Dot::group;  // elements of a row in one block
+    typename Dot::Panel rows[blocks][lanes];
+
+    /// Takes the first n elements of `row_count` rows; 0 elsewhere in the blocks that hold any of them.
+    template <class Load>
+    void read(const typename Load::Element* w, int64_t stride, int64_t row_count, int64_t n) {
+        for (int64_t j = 0; j < lanes; ++j) {
+            if (j < row_count && n >= blocks * step) {
+#pragma GCC unroll 4
+                for (int64_t b = 0; b < blocks; ++b) rows[b][j] = Load::load(w + b * step, step);
+#pragma GCC unroll 4
+                for (int64_t b = 0; b < blocks; ++b) prefetch(w + (prefetch_blocks + b) * step);
+            } else {
+                for (int64_t b = 0; b < blocks && b * step < n; ++b) {
+                    rows[b][j] = j < row_count ? Load::load(w + b * step, n - b * step) : Dot::zero();
+                }
+            }
+            w += stride;
+        }
+    }
+
+    /// Block b, transposed: group by group, lanes rows of w each.
+    void transposed(int64_t b, typename Dot::Panel (&groups)[lanes]) const {
+#pragma GCC unroll 16
+        for (int64_t j = 0; j < lanes; ++j) groups[j] = rows[b][j];
+        transpose(groups);
+    }
+};
+
+/// See Product::pack_rows.
 template <class Dot, class Load>
 void pack_rows(const void* w, int64_t stride, int64_t n, int64_t k, void* panel) {
     const auto* from = static_cast<const typename Load::Element*>(w);
     auto* to = static_cast<typename Dot::Element*>(panel);
     const int64_t width = round_up(n, lanes);
-    const int64_t step = lanes * Dot::group;
+    const int64_t step = Strip<Dot>::step;
+    Strip<Dot> strip;
     for (int64_t column = 0; column < n; column += lanes) {
-        const int64_t columns = at_most(n - column, lanes);
         for (int64_t i = 0; i < k; i += step) {
-            typename Dot::Panel block[lanes];
-            for (int64_t j = 0; j < lanes; ++j) {
-                if (j < columns) {
-                    block[j] = Load::load(from + (column + j) * stride + i, k - i);
-                } else {
-                    block[j] = Dot::zero();
-                }
-            }
-            transpose(block);
-            const int64_t groups = at_most((k - i + Dot::group - 1) / Dot::group, lanes);
-            for (int64_t j = 0; j < groups; ++j) {
-                Dot::store_panel(to + (i + j * Dot::group) * width + column * Dot::group, block[j]);
+            const int64_t b = i / step % Strip<Dot>::blocks;
+            if (b == 0) strip.template read<Load>(from + column * stride + i, stride, n - column, k - i);
+            typename Dot::Panel groups[lanes];
+            strip.transposed(b, groups);
+            const int64_t count = at_most((k - i + Dot::group - 1) / Dot::group, lanes);
+            for (int64_t j = 0; j < count; ++j) {
+                Dot::store_panel(to + (i + j * Dot::group) * width + column * Dot::group, groups[j]);
             }
         }
     }
-}
-
-/// Takes lanes rows of w, lanes groups from `w` on of which the first n elements exist, transposed.
-template <class Dot, class Load>
-void load_transposed(const typename Load::Element* w, int64_t w_stride, int64_t n,
-                     typename Dot::Panel (&block)[lanes]) {
-#pragma GCC unroll 16
-    for (int64_t j = 0; j < lanes; ++j) {
-        block[j] = Load::load(w, n);
-        w += w_stride;
-    }
-    transpose(block);
 }
 
 /// pack_rows and register_tile in one: each transposed block is multiplied from the registers. One vector of columns.
 template <class Dot, class Load, int rows>
 void few_rows_tile(int64_t k, const typename Dot::Element* x, int64_t x_stride, const typename Load::Element* w,
                    int64_t w_stride, float* c, int64_t c_stride) {
-    const int64_t step = lanes * Dot::group;
+    const int64_t step = Strip<Dot>::step;
+    Strip<Dot> strip;
     Vec sum[rows];
-    typename Dot::Panel block[lanes];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) sum[r] = broadcast(0.0f);
-    for (; k >= step; k -= step) {
-        const typename Load::Element* ahead = w + prefetch_steps * step;
-#pragma GCC unroll 16
-        for (int64_t j = 0; j < lanes; ++j) {
-            prefetch(ahead);
-            ahead += w_stride;
-        }
-        load_transposed<Dot, Load>(w, w_stride, step, block);
+    int64_t i = 0;
+    for (; k - i >= step; i += step) {
+        const int64_t b = i / step % Strip<Dot>::blocks;
+        if (b == 0) strip.template read<Load>(w + i, w_stride, lanes, k - i);
+        typename Dot::Panel groups[lanes];
+        strip.transposed(b, groups);
 #pragma GCC unroll 16
         for (int64_t j = 0; j < lanes; ++j) {
 #pragma GCC unroll 16
             for (int r = 0; r < rows; ++r) {
-                const auto a = Dot::broadcast_x(x + r * x_stride + j * Dot::group);
-                sum[r] = Dot::multiply_add(a, block[j], sum[r]);
+                const auto a = Dot::broadcast_x(x + r * x_stride + i + j * Dot::group);
+                sum[r] = Dot::multiply_add(a, groups[j], sum[r]);
             }
         }
-        w += step;
-        x += step;
     }
-    if (k > 0) {
-        typename Dot::Panel rest[lanes];  // not `block`, which must stay in registers: this one is indexed
-        load_transposed<Dot, Load>(w, w_stride, k, rest);
-        for (int64_t j = 0; j * Dot::group < k; ++j) {
+    if (i < k) {
+        const int64_t b = i / step % Strip<Dot>::blocks;
+        if (b == 0) strip.template read<Load>(w + i, w_stride, lanes, k - i);
+        typename Dot::Panel groups[lanes];  // indexed by a variable, so in memory; those above stay in registers
+        strip.transposed(b, groups);
+        for (int64_t j = 0; j * Dot::group < k - i; ++j) {
             for (int r = 0; r < rows; ++r) {
-                const auto a = Dot::broadcast_x(x + r * x_stride + j * Dot::group);
-                sum[r] = Dot::multiply_add(a, rest[j], sum[r]);
+                const auto a = Dot::broadcast_x(x + r * x_stride + i + j * Dot::group);
+                sum[r] = Dot::multiply_add(a, groups[j], sum[r]);
             }
         }
     }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 namespace mllama {
 namespace {
@@ -45,8 +44,13 @@ Tensor tile_entry(const Tensor& table, int64_t aspect_ratio_id, int64_t tile, in
         .rows(tile * rows_of_a_tile, (tile + 1) * rows_of_a_tile);
 }
 
-bool same_bytes(const Tensor& a, const Tensor& b) {
-    return std::memcmp(a.data(), b.data(), static_cast<size_t>(a.bytes())) == 0;
+/// All elements are equal in value: 0 and -0 are, a NaN is equal to nothing.
+bool same_values(const Tensor& a, const Tensor& b) {
+    const int64_t n = a.numel();
+    if (a.dtype() == DType::f32) return std::equal(a.data<float>(), a.data<float>() + n, b.data<float>());
+    const auto to_f32 = a.dtype() == DType::bf16 ? bf16_to_f32 : f16_to_f32;
+    return std::equal(a.data<uint16_t>(), a.data<uint16_t>() + n, b.data<uint16_t>(),
+                      [to_f32](uint16_t x, uint16_t y) { return to_f32(x) == to_f32(y); });
 }
 
 /// The pixels of each patch of a tile, one patch a row, as a convolution with stride = kernel sees them:
@@ -132,7 +136,7 @@ bool VisionModel::padding_tiles_equal(int64_t aspect_ratio_id) const {
     const auto [high, wide] = c.supported_aspect_ratios[static_cast<size_t>(aspect_ratio_id - 1)];
     const int64_t first = high * wide;
     const auto equal = [&](const Tensor& table, int64_t rows_of_a_tile, int64_t tile) {
-        return same_bytes(tile_entry(table, aspect_ratio_id, first, c.hidden_size, rows_of_a_tile),
+        return same_values(tile_entry(table, aspect_ratio_id, first, c.hidden_size, rows_of_a_tile),
                           tile_entry(table, aspect_ratio_id, tile, c.hidden_size, rows_of_a_tile));
     };
     for (int64_t tile = first + 1; tile < c.max_num_tiles; ++tile) {

@@ -102,7 +102,6 @@ class VisionModel {
     LayerNorm layernorm_post_;
     std::vector<VisionEncoderLayer> transformer_;         // num_hidden_layers
     std::vector<VisionEncoderLayer> global_transformer_;  // num_global_layers
-    std::vector<bool> padding_tiles_equal_;               // by aspect ratio id
 };
 
 }  // namespace mllama

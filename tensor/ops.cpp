@@ -162,6 +162,7 @@ void convert(const Tensor& from, Tensor& to) {
         cpu::convert(from.data(), from.dtype(), to.data(), to.dtype(), from.numel());
         return;
     }
+    assert(from.rank() == 2 && to.rank() == 2);
     for (int64_t r = 0; r < from.rows(); ++r) {
         Tensor row = to.rows(r, r + 1);
         cpu::convert(from.rows(r, r + 1).data(), from.dtype(), row.data(), to.dtype(), from.cols());

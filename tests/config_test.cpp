@@ -3,13 +3,12 @@
 
 #include <doctest/doctest.h>
 
-#include <filesystem>
-#include <fstream>
-
 #include "io/json.h"
 #include "mllama/generation_config.h"
+#include "tests/temporary_directory.h"
 
 using namespace mllama;
+using mllama::test::TemporaryDirectory;
 
 namespace {
 
@@ -26,21 +25,10 @@ Json good_config() {
                              "original_max_position_embeddings": 64}}})");
 }
 
-class TemporaryDirectory {
-  public:
-    TemporaryDirectory() {
-        std::string name = (std::filesystem::temp_directory_path() / "mllama_test_XXXXXX").string();
-        path = mkdtemp(name.data());
-    }
-    ~TemporaryDirectory() { std::filesystem::remove_all(path); }
-    void write(const std::string& name, const std::string& content) const { std::ofstream(path + "/" + name) << content; }
-    std::string path;
-};
-
 ModelConfig load(const Json& json) {
     const TemporaryDirectory directory;
     directory.write("config.json", json.dump());
-    return ModelConfig::load(directory.path);
+    return ModelConfig::load(directory.path());
 }
 
 }  // namespace
@@ -131,22 +119,22 @@ TEST_CASE("config_every_wrong_value_is_an_error_that_names_its_key") {
 
 TEST_CASE("config_missing_or_broken_file_is_named") {
     const TemporaryDirectory directory;
-    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path), doctest::Contains("config.json: cannot be read"), Error);
+    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path()), doctest::Contains("config.json: cannot be read"), Error);
     directory.write("config.json", "{\"model_type\": ");
-    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path), doctest::Contains("not valid JSON"), Error);
+    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path()), doctest::Contains("not valid JSON"), Error);
     directory.write("config.json", "[]");
-    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path), doctest::Contains("expected an object"), Error);
+    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path()), doctest::Contains("expected an object"), Error);
 }
 
 TEST_CASE("generation_config_defaults_and_overrides") {
     const ModelConfig config = load(good_config());
     const TemporaryDirectory directory;
-    GenerationConfig g = GenerationConfig::load(directory.path, config);
+    GenerationConfig g = GenerationConfig::load(directory.path(), config);
     CHECK(g.sampling.greedy);
     CHECK(g.eos_token_ids == std::vector<int64_t>{7, 9});
     directory.write("generation_config.json",
                     R"({"do_sample": true, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 5, "max_new_tokens": 17})");
-    g = GenerationConfig::load(directory.path, config);
+    g = GenerationConfig::load(directory.path(), config);
     CHECK(!g.sampling.greedy);
     CHECK(g.sampling.temperature == 0.6);
     CHECK(g.sampling.top_p == 0.9);
@@ -155,6 +143,6 @@ TEST_CASE("generation_config_defaults_and_overrides") {
     CHECK(g.max_new_tokens == 17);
     for (const char* bad : {R"({"temperature": -1})", R"({"top_p": 0})", R"({"num_beams": 4})", R"({"eos_token_id": "a"})", "[1]"}) {
         directory.write("generation_config.json", bad);
-        CHECK_THROWS_WITH_AS(GenerationConfig::load(directory.path, config), doctest::Contains("generation_config.json"), Error);
+        CHECK_THROWS_WITH_AS(GenerationConfig::load(directory.path(), config), doctest::Contains("generation_config.json"), Error);
     }
 }

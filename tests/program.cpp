@@ -5,35 +5,8 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
-#include <stdexcept>
 
 namespace mllama::test {
-
-TemporaryDirectory::TemporaryDirectory() {
-    std::string name = (std::filesystem::temp_directory_path() / "mllama_test_XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary directory");
-    path_ = name;
-}
-
-TemporaryDirectory::~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-}
-
-std::string TemporaryDirectory::write(const std::string& name, const std::string& content) const {
-    std::ofstream(file(name), std::ios::binary) << content;
-    return file(name);
-}
-
-std::string read_text(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    std::ostringstream text;
-    text << file.rdbuf();
-    return text.str();
-}
 
 ProgramResult run_program(const std::string& program, const std::vector<std::string>& arguments, const std::string& folder,
                           const std::string& input, const std::vector<std::string>& environment) {
@@ -64,8 +37,8 @@ ProgramResult run_program(const std::string& program, const std::vector<std::str
     waitpid(child, &status, 0);
     ProgramResult result;
     result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    result.out = read_text(files.file("out"));
-    result.err = read_text(files.file("err"));
+    result.out = read_bytes(files.file("out"));
+    result.err = read_bytes(files.file("err"));
     return result;
 }
 

@@ -35,6 +35,9 @@ class TemporaryDirectory {
     [[nodiscard]] std::string operator/(std::string_view file) const {
         return path_ + "/" + std::string(file);
     }
+    [[nodiscard]] std::string file(std::string_view name) const { return *this / name; }
+    /// Writes a file and returns its path.
+    std::string write(std::string_view name, std::string_view content) const;
     /// Files and directories in it.
     [[nodiscard]] int64_t entries() const {
         const std::filesystem::directory_iterator all(path_);
@@ -49,6 +52,11 @@ inline void write_bytes(const std::string& path, std::string_view bytes) {
     std::ofstream file(path, std::ios::binary);
     file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     if (!file) throw std::runtime_error("cannot write " + path);
+}
+
+inline std::string TemporaryDirectory::write(std::string_view name, std::string_view content) const {
+    write_bytes(file(name), content);
+    return file(name);
 }
 
 inline std::string read_bytes(const std::string& path) {

@@ -39,6 +39,18 @@ class Drawing:
     labels: Image.Image
 
 
+def parts_of(turn):
+    """What the user says in a turn, in order: Drawings and texts.
+
+    Text between two pictures sees the first only, text after them the second only, and nothing tells apart pictures that
+    follow each other directly. So each of several pictures is followed by a few words, in which the model notes it.
+    """
+    if len(turn.images) < 2:
+        return [*turn.images, turn.question]
+    first, second = turn.images
+    return [first, "This is the first.", second, "This is the second. " + turn.question]
+
+
 WHATS, COLOUR_LABELS, SIZE_LABELS = 11 + len(SHAPES), 1 + len(COLOURS), 1 + len(SIZES)
 
 

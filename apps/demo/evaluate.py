@@ -69,12 +69,14 @@ def write_requests(directory, conversations):
         messages = []
         for turn in turns:
             content = []
-            for drawing in turn.images:
+            for part in data.parts_of(turn):
+                if isinstance(part, str):
+                    content.append({"type": "text", "text": part})
+                    continue
                 path = os.path.join(directory, "pictures", f"{pictures:04d}.png")
-                drawing.picture.save(path)
+                part.picture.save(path)
                 content.append({"type": "image", "path": os.path.abspath(path)})
                 pictures += 1
-            content.append({"type": "text", "text": turn.question})
             messages += [{"role": "user", "content": content}, {"role": "assistant", "content": turn.answer}]
         requests.append({"messages": messages[:-1]})
         answers.append({"task": task, "answer": turns[-1].answer})

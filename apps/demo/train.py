@@ -189,7 +189,8 @@ def clear_unused_tiles(model):
 def messages_of(turns):
     messages = []
     for turn in turns:
-        content = [{"type": "image"}] * len(turn.images) + [{"type": "text", "text": turn.question}]
+        content = [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+                   for part in data.parts_of(turn)]
         messages.append({"role": "user", "content": content})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
     return messages
@@ -264,9 +265,9 @@ class Conversations(Pictures):
         pool = data.TRAIN_DIGITS
         while True:
             yield [make_batch(rng, self.processor, label_processor, conversations) for conversations in (
-                [data.picture_conversation(rng, pool, self.number_share) for _ in range(10)],
-                [data.pair_conversation(rng, pool)],
-                [data.text_conversation(rng, 4) for _ in range(2)])]
+                [data.picture_conversation(rng, pool, self.number_share) for _ in range(9)],
+                [data.pair_conversation(rng, pool) for _ in range(2)],
+                [data.text_conversation(rng, 6) for _ in range(2)])]
 
 
 # -------------------------------------------------------------------------------------------------------- training
@@ -332,16 +333,16 @@ def first_process_says(value):
     return number.item()
 
 
-def look(model, eyes, batch):
+def look(model, eyes, batch, eyes_weight):
     """A step of the first part: only the vision tower learns, from what its eyes name."""
     pictures, labels = batch
     model.model.vision_model(**pictures)
     loss, right = eyes.loss(labels)
-    loss.backward()
+    (eyes_weight * loss).backward()
     return f"eyes' loss {loss.item():.4f}  patches right {100 * right:.1f}%"
 
 
-def converse(model, eyes, batches):
+def converse(model, eyes, batches, eyes_weight):
     """A step of the second part: the mean loss of all answer tokens, and the eyes' on one-picture samples."""
     total = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
     means, right = [], 0.0
@@ -353,7 +354,7 @@ def converse(model, eyes, batches):
         means.append(loss.item() * total / int(answered.sum()))
         if len(means) == 1:
             eyes_loss, right = eyes.loss(patches)
-            loss = loss + 0.5 * eyes_loss
+            loss = loss + eyes_weight * eyes_loss
         loss.backward()
     return "loss one picture {:.4f}  two {:.4f}  text {:.4f}".format(*means) + f"  patches right {100 * right:.1f}%"
 
@@ -376,6 +377,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60, help="training time; the learning rate reaches 0 with it")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--eyes-share", type=float, default=0.25, help="share of the time for the vision tower alone")
+    parser.add_argument("--eyes-weight", type=float, default=0.5, help="of the eyes' loss beside the answers'")
     parser.add_argument("--number-share", type=float, default=0.6, help="share of one-picture samples that are numbers")
     parser.add_argument("--continue-from", help="a checkpoint to go on from")
     parser.add_argument("--seed", type=int, default=1)
@@ -411,7 +413,7 @@ def main():
                 break
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(progress, args.learning_rate)
-            line = step_of(model, eyes, sample)
+            line = step_of(model, eyes, sample, args.eyes_weight)
             update(model, optimizer)
             if step % 20 == 0 and rank == 0:
                 print(f"{time.time() - begin:6.0f} s  step {step:5d}  {line}", flush=True)
