@@ -2,7 +2,7 @@
 // limits.
 #include <doctest/doctest.h>
 
-#include <chrono>
+#include <ctime>
 #include <string>
 #include <thread>
 
@@ -90,7 +90,7 @@ TEST_CASE("jinja_errors_name_the_template_the_line_and_the_thing") {
 }
 
 TEST_CASE("jinja_hostile_templates_end_with_an_error_soon") {
-    const auto begin = std::chrono::steady_clock::now();
+    const std::clock_t begin = std::clock();
     // Depth of the text, of the tree, of the run and of values.
     CHECK(contains(error_of("{{ " + times(5000, "(") + "1" + times(5000, ")") + " }}"), "deep"));
     CHECK(contains(error_of("{{ " + times(5000, "[") + times(5000, "]") + " }}"), "deep"));
@@ -144,8 +144,8 @@ TEST_CASE("jinja_hostile_templates_end_with_an_error_soon") {
     CHECK(contains(error_of("{% set s = 'x' * 60000000 %}{% set t = 'x' * 60000000 %}"
                             "{% for i in range(99999) %}{% if s == t %}{% endif %}{% endfor %}"),
                    "steps"));
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
-    CHECK(seconds.count() < 120);
+    const auto seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;  // of processor
+    CHECK(seconds < 60);
 }
 
 TEST_CASE("jinja_values_that_own_each_other_are_released") {

@@ -256,7 +256,7 @@ JinjaRuntime::ScopePtr JinjaRuntime::inner_scope(const ScopePtr& parent,
     for (const std::string& name : unset) {
         scope->variables[name] = Value::undefined(python_repr(name) + " is undefined");
     }
-    charge(1 + static_cast<int64_t>(unset.size()));
+    charge(8 + static_cast<int64_t>(unset.size()));  // a scope takes as long as some nodes do
     return scope;
 }
 
