@@ -44,7 +44,8 @@ double anonymous_mb() {
     std::string line;
     while (std::getline(status, line)) {
         long long kb = 0;
-        if (std::sscanf(line.c_str(), "RssAnon: %lld kB", &kb) == 1) return static_cast<double>(kb) * 1024 / 1e6;
+        if (std::sscanf(line.c_str(), "RssAnon: %lld kB", &kb) == 1)
+            return static_cast<double>(kb) * 1024 / 1e6;
     }
     return 0;
 }
@@ -60,7 +61,8 @@ ProcessedImage noise_picture(const VisionConfig& config, size_t aspect_ratio) {
     image.tile_size = config.image_size;
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
-    image.pixel_values.resize(static_cast<size_t>(image.num_tiles * 3 * config.image_size * config.image_size));
+    image.pixel_values.resize(
+        static_cast<size_t>(image.num_tiles * 3 * config.image_size * config.image_size));
     for (float& value : image.pixel_values) value = normal(random);
     return image;
 }
@@ -69,8 +71,13 @@ ProcessedImage noise_picture(const VisionConfig& config, size_t aspect_ratio) {
 std::vector<size_t> shapes_to_time(const VisionConfig& config) {
     size_t most = 0;
     size_t one = 0;
-    const auto tiles = [&](size_t i) { return config.supported_aspect_ratios[i].first * config.supported_aspect_ratios[i].second; };
-    const auto skew = [&](size_t i) { return std::abs(config.supported_aspect_ratios[i].first - config.supported_aspect_ratios[i].second); };
+    const auto tiles = [&](size_t i) {
+        return config.supported_aspect_ratios[i].first * config.supported_aspect_ratios[i].second;
+    };
+    const auto skew = [&](size_t i) {
+        return std::abs(config.supported_aspect_ratios[i].first -
+                        config.supported_aspect_ratios[i].second);
+    };
     for (size_t i = 0; i < config.supported_aspect_ratios.size(); ++i) {
         if (tiles(i) > tiles(most) || (tiles(i) == tiles(most) && skew(i) < skew(most))) most = i;
         if (tiles(i) == 1) one = i;
@@ -96,11 +103,15 @@ class Bench {
         for (const size_t shape : shapes_to_time(model_.config().vision)) {
             const ProcessedImage picture = noise_picture(model_.config().vision, shape);
             VisionRows result;
-            const double seconds = best_of(arguments_.repeats, [&] { result = model_.encode_image(picture); });
+            const double seconds =
+                best_of(arguments_.repeats, [&] { result = model_.encode_image(picture); });
             if (image_.rows.rows() < result.rows.rows()) image_ = result;
             const double flop = 2 * model_.vision().multiply_adds(picture.num_tiles);
-            rows.push_back({{"tiles", picture.num_tiles}, {"seconds", seconds}, {"gflop_s", flop / seconds / 1e9}});
-            say("vision, %lld tiles: %.3f s, %.1f GFLOP/s", static_cast<long long>(picture.num_tiles), seconds, flop / seconds / 1e9);
+            rows.push_back({{"tiles", picture.num_tiles},
+                            {"seconds", seconds},
+                            {"gflop_s", flop / seconds / 1e9}});
+            say("vision, %lld tiles: %.3f s, %.1f GFLOP/s",
+                static_cast<long long>(picture.num_tiles), seconds, flop / seconds / 1e9);
         }
         return rows;
     }
@@ -113,8 +124,12 @@ class Bench {
         });
         const auto tokens = static_cast<double>(ids.size());
         const double flop = 2 * prefill_multiply_adds();
-        say("prefill, %.0f tokens: %.3f s, %.1f tokens/s, %.1f GFLOP/s", tokens, seconds, tokens / seconds, flop / seconds / 1e9);
-        return OrderedJson::array({{{"tokens", ids.size()}, {"seconds", seconds}, {"tokens_per_s", tokens / seconds}, {"gflop_s", flop / seconds / 1e9}}});
+        say("prefill, %.0f tokens: %.3f s, %.1f tokens/s, %.1f GFLOP/s", tokens, seconds,
+            tokens / seconds, flop / seconds / 1e9);
+        return OrderedJson::array({{{"tokens", ids.size()},
+                                    {"seconds", seconds},
+                                    {"tokens_per_s", tokens / seconds},
+                                    {"gflop_s", flop / seconds / 1e9}}});
     }
 
     OrderedJson decode() {
@@ -128,36 +143,47 @@ class Bench {
         const auto start_time = Clock::now();
         for (int64_t i = 0; i < arguments_.new_tokens; ++i) {
             model_.forward({&input, 1});
-            bytes += static_cast<double>(model_.text().bytes_per_token(sequence.has_images()) + sequence.cache_bytes());
+            bytes += static_cast<double>(model_.text().bytes_per_token(sequence.has_images()) +
+                                         sequence.cache_bytes());
         }
         const double seconds = seconds_since(start_time);
         const auto tokens = static_cast<double>(arguments_.new_tokens);
-        say("decode at %lld tokens: %.2f tokens/s, %.1f GB/s", static_cast<long long>(arguments_.prompt_tokens), tokens / seconds, bytes / seconds / 1e9);
-        return OrderedJson::array({{{"context", arguments_.prompt_tokens}, {"batch", 1}, {"tokens_per_s", tokens / seconds}, {"gb_s", bytes / seconds / 1e9}}});
+        say("decode at %lld tokens: %.2f tokens/s, %.1f GB/s",
+            static_cast<long long>(arguments_.prompt_tokens), tokens / seconds,
+            bytes / seconds / 1e9);
+        return OrderedJson::array({{{"context", arguments_.prompt_tokens},
+                                    {"batch", 1},
+                                    {"tokens_per_s", tokens / seconds},
+                                    {"gb_s", bytes / seconds / 1e9}}});
     }
 
   private:
-    /// An empty text, with the picture if pictures are timed. Random tokens then see no picture, which costs the same.
+    /// An empty text, with the picture if pictures are timed. Random tokens then see no picture,
+    /// which costs the same.
     Sequence start() {
         Sequence sequence = model_.new_sequence();
         for (int64_t i = 0; i < arguments_.images; ++i) model_.add_image(sequence, image_);
         return sequence;
     }
 
-    /// Linear layers of all rows, causal self-attention, attention to pictures, keys and values of pictures, lm_head of one row.
+    /// Linear layers of all rows, causal self-attention, attention to pictures, keys and values of
+    /// pictures, lm_head of one row.
     [[nodiscard]] double prefill_multiply_adds() const {
         const TextConfig& t = model_.config().text;
         const auto rows = static_cast<double>(arguments_.prompt_tokens);
         const auto hidden = static_cast<double>(t.hidden_size);
         const auto cross = static_cast<double>(t.cross_attention_layers.size());
-        const double self_attention = (static_cast<double>(t.num_hidden_layers) - cross) * rows * (rows + 1) * hidden;
+        const double self_attention =
+            (static_cast<double>(t.num_hidden_layers) - cross) * rows * (rows + 1) * hidden;
         const double head = hidden * static_cast<double>(t.vocab_size);
         double images = 0;
         if (arguments_.images > 0) {
             const auto keys = static_cast<double>(arguments_.images * image_.rows.rows());
-            images = cross * (rows * keys * 2 * hidden + keys * 2 * hidden * static_cast<double>(t.kv_size()));
+            images = cross * (rows * keys * 2 * hidden +
+                              keys * 2 * hidden * static_cast<double>(t.kv_size()));
         }
-        return rows * model_.text().multiply_adds_per_row(arguments_.images > 0) + self_attention + head + images;
+        return rows * model_.text().multiply_adds_per_row(arguments_.images > 0) + self_attention +
+               head + images;
     }
 
     template <class... Values>
@@ -179,11 +205,15 @@ void run(const Arguments& arguments) {
     const Model model = Model::load(arguments.model.model, options);
     const double load_s = seconds_since(start);
     if (!arguments.json) {
-        std::printf("%s, %d threads, %s weights, loaded in %.3f s\n", std::string(ops::isa_name()).c_str(), ops::threads(),
+        std::printf("%s, %d threads, %s weights, loaded in %.3f s\n",
+                    std::string(ops::isa_name()).c_str(), ops::threads(),
                     model.weight_type_name().c_str(), load_s);
     }
     Bench bench(model, arguments);
-    OrderedJson report = {{"isa", ops::isa_name()}, {"threads", ops::threads()}, {"dtype", model.weight_type_name()}, {"load_s", load_s}};
+    OrderedJson report = {{"isa", ops::isa_name()},
+                          {"threads", ops::threads()},
+                          {"dtype", model.weight_type_name()},
+                          {"load_s", load_s}};
     report["vision"] = bench.vision();
     report["prefill"] = bench.prefill();
     report["decode"] = bench.decode();
@@ -197,13 +227,24 @@ void add_bench(CLI::App& app) {
     auto* command = app.add_subcommand("bench", "How long a picture, a prompt and a token take");
     auto arguments = std::make_shared<Arguments>();
     arguments->model.add_to(*command);
-    command->add_option("--prompt-tokens", arguments->prompt_tokens, "Tokens of the prompt")->check(CLI::Range(1, 1 << 20))->type_name("P")->capture_default_str();
-    command->add_option("--new-tokens", arguments->new_tokens, "Tokens to decode")->check(CLI::Range(1, 1 << 20))->type_name("N")->capture_default_str();
-    command->add_option("--images", arguments->images, "Pictures in front of the prompt; 0: no pictures are timed")
+    command->add_option("--prompt-tokens", arguments->prompt_tokens, "Tokens of the prompt")
+        ->check(CLI::Range(1, 1 << 20))
+        ->type_name("P")
+        ->capture_default_str();
+    command->add_option("--new-tokens", arguments->new_tokens, "Tokens to decode")
+        ->check(CLI::Range(1, 1 << 20))
+        ->type_name("N")
+        ->capture_default_str();
+    command
+        ->add_option("--images", arguments->images,
+                     "Pictures in front of the prompt; 0: no pictures are timed")
         ->check(CLI::Range(0, 64))
         ->type_name("K")
         ->capture_default_str();
-    command->add_option("--repeats", arguments->repeats, "Runs of which the best counts")->check(CLI::Range(1, 1000))->type_name("N")->capture_default_str();
+    command->add_option("--repeats", arguments->repeats, "Runs of which the best counts")
+        ->check(CLI::Range(1, 1000))
+        ->type_name("N")
+        ->capture_default_str();
     command->add_flag("--json", arguments->json, "One JSON object");
     command->callback([arguments] { run(*arguments); });
 }

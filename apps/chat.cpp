@@ -29,7 +29,10 @@ const char* const commands_help =
 class Conversation {
   public:
     Conversation(const Mllama& mllama, std::string system, std::string date)
-        : mllama_(mllama), system_(std::move(system)), date_(std::move(date)), session_(mllama.new_session()) {
+        : mllama_(mllama),
+          system_(std::move(system)),
+          date_(std::move(date)),
+          session_(mllama.new_session()) {
         clear();
     }
 
@@ -41,14 +44,17 @@ class Conversation {
         session_ = mllama_.new_session();
     }
 
-    /// The next message will show this picture. Errors: an unreadable file; nothing has changed then.
+    /// The next message will show this picture. Errors: an unreadable file; nothing has changed
+    /// then.
     void show(const std::string& path) {
         pictures_.push_back(mllama_.load_picture(path));
         ++new_pictures_;
     }
 
-    /// Asks and answers; the turn is kept only if it went well or was interrupted after the answer had begun.
-    Completion ask(const std::string& text, const GenerationOptions& options, GenerationObserver observer) {
+    /// Asks and answers; the turn is kept only if it went well or was interrupted after the answer
+    /// had begun.
+    Completion ask(const std::string& text, const GenerationOptions& options,
+                   GenerationObserver observer) {
         const OrderedJson before = messages_;
         messages_.push_back({{"role", "user"}, {"content", user_content(text)}});
         std::string said;
@@ -202,8 +208,12 @@ void add_chat(CLI::App& app) {
     arguments->model.add_to(*command);
     arguments->sampling.add_to(*command);
     command->add_option("--system", arguments->system, "The system message")->type_name("TEXT");
-    command->add_option("--date", arguments->date, "The chat template's date_string; default: today")->type_name("TEXT");
-    command->add_option("--image", arguments->images, "A picture for the first message; may be given several times")
+    command
+        ->add_option("--date", arguments->date, "The chat template's date_string; default: today")
+        ->type_name("TEXT");
+    command
+        ->add_option("--image", arguments->images,
+                     "A picture for the first message; may be given several times")
         ->type_name("FILE")
         ->allow_extra_args(false);
     command->callback([arguments] { run(*arguments); });

@@ -18,7 +18,8 @@ struct ModelArguments {
     int threads = 0;  ///< 0: the cores that this process may use
 
     void add_to(CLI::App& command);
-    /// Sets the threads and says how weights are to be held. Errors: a device or type that is not there.
+    /// Sets the threads and says how weights are to be held. Errors: a device or type that is not
+    /// there.
     [[nodiscard]] ModelOptions apply() const;
 };
 
@@ -46,7 +47,8 @@ void add_inspect(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_demo(CLI::App& app);
 
-/// Ctrl-C from now on only sets a flag, so that work ends cleanly between two steps; a second one ends the process.
+/// Ctrl-C from now on only sets a flag, so that work ends cleanly between two steps; a second one
+/// ends the process.
 void catch_interrupts();
 [[nodiscard]] bool interrupted();
 /// Forgets an interruption (chat goes on after it).

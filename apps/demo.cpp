@@ -1,4 +1,5 @@
-// mllama demo: the bundled model is asked about the bundled pictures. What it takes is apps/demo: model/, pictures/, questions.json.
+// mllama demo: the bundled model is asked about the bundled pictures. What it takes is apps/demo:
+// model/, pictures/, questions.json.
 #include <unistd.h>
 
 #include <chrono>
@@ -30,7 +31,8 @@ struct Question {
 std::string find_folder() {
     std::error_code error;
     const fs::path program = fs::read_symlink("/proc/self/exe", error).parent_path();
-    for (const fs::path& folder : {program / "../apps/demo", program / "../share/mllama/demo", fs::path("apps/demo")}) {
+    for (const fs::path& folder :
+         {program / "../apps/demo", program / "../share/mllama/demo", fs::path("apps/demo")}) {
         if (fs::exists(folder / "questions.json", error)) return folder.lexically_normal().string();
     }
     fail("the demo's folder was not found beside ", program.string(), "; name it with --folder");
@@ -43,7 +45,8 @@ std::vector<Question> read_questions(const std::string& folder) {
     try {
         for (const Json& entry : json) {
             Question question;
-            for (const Json& image : entry.at("images")) question.images.push_back(folder + "/" + image.get<std::string>());
+            for (const Json& image : entry.at("images"))
+                question.images.push_back(folder + "/" + image.get<std::string>());
             question.text = entry.at("question").get<std::string>();
             question.answer = entry.at("answer").get<std::string>();
             questions.push_back(question);
@@ -57,14 +60,17 @@ std::vector<Question> read_questions(const std::string& folder) {
 
 Request request_of(const Question& question) {
     OrderedJson content = OrderedJson::array();
-    for (const std::string& image : question.images) content.push_back({{"type", "image"}, {"path", image}});
+    for (const std::string& image : question.images)
+        content.push_back({{"type", "image"}, {"path", image}});
     content.push_back({{"type", "text"}, {"text", question.text}});
-    return request_from_messages(OrderedJson::array({{{"role", "user"}, {"content", content}}}), {}, question.text, "");
+    return request_from_messages(OrderedJson::array({{{"role", "user"}, {"content", content}}}), {},
+                                 question.text, "");
 }
 
 class Demo {
   public:
-    Demo(const Mllama& mllama, const Arguments& arguments) : mllama_(mllama), arguments_(arguments) {
+    Demo(const Mllama& mllama, const Arguments& arguments)
+        : mllama_(mllama), arguments_(arguments) {
         options_ = mllama.default_options();
         options_.sampling.greedy = true;
         options_.max_new_tokens = 64;
@@ -72,7 +78,8 @@ class Demo {
 
     void ask(const Question& question) {
         for (const std::string& image : question.images) {
-            if (!arguments_.no_pictures) std::cout << "\n" << picture_in_blocks(load_image(image), 64, 20);
+            if (!arguments_.no_pictures)
+                std::cout << "\n" << picture_in_blocks(load_image(image), 64, 20);
             std::cout << fs::path(image).filename().string() << "\n";
         }
         std::cout << "\n  " << question.text << "\n  > " << std::flush;
@@ -94,11 +101,14 @@ class Demo {
     }
 
     void summarise(double load_s) const {
-        std::cout << "\n" << right_ << " of " << asked_ << " right. Loaded in " << duration_text(load_s) << "; " << timings_text(total_)
-                  << " (" << ops::isa_name() << ", " << ops::threads() << " threads).\n"
+        std::cout << "\n"
+                  << right_ << " of " << asked_ << " right. Loaded in " << duration_text(load_s)
+                  << "; " << timings_text(total_) << " (" << ops::isa_name() << ", "
+                  << ops::threads() << " threads).\n"
                   << "\nThe same program runs Llama 3.2 Vision from its published directory:\n"
                      "  mllama chat     -m Llama-3.2-11B-Vision-Instruct --image cat.png\n"
-                     "  mllama generate -m Llama-3.2-11B-Vision-Instruct --image cat.png -p '<|image|>This picture shows'\n"
+                     "  mllama generate -m Llama-3.2-11B-Vision-Instruct --image cat.png -p "
+                     "'<|image|>This picture shows'\n"
                      "Ask this little one something yourself:\n"
                      "  mllama chat     -m "
                   << arguments_.folder << "/model --image FILE\n";
@@ -119,7 +129,8 @@ void run(Arguments arguments) {
     const std::vector<Question> questions = read_questions(arguments.folder);
     const auto start = std::chrono::steady_clock::now();
     const Mllama mllama = Mllama::load(arguments.folder + "/model", {});
-    const double load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double load_s =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     catch_interrupts();
     Demo demo(mllama, arguments);
     for (const Question& question : questions) demo.ask(question);
@@ -129,10 +140,16 @@ void run(Arguments arguments) {
 }  // namespace
 
 void add_demo(CLI::App& app) {
-    auto* command = app.add_subcommand("demo", "Ask the bundled little model about the bundled pictures");
+    auto* command =
+        app.add_subcommand("demo", "Ask the bundled little model about the bundled pictures");
     auto arguments = std::make_shared<Arguments>();
-    command->add_option("--folder", arguments->folder, "The demo's folder; default: beside this program")->type_name("DIR");
-    command->add_option("-t,--threads", arguments->threads, "Threads; default: the physical cores this process may use")
+    command
+        ->add_option("--folder", arguments->folder,
+                     "The demo's folder; default: beside this program")
+        ->type_name("DIR");
+    command
+        ->add_option("-t,--threads", arguments->threads,
+                     "Threads; default: the physical cores this process may use")
         ->check(CLI::Range(1, 1024))
         ->type_name("N");
     command->add_flag("--no-pictures", arguments->no_pictures, "Do not draw the pictures");

@@ -83,7 +83,8 @@ void run(const Arguments& arguments) {
     catch_interrupts();
     std::vector<Completion> completions;
     try {
-        completions = mllama.generate(prompts, generation, observer(progress, requests.size(), stream));
+        completions =
+            mllama.generate(prompts, generation, observer(progress, requests.size(), stream));
     } catch (const Interrupted&) {
         progress.finish("");
         if (stream) std::cout << std::endl;
@@ -91,7 +92,8 @@ void run(const Arguments& arguments) {
     }
     if (arguments.json) {
         for (const Completion& completion : completions) {
-            std::cout << completion_json(completion, load_s, preprocess_s).dump(-1, ' ', false, OrderedJson::error_handler_t::replace)
+            std::cout << completion_json(completion, load_s, preprocess_s)
+                             .dump(-1, ' ', false, OrderedJson::error_handler_t::replace)
                       << "\n";
         }
     } else if (stream) {
@@ -99,13 +101,15 @@ void run(const Arguments& arguments) {
     } else {
         write_answers(completions);
     }
-    progress.finish("loaded in " + duration_text(load_s) + ", " + timings_text(completions.front().timings));
+    progress.finish("loaded in " + duration_text(load_s) + ", " +
+                    timings_text(completions.front().timings));
 }
 
 }  // namespace
 
 void add_generate(CLI::App& app) {
-    auto* command = app.add_subcommand("generate", "Continue a text, or answer messages, about pictures");
+    auto* command =
+        app.add_subcommand("generate", "Continue a text, or answer messages, about pictures");
     command->footer(
         "Examples:\n"
         "  mllama generate -m DIR --image cat.png -p '<|image|>A haiku about this picture:'\n"
@@ -115,7 +119,9 @@ void add_generate(CLI::App& app) {
     arguments->model.add_to(*command);
     arguments->request.add_to(*command);
     arguments->sampling.add_to(*command);
-    command->add_flag("--json", arguments->json, "One JSON object a request, a line each: text, tokens, finish_reason, timings");
+    command->add_flag(
+        "--json", arguments->json,
+        "One JSON object a request, a line each: text, tokens, finish_reason, timings");
     command->callback([arguments] { run(*arguments); });
 }
 

@@ -1,4 +1,5 @@
-// mllama: Llama 3.2 Vision from the published checkpoint directory. One subcommand an app, one file a subcommand.
+// mllama: Llama 3.2 Vision from the published checkpoint directory. One subcommand an app, one file
+// a subcommand.
 //
 // Exit codes: 0 done; 1 the work failed (one line on standard error); 2 the command line is wrong.
 #include <cstdio>

@@ -5,8 +5,11 @@
 namespace mllama {
 
 void SamplingArguments::add_to(CLI::App& command) {
-    auto* group = command.add_option_group("Answer", "How it is drawn and where it ends; defaults from generation_config.json");
-    group->add_option("-n,--max-new-tokens", max_new_tokens, "At most so many tokens (512 if the checkpoint does not say)")
+    auto* group = command.add_option_group(
+        "Answer", "How it is drawn and where it ends; defaults from generation_config.json");
+    group
+        ->add_option("-n,--max-new-tokens", max_new_tokens,
+                     "At most so many tokens (512 if the checkpoint does not say)")
         ->check(CLI::NonNegativeNumber)
         ->type_name("N");
     group->add_flag("--greedy", greedy, "Always the most probable token");
@@ -16,16 +19,25 @@ void SamplingArguments::add_to(CLI::App& command) {
     group->add_option("--top-k", top_k, "Only the K most probable tokens; 0: all")
         ->check(CLI::NonNegativeNumber)
         ->type_name("K");
-    group->add_option("--top-p", top_p, "Only the most probable tokens that together have probability P")
+    group
+        ->add_option("--top-p", top_p,
+                     "Only the most probable tokens that together have probability P")
         ->check(CLI::PositiveNumber & CLI::Range(0.0, 1.0))
         ->type_name("P");
-    group->add_option("--min-p", min_p, "Only tokens of at least P times the probability of the best")
+    group
+        ->add_option("--min-p", min_p,
+                     "Only tokens of at least P times the probability of the best")
         ->check(CLI::Range(0.0, 1.0))
         ->type_name("P");
-    group->add_option("--repetition-penalty", repetition_penalty, "Above 1: tokens of the text so far become less probable")
+    group
+        ->add_option("--repetition-penalty", repetition_penalty,
+                     "Above 1: tokens of the text so far become less probable")
         ->check(CLI::PositiveNumber)
         ->type_name("X");
-    group->add_option("--seed", seed, "The same seed draws the same answer; default: a new one each time")->type_name("N");
+    group
+        ->add_option("--seed", seed,
+                     "The same seed draws the same answer; default: a new one each time")
+        ->type_name("N");
     group->add_option("--stop", stop, "A text that ends the answer; may be given several times")
         ->type_name("TEXT")
         ->allow_extra_args(false);

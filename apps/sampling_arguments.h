@@ -1,4 +1,5 @@
-// The options that say how an answer is drawn and where it ends; what is not given is generation_config.json's.
+// The options that say how an answer is drawn and where it ends; what is not given is
+// generation_config.json's.
 #pragma once
 
 #include <CLI/CLI.hpp>

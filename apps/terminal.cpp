@@ -17,7 +17,8 @@ bool stderr_is_terminal() {
 
 void ProgressLine::update(const std::string& label, int64_t done, int64_t all) {
     if (!stderr_is_terminal()) return;
-    std::fprintf(stderr, "\r\x1b[K%s %lld/%lld", label.c_str(), static_cast<long long>(done), static_cast<long long>(all));
+    std::fprintf(stderr, "\r\x1b[K%s %lld/%lld", label.c_str(), static_cast<long long>(done),
+                 static_cast<long long>(all));
     std::fflush(stderr);
     shown_ = true;
 }
@@ -31,8 +32,9 @@ void ProgressLine::finish(const std::string& text) {
 
 std::string picture_in_blocks(const Image& image, int64_t columns, int64_t rows) {
     // A character is one pixel wide and two high; those pixels are as good as square.
-    const double scale = std::min(static_cast<double>(columns) / static_cast<double>(image.width),
-                                  2.0 * static_cast<double>(rows) / static_cast<double>(image.height));
+    const double scale =
+        std::min(static_cast<double>(columns) / static_cast<double>(image.width),
+                 2.0 * static_cast<double>(rows) / static_cast<double>(image.height));
     const auto side = [scale](int64_t pixels) {
         return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(pixels) * scale));
     };
@@ -45,8 +47,8 @@ std::string picture_in_blocks(const Image& image, int64_t columns, int64_t rows)
         for (int64_t x = 0; x < width; ++x) {
             const uint8_t* upper = &small.rgb[static_cast<size_t>((y * width + x) * 3)];
             const uint8_t* lower = upper + width * 3;
-            std::snprintf(code, sizeof code, "\x1b[38;2;%d;%d;%dm\x1b[48;2;%d;%d;%dm\xe2\x96\x80", upper[0], upper[1],
-                          upper[2], lower[0], lower[1], lower[2]);
+            std::snprintf(code, sizeof code, "\x1b[38;2;%d;%d;%dm\x1b[48;2;%d;%d;%dm\xe2\x96\x80",
+                          upper[0], upper[1], upper[2], lower[0], lower[1], lower[2]);
             text += code;
         }
         text += "\x1b[0m\n";
@@ -67,10 +69,12 @@ std::string duration_text(double seconds) {
 std::string timings_text(const Timings& timings) {
     std::string text;
     if (timings.vision_s > 0.0005) text += "images " + duration_text(timings.vision_s) + ", ";
-    text += "prompt " + std::to_string(timings.prefill_tokens) + " tokens in " + duration_text(timings.prefill_s);
+    text += "prompt " + std::to_string(timings.prefill_tokens) + " tokens in " +
+            duration_text(timings.prefill_s);
     if (timings.decode_tokens > 0) {
         char rate[64];
-        std::snprintf(rate, sizeof rate, ", then %.1f tokens/s", static_cast<double>(timings.decode_tokens) / timings.decode_s);
+        std::snprintf(rate, sizeof rate, ", then %.1f tokens/s",
+                      static_cast<double>(timings.decode_tokens) / timings.decode_s);
         text += rate;
     }
     return text;

@@ -12,7 +12,8 @@ namespace mllama {
 /// Standard error is a terminal: progress lines may overwrite themselves.
 [[nodiscard]] bool stderr_is_terminal();
 
-/// One line on standard error that tells how far a piece of work is. On a terminal it is redrawn; otherwise only the end is written.
+/// One line on standard error that tells how far a piece of work is. On a terminal it is redrawn;
+/// otherwise only the end is written.
 class ProgressLine {
   public:
     /// Shows "label 12/40"; cheap to call often.
@@ -24,7 +25,8 @@ class ProgressLine {
     bool shown_ = false;
 };
 
-/// A picture as lines of half-block characters with 24-bit colours, at most `columns` wide and `rows` high; two pixels a character.
+/// A picture as lines of half-block characters with 24-bit colours, at most `columns` wide and
+/// `rows` high; two pixels a character.
 [[nodiscard]] std::string picture_in_blocks(const Image& image, int64_t columns, int64_t rows);
 
 /// "1.23 s" or "45 ms".

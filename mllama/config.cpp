@@ -69,12 +69,14 @@ VisionConfig vision_config(const JsonObject& json) {
     }
     c.intermediate_layers_indices = {3, 7, 15, 23, 30};
     if (json.has("intermediate_layers_indices")) {
-        c.intermediate_layers_indices = json.integers("intermediate_layers_indices", 0, c.num_hidden_layers - 1);
+        c.intermediate_layers_indices =
+            json.integers("intermediate_layers_indices", 0, c.num_hidden_layers - 1);
     } else if (c.num_hidden_layers <= 30) {
         json.reject("intermediate_layers_indices", "a list of local layers");
     }
     const auto outputs = static_cast<int64_t>(c.intermediate_layers_indices.size()) + 1;
-    c.vision_output_dim = json.integer_or("vision_output_dim", 1, largest_size, c.hidden_size * outputs);
+    c.vision_output_dim =
+        json.integer_or("vision_output_dim", 1, largest_size, c.hidden_size * outputs);
     if (c.vision_output_dim != c.hidden_size * outputs) {
         json.reject("vision_output_dim", "hidden_size * (1 + number of intermediate layers) = " +
                                              std::to_string(c.hidden_size * outputs));
@@ -111,7 +113,8 @@ TextConfig text_config(const JsonObject& json) {
     c.num_attention_heads = json.integer("num_attention_heads", 1, largest_count);
     c.num_key_value_heads = json.integer("num_key_value_heads", 1, c.num_attention_heads);
     c.intermediate_size = json.integer("intermediate_size", 1, largest_size);
-    c.max_position_embeddings = json.integer_or("max_position_embeddings", 1, int64_t{1} << 31, 131072);
+    c.max_position_embeddings =
+        json.integer_or("max_position_embeddings", 1, int64_t{1} << 31, 131072);
     c.rms_norm_eps = static_cast<float>(json.number_or("rms_norm_eps", 0, 1, 1e-5));
     c.hidden_act = activation(json, "silu");
     c.rope = rope_config(json);
@@ -119,7 +122,8 @@ TextConfig text_config(const JsonObject& json) {
         json.reject("hidden_size",
                     "a multiple of num_attention_heads " + std::to_string(c.num_attention_heads));
     }
-    if (c.head_dim() % 2 != 0) json.reject("hidden_size", "an even size of a head (RoPE rotates pairs)");
+    if (c.head_dim() % 2 != 0)
+        json.reject("hidden_size", "an even size of a head (RoPE rotates pairs)");
     if (c.num_attention_heads % c.num_key_value_heads != 0) {
         json.reject("num_key_value_heads",
                     "a divisor of num_attention_heads " + std::to_string(c.num_attention_heads));
@@ -128,13 +132,15 @@ TextConfig text_config(const JsonObject& json) {
         json.reject("tie_word_embeddings", "false (embed_tokens has 8 rows more than lm_head)");
     }
     if (json.has("cross_attention_layers")) {
-        c.cross_attention_layers = json.integers("cross_attention_layers", 0, c.num_hidden_layers - 1);
+        c.cross_attention_layers =
+            json.integers("cross_attention_layers", 0, c.num_hidden_layers - 1);
     } else {
         c.cross_attention_layers = {3, 8, 13, 18, 23, 28, 33, 38};
         if (c.num_hidden_layers <= 38) json.reject("cross_attention_layers", "a list of layers");
     }
     std::sort(c.cross_attention_layers.begin(), c.cross_attention_layers.end());
-    const std::set<int64_t> distinct(c.cross_attention_layers.begin(), c.cross_attention_layers.end());
+    const std::set<int64_t> distinct(c.cross_attention_layers.begin(),
+                                     c.cross_attention_layers.end());
     if (distinct.size() != c.cross_attention_layers.size()) {
         json.reject("cross_attention_layers", "each layer once");
     }

@@ -1,6 +1,6 @@
-// config.json of an Mllama checkpoint. The names of the members are the keys of the published files and the words in which
-// every shape of this program is written.
-// Source: configuration_mllama.py of transformers 4.56.2.
+// config.json of an Mllama checkpoint. The names of the members are the keys of the published files
+// and the words in which every shape of this program is written. Source: configuration_mllama.py of
+// transformers 4.56.2.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,8 @@ namespace mllama {
 /// The vision tower: tiles of a picture to vision rows.
 struct VisionConfig {
     int64_t hidden_size = 0;
-    int64_t num_hidden_layers = 0;   ///< local layers
-    int64_t num_global_layers = 0;   ///< gated layers behind them
+    int64_t num_hidden_layers = 0;    ///< local layers
+    int64_t num_global_layers = 0;    ///< gated layers behind them
     int64_t num_attention_heads = 0;  ///< "attention_heads" in published files
     int64_t num_channels = 0;
     int64_t intermediate_size = 0;
@@ -28,12 +28,15 @@ struct VisionConfig {
     float norm_eps = 0;
     Activation hidden_act = Activation::gelu;
     std::vector<int64_t> intermediate_layers_indices;
-    std::vector<std::pair<int64_t, int64_t>> supported_aspect_ratios;  ///< (tiles high, tiles wide); id = index + 1
+    std::vector<std::pair<int64_t, int64_t>>
+        supported_aspect_ratios;  ///< (tiles high, tiles wide); id = index + 1
 
     [[nodiscard]] int64_t head_dim() const { return hidden_size / num_attention_heads; }
     [[nodiscard]] int64_t patches_per_side() const { return image_size / patch_size; }
     /// Positions of a tile: its patches and the class token. 1601 at 560 pixels.
-    [[nodiscard]] int64_t num_patches() const { return patches_per_side() * patches_per_side() + 1; }
+    [[nodiscard]] int64_t num_patches() const {
+        return patches_per_side() * patches_per_side() + 1;
+    }
     /// The same with the padding to a multiple of 8: 1608.
     [[nodiscard]] int64_t padded_patches() const { return (num_patches() + 7) / 8 * 8; }
     /// Pixels of a patch, all channels: the inputs of the patch embedding.
@@ -72,8 +75,9 @@ struct ModelConfig {
     TextConfig text;
     int64_t image_token_id = 0;
 
-    /// Reads DIR/config.json. Errors: Error naming the file and the key, expected and found; every value that shapes
-    /// the computation is checked, and one that this program does not know (an activation, a rope_type, a quantisation) is an error.
+    /// Reads DIR/config.json. Errors: Error naming the file and the key, expected and found; every
+    /// value that shapes the computation is checked, and one that this program does not know (an
+    /// activation, a rope_type, a quantisation) is an error.
     static ModelConfig load(const std::string& checkpoint_dir);
     static ModelConfig load_file(const std::string& config_path);
 };

@@ -1,4 +1,5 @@
-// The loop around the model: pictures, prefill in chunks, then a token of every unfinished sample at a time.
+// The loop around the model: pictures, prefill in chunks, then a token of every unfinished sample
+// at a time.
 #include <algorithm>
 #include <chrono>
 
@@ -14,7 +15,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 /// One sample on its way.
 struct Sample {
-    Sample(const Mllama& mllama, const Prompt& from, Sequence state, const GenerationOptions& options)
+    Sample(const Mllama& mllama, const Prompt& from, Sequence state,
+           const GenerationOptions& options)
         : prompt(from),
           sequence(std::move(state)),
           sampler(options.sampling),
@@ -43,7 +45,8 @@ struct Sample {
 /// The state of one batch. Methods are the steps of the loop.
 class Generation {
   public:
-    Generation(const Mllama& mllama, const GenerationOptions& options, const GenerationObserver& observer)
+    Generation(const Mllama& mllama, const GenerationOptions& options,
+               const GenerationObserver& observer)
         : mllama_(mllama), options_(options), observer_(observer) {
         options.sampling.check();
     }
@@ -117,8 +120,8 @@ class Generation {
         return rows > 0;
     }
 
-    /// Runs up to `most` waiting tokens through the model and draws the next token of every sample whose text is through. Returns
-    /// the number of rows.
+    /// Runs up to `most` waiting tokens through the model and draws the next token of every sample
+    /// whose text is through. Returns the number of rows.
     int64_t forward(int64_t most) {
         inputs_.clear();
         fed_samples_.clear();
@@ -127,13 +130,15 @@ class Generation {
             if (sample.finished || sample.pending() == 0 || rows == most) continue;
             const size_t count = std::min(sample.pending(), static_cast<size_t>(most - rows));
             const bool through = count == sample.pending();
-            inputs_.push_back({&sample.sequence, {sample.history.data() + sample.fed, count}, through ? 1 : 0});
+            inputs_.push_back(
+                {&sample.sequence, {sample.history.data() + sample.fed, count}, through ? 1 : 0});
             fed_samples_.push_back(&sample);
             sample.fed += count;
             rows += static_cast<int64_t>(count);
         }
         if (rows == 0) return 0;
-        const Tensor logits = mllama_.model().forward(inputs_);  // (samples that are through, vocab_size)
+        const Tensor logits =
+            mllama_.model().forward(inputs_);  // (samples that are through, vocab_size)
         const auto vocab_size = static_cast<size_t>(logits.cols());
         const float* row = logits.data<float>();
         for (size_t i = 0; i < inputs_.size(); ++i) {
@@ -188,19 +193,21 @@ class Generation {
     const GenerationOptions& options_;
     const GenerationObserver& observer_;
     std::vector<Sample> samples_;
-    std::vector<SequenceInput> inputs_;   // of the current forward
-    std::vector<Sample*> fed_samples_;    // beside inputs_
+    std::vector<SequenceInput> inputs_;  // of the current forward
+    std::vector<Sample*> fed_samples_;   // beside inputs_
     Timings timings_;
 };
 
 /// How many tokens stand at the beginning of both.
 size_t common_prefix(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
-    return static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+    return static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first -
+                               a.begin());
 }
 
 }  // namespace
 
-std::vector<Completion> Mllama::generate(std::span<const Prompt> prompts, const GenerationOptions& options,
+std::vector<Completion> Mllama::generate(std::span<const Prompt> prompts,
+                                         const GenerationOptions& options,
                                          const GenerationObserver& observer) const {
     Generation generation(*this, options, observer);
     for (const Prompt& prompt : prompts) generation.add(prompt, model_.new_sequence());
@@ -219,7 +226,8 @@ Completion Mllama::go_on(Session& session, const Prompt& prompt, const Generatio
     const auto keep = [&] {
         Sample& sample = generation.samples().front();
         session.sequence = std::move(sample.sequence);
-        session.ids.assign(sample.history.begin(), sample.history.begin() + static_cast<int64_t>(sample.fed));
+        session.ids.assign(sample.history.begin(),
+                           sample.history.begin() + static_cast<int64_t>(sample.fed));
     };
     try {
         Completion completion = generation.run().front();

@@ -14,7 +14,8 @@ struct GenerationConfig {
     std::vector<int64_t> eos_token_ids;  ///< from the file, or else from config.json
     int64_t max_new_tokens = 512;        ///< the file's, if it gives one
 
-    /// Reads DIR/generation_config.json; without that file, the defaults of transformers. Errors: Error naming file and key.
+    /// Reads DIR/generation_config.json; without that file, the defaults of transformers. Errors:
+    /// Error naming file and key.
     static GenerationConfig load(const std::string& checkpoint_dir, const ModelConfig& config);
 };
 

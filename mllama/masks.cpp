@@ -19,7 +19,8 @@ TileLayout TileLayout::of(int64_t real_tiles, int64_t max_num_tiles, bool distin
     return {real_tiles, missing, 1};
 }
 
-KeyVisibility tile_visibility(const TileLayout& layout, int64_t num_patches, int64_t padded_patches) {
+KeyVisibility tile_visibility(const TileLayout& layout, int64_t num_patches,
+                              int64_t padded_patches) {
     const KeyRange everything{0, layout.tiles() * padded_patches};
     std::vector<KeyRange> real_positions;
     for (int64_t tile = 0; tile < layout.real_tiles; ++tile) {

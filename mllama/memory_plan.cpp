@@ -8,8 +8,9 @@ namespace {
 constexpr int64_t f32_bytes = 4;
 constexpr int64_t rows_of_a_forward = 512;  // GenerationOptions::prefill_chunk
 
-/// The vision tower at its widest: the state, the kept states, x, q, k, v, and a part of the feed-forward network; then the
-/// rows of a tile behind the tower and all rows behind the projector.
+/// The vision tower at its widest: the state, the kept states, x, q, k, v, and a part of the
+/// feed-forward network; then the rows of a tile behind the tower and all rows behind the
+/// projector.
 int64_t vision_scratch(const ModelConfig& config) {
     const VisionConfig& v = config.vision;
     const int64_t positions = v.max_num_tiles * v.padded_patches();
@@ -44,7 +45,8 @@ MemoryPlan plan_memory(const ModelConfig& config, const Checkpoint& checkpoint, 
     const TextConfig& t = config.text;
     const auto cross = static_cast<int64_t>(t.cross_attention_layers.size());
     plan.kv_per_token = (t.num_hidden_layers - cross) * 2 * t.kv_size() * kv_bytes;
-    plan.kv_per_image = cross * 2 * t.kv_size() * kv_bytes * config.vision.max_num_tiles * config.vision.num_patches();
+    plan.kv_per_image = cross * 2 * t.kv_size() * kv_bytes * config.vision.max_num_tiles *
+                        config.vision.num_patches();
     const int64_t rows = std::min(context, rows_of_a_forward);
     plan.scratch = std::max(vision_scratch(config), text_scratch(t) * rows / rows_of_a_forward);
     return plan;

@@ -11,8 +11,9 @@ struct MemoryPlan {
     int64_t weights_mapped = 0;  ///< matrices: pages of the files, shared and reclaimable
     int64_t weights_copied = 0;  ///< vectors that are held in float32
     int64_t kv_per_token = 0;    ///< self-attention keys and values
-    int64_t kv_per_image = 0;    ///< cross-attention keys and values of an image of max_num_tiles tiles
-    int64_t scratch = 0;         ///< intermediates, at their largest
+    int64_t kv_per_image =
+        0;                ///< cross-attention keys and values of an image of max_num_tiles tiles
+    int64_t scratch = 0;  ///< intermediates, at their largest
 
     /// Memory of the process beside the mapped weights.
     [[nodiscard]] int64_t anonymous(int64_t tokens, int64_t images) const {

@@ -11,11 +11,13 @@ namespace mllama {
 namespace {
 
 /// preprocessor_config.json, with tiles that the model can take.
-ImageProcessorConfig load_image_processor(const std::string& checkpoint_dir, const VisionConfig& vision) {
+ImageProcessorConfig load_image_processor(const std::string& checkpoint_dir,
+                                          const VisionConfig& vision) {
     const std::string path = checkpoint_dir + "/preprocessor_config.json";
     const ImageProcessorConfig config = ImageProcessorConfig::from_json(read_json_file(path), path);
     if (config.tile_size != vision.image_size) {
-        fail(path, ": size: expected ", vision.image_size, ", the image_size of config.json, found ", config.tile_size);
+        fail(path, ": size: expected ", vision.image_size,
+             ", the image_size of config.json, found ", config.tile_size);
     }
     if (config.max_image_tiles > vision.max_num_tiles) {
         fail(path, ": max_image_tiles: expected at most ", vision.max_num_tiles,
@@ -24,7 +26,8 @@ ImageProcessorConfig load_image_processor(const std::string& checkpoint_dir, con
     return config;
 }
 
-/// The text of the begin-of-text token: tokenizer_config.json's, or else the token of config.json's id.
+/// The text of the begin-of-text token: tokenizer_config.json's, or else the token of config.json's
+/// id.
 std::string find_bos_token(const std::string& checkpoint_dir, const Tokenizer& tokenizer,
                            const TextConfig& config) {
     const std::string path = checkpoint_dir + "/tokenizer_config.json";
@@ -33,10 +36,12 @@ std::string find_bos_token(const std::string& checkpoint_dir, const Tokenizer& t
         if (json.is_object() && json.contains("bos_token")) {
             const Json& token = json["bos_token"];
             if (token.is_string()) return token.get<std::string>();
-            if (token.is_object() && token.contains("content")) return JsonObject(token, path).text("content");
+            if (token.is_object() && token.contains("content"))
+                return JsonObject(token, path).text("content");
         }
     }
-    if (config.bos_token_id < 0) fail(path, ": bos_token: expected a token, found none here or in config.json");
+    if (config.bos_token_id < 0)
+        fail(path, ": bos_token: expected a token, found none here or in config.json");
     return std::string(tokenizer.token(static_cast<int32_t>(config.bos_token_id)));
 }
 
@@ -97,14 +102,17 @@ std::string Mllama::prompt_text(const Request& request, const PrepareOptions& op
     RenderOptions render;
     render.add_generation_prompt = options.add_generation_prompt;
     render.date_string = options.date.empty() ? today() : options.date;
-    return add_begin_of_text(chat_template_->render(*request.messages, render), bos_token_, image_token_);
+    return add_begin_of_text(chat_template_->render(*request.messages, render), bos_token_,
+                             image_token_);
 }
 
 ProcessedImage Mllama::load_picture(const std::string& path) const {
     ProcessedImage image = process(load_image(path), image_processor_);
-    // The processor counts the shapes of its own number of tiles; the embeddings are indexed by the model's list.
+    // The processor counts the shapes of its own number of tiles; the embeddings are indexed by the
+    // model's list.
     const auto& ratios = model_.config().vision.supported_aspect_ratios;
-    const auto found = std::find(ratios.begin(), ratios.end(), std::pair(image.tiles_high, image.tiles_wide));
+    const auto found =
+        std::find(ratios.begin(), ratios.end(), std::pair(image.tiles_high, image.tiles_wide));
     if (found == ratios.end()) {
         fail(path, ": ", image.tiles_high, " x ", image.tiles_wide,
              " tiles are not among the supported_aspect_ratios of config.json");

@@ -63,9 +63,10 @@ struct Completion {
 /// What a caller may want to follow. All may be empty. `request` is the place in the batch.
 struct GenerationObserver {
     std::function<void(size_t request, size_t image, int64_t done, int64_t all)> vision;
-    std::function<void(int64_t done, int64_t all)> prefill;  ///< tokens of all prompts
+    std::function<void(int64_t done, int64_t all)> prefill;              ///< tokens of all prompts
     std::function<void(size_t request, const std::string& piece)> text;  ///< whole UTF-8 characters
-    std::function<bool()> cancelled;  ///< asked between steps; true ends the generation with an Interrupted
+    std::function<bool()>
+        cancelled;  ///< asked between steps; true ends the generation with an Interrupted
 };
 
 /// Thrown where GenerationObserver::cancelled said so.
@@ -82,27 +83,33 @@ struct Session {
 
 class Mllama {
   public:
-    /// Loads model, tokenizer, chat template and the settings of a checkpoint directory. A directory without a template can do
-    /// all but messages. Errors: Error naming the file and the thing.
+    /// Loads model, tokenizer, chat template and the settings of a checkpoint directory. A
+    /// directory without a template can do all but messages. Errors: Error naming the file and the
+    /// thing.
     static Mllama load(const std::string& checkpoint_dir, const ModelOptions& options);
 
-    /// Text to ids and pictures to tiles. Errors: unreadable pictures, too few or too many of them for the places in the text, a text
-    /// longer than max_position_embeddings.
+    /// Text to ids and pictures to tiles. Errors: unreadable pictures, too few or too many of them
+    /// for the places in the text, a text longer than max_position_embeddings.
     [[nodiscard]] Prompt prepare(const Request& request, const PrepareOptions& options) const;
 
-    /// The text of a request: the rendered template, or the prompt with begin-of-text put where it belongs.
-    [[nodiscard]] std::string prompt_text(const Request& request, const PrepareOptions& options) const;
+    /// The text of a request: the rendered template, or the prompt with begin-of-text put where it
+    /// belongs.
+    [[nodiscard]] std::string prompt_text(const Request& request,
+                                          const PrepareOptions& options) const;
     /// The ids of a text that holds its begin-of-text already.
     [[nodiscard]] std::vector<int64_t> encode(const std::string& text) const;
 
     /// Answers a batch. Each sample's answer is what it would be alone.
-    [[nodiscard]] std::vector<Completion> generate(std::span<const Prompt> prompts, const GenerationOptions& options,
+    [[nodiscard]] std::vector<Completion> generate(std::span<const Prompt> prompts,
+                                                   const GenerationOptions& options,
                                                    const GenerationObserver& observer) const;
 
-    /// Answers a prompt of which the session has seen the beginning: only what is new goes through the model. The session's
-    /// pictures must be the first ones of the prompt. After an Interrupted the session is whole and can go on. A picture that
-    /// comes in a later turn is not seen by the text before it, as with the caches of the reference.
-    [[nodiscard]] Completion go_on(Session& session, const Prompt& prompt, const GenerationOptions& options,
+    /// Answers a prompt of which the session has seen the beginning: only what is new goes through
+    /// the model. The session's pictures must be the first ones of the prompt. After an Interrupted
+    /// the session is whole and can go on. A picture that comes in a later turn is not seen by the
+    /// text before it, as with the caches of the reference.
+    [[nodiscard]] Completion go_on(Session& session, const Prompt& prompt,
+                                   const GenerationOptions& options,
                                    const GenerationObserver& observer) const;
     [[nodiscard]] Session new_session() const { return {model_.new_sequence(), {}}; }
 
@@ -114,8 +121,8 @@ class Mllama {
     [[nodiscard]] const ImageProcessorConfig& image_processor() const { return image_processor_; }
     /// Reads a picture and cuts it into tiles that fit this model.
     [[nodiscard]] ProcessedImage load_picture(const std::string& path) const;
-    /// Error if the text has more or fewer image tokens than there are pictures, an id that the model does not know, or
-    /// more tokens than the model has positions.
+    /// Error if the text has more or fewer image tokens than there are pictures, an id that the
+    /// model does not know, or more tokens than the model has positions.
     void check_prompt(std::span<const int64_t> ids, size_t images) const;
 
   private:
@@ -132,9 +139,11 @@ class Mllama {
     std::string image_token_;
 };
 
-/// Puts begin-of-text where the reference's processor puts it: behind leading image tokens, and only if the text holds none.
-/// Source: build_string_from_input, processing_mllama.py of transformers 4.56.2.
-std::string add_begin_of_text(const std::string& prompt, const std::string& bos_token, const std::string& image_token);
+/// Puts begin-of-text where the reference's processor puts it: behind leading image tokens, and
+/// only if the text holds none. Source: build_string_from_input, processing_mllama.py of
+/// transformers 4.56.2.
+std::string add_begin_of_text(const std::string& prompt, const std::string& bos_token,
+                              const std::string& image_token);
 
 /// Today as the templates write it: "26 Jul 2024", in English whatever the locale.
 std::string today();

@@ -13,17 +13,20 @@ Model Model::load(const std::string& checkpoint_dir, const ModelOptions& options
 Model::Model(const ModelConfig& config, const WeightLoader& weights, const ModelOptions& options)
     : config_(config),
       vision_(config.vision, weights, options.reference),
-      multi_modal_projector_(weights.linear_with_bias("multi_modal_projector", config.text.hidden_size,
-                                                      config.vision.vision_output_dim)),
+      multi_modal_projector_(weights.linear_with_bias(
+          "multi_modal_projector", config.text.hidden_size, config.vision.vision_output_dim)),
       text_(config, weights, options.reference),
       kv_dtype_(text_.compute() == Compute::bf16 ? DType::bf16 : DType::f32),
       scratch_(std::make_unique<Arena>()) {}
 
 std::string Model::weight_type_name() const {
     switch (text_.weight_dtype()) {
-        case DType::bf16: return "bf16";
-        case DType::f16: return "f16";
-        default: return "f32";
+        case DType::bf16:
+            return "bf16";
+        case DType::f16:
+            return "f16";
+        default:
+            return "f32";
     }
 }
 

@@ -1,5 +1,6 @@
-// The whole model: vision tower, projector, text tower. Numbers in, numbers out; text and pictures are the business of mllama.h.
-// Source: MllamaForConditionalGeneration, modeling_mllama.py of transformers 4.56.2.
+// The whole model: vision tower, projector, text tower. Numbers in, numbers out; text and pictures
+// are the business of mllama.h. Source: MllamaForConditionalGeneration, modeling_mllama.py of
+// transformers 4.56.2.
 #pragma once
 
 #include <memory>
@@ -19,7 +20,8 @@ struct ModelOptions {
 
 class Model {
   public:
-    /// Maps the checkpoint of a directory. Errors: Error naming file and tensor or key, expected and found.
+    /// Maps the checkpoint of a directory. Errors: Error naming file and tensor or key, expected
+    /// and found.
     static Model load(const std::string& checkpoint_dir, const ModelOptions& options);
 
     [[nodiscard]] const ModelConfig& config() const { return config_; }
@@ -41,7 +43,8 @@ class Model {
     /// See TextModel::forward. The result is valid until the next call.
     Tensor forward(std::span<const SequenceInput> batch, const ForwardTrace* trace = nullptr) const;
 
-    /// Feeds a long text in chunks of at most `chunk` rows and returns the logits (1, vocab_size) of its last token.
+    /// Feeds a long text in chunks of at most `chunk` rows and returns the logits (1, vocab_size)
+    /// of its last token.
     Tensor prefill(Sequence& sequence, std::span<const int64_t> ids, int64_t chunk = 512,
                    const std::function<void(int64_t done)>& progress = {}) const;
 

@@ -8,7 +8,8 @@
 namespace mllama {
 namespace {
 
-/// The file as named if it is there or absolute, otherwise beside the file that names it if it is there.
+/// The file as named if it is there or absolute, otherwise beside the file that names it if it is
+/// there.
 std::string locate(const std::string& file, const std::string& folder) {
     namespace fs = std::filesystem;
     std::error_code ignored;
@@ -17,7 +18,8 @@ std::string locate(const std::string& file, const std::string& folder) {
     return fs::exists(beside, ignored) ? beside : file;
 }
 
-/// The file of a picture in a message: "path", or "image" or "url" holding a local file, as fine-tunes write it.
+/// The file of a picture in a message: "path", or "image" or "url" holding a local file, as
+/// fine-tunes write it.
 std::string picture_path(const OrderedJson& part) {
     for (const char* key : {"path", "image", "url"}) {
         if (part.contains(key) && part[key].is_string()) return part[key].get<std::string>();
@@ -81,7 +83,8 @@ Request request_from_messages(const OrderedJson& messages, std::vector<std::stri
     return request;
 }
 
-Request parse_request(const OrderedJson& json, const std::string& where, const std::string& folder) {
+Request parse_request(const OrderedJson& json, const std::string& where,
+                      const std::string& folder) {
     if (!json.is_object()) fail(where, ": expected an object with \"prompt\" or \"messages\"");
     const bool has_prompt = json.contains("prompt");
     if (has_prompt == json.contains("messages")) {
@@ -95,7 +98,8 @@ Request parse_request(const OrderedJson& json, const std::string& where, const s
             images.push_back(locate(image.get<std::string>(), folder));
         }
     }
-    if (!has_prompt) return request_from_messages(json["messages"], images, where + ": messages", folder);
+    if (!has_prompt)
+        return request_from_messages(json["messages"], images, where + ": messages", folder);
     if (!json["prompt"].is_string()) fail(where, ": prompt: expected a string");
     Request request;
     request.prompt = json["prompt"].get<std::string>();

@@ -1,4 +1,5 @@
-// A request as users state it, and its reading from JSON: raw text with <|image|> where pictures stand, or messages.
+// A request as users state it, and its reading from JSON: raw text with <|image|> where pictures
+// stand, or messages.
 #pragma once
 
 #include <memory>
@@ -9,19 +10,23 @@
 namespace mllama {
 
 struct Request {
-    std::string prompt;                                ///< raw text, if there are no messages
-    std::shared_ptr<const nlohmann::ordered_json> messages;  ///< a list of {role, content, ...}, or null
-    std::vector<std::string> images;                   ///< files, in the order of the places in the text
+    std::string prompt;  ///< raw text, if there are no messages
+    std::shared_ptr<const nlohmann::ordered_json>
+        messages;                     ///< a list of {role, content, ...}, or null
+    std::vector<std::string> images;  ///< files, in the order of the places in the text
 };
 
-/// {"prompt": text, "images": [files]} or {"messages": [...]} with pictures inside as {"type": "image", "path": file}.
-/// `where` begins messages of errors: "requests.jsonl line 3". Errors: Error naming it and the key. Relative files that do not
-/// exist from here are looked for beside the file that names them, in `folder`.
-Request parse_request(const nlohmann::ordered_json& json, const std::string& where, const std::string& folder);
+/// {"prompt": text, "images": [files]} or {"messages": [...]} with pictures inside as {"type":
+/// "image", "path": file}. `where` begins messages of errors: "requests.jsonl line 3". Errors:
+/// Error naming it and the key. Relative files that do not exist from here are looked for beside
+/// the file that names them, in `folder`.
+Request parse_request(const nlohmann::ordered_json& json, const std::string& where,
+                      const std::string& folder);
 
 /// A request from a list of messages; `images` fill the pictures that name no file.
-Request request_from_messages(const nlohmann::ordered_json& messages, std::vector<std::string> images,
-                              const std::string& where, const std::string& folder);
+Request request_from_messages(const nlohmann::ordered_json& messages,
+                              std::vector<std::string> images, const std::string& where,
+                              const std::string& folder);
 
 /// A file that holds one list of messages.
 Request read_messages_file(const std::string& path, std::vector<std::string> images);

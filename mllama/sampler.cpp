@@ -15,7 +15,8 @@ void check_range(const char* name, double value, bool good, const char* expected
 }  // namespace
 
 void SamplingParams::check() const {
-    check_range("temperature", temperature, std::isfinite(temperature) && temperature > 0, "a number above 0");
+    check_range("temperature", temperature, std::isfinite(temperature) && temperature > 0,
+                "a number above 0");
     check_range("top_k", static_cast<double>(top_k), top_k >= 0, "0 (all tokens) or more");
     check_range("top_p", top_p, top_p > 0 && top_p <= 1, "a number above 0 and at most 1");
     check_range("min_p", min_p, min_p >= 0 && min_p <= 1, "a number in [0, 1]");
@@ -27,7 +28,8 @@ int64_t Sampler::next(std::span<const float> logits, std::span<const int64_t> hi
     candidates_.clear();
     bool finite = false;
     for (size_t id = 0; id < logits.size(); ++id) {
-        if (std::isnan(logits[id])) fail("the logits hold a NaN, first at token ", id, ": are the weights whole?");
+        if (std::isnan(logits[id]))
+            fail("the logits hold a NaN, first at token ", id, ": are the weights whole?");
         finite = finite || std::isfinite(logits[id]);
         candidates_.push_back({logits[id], static_cast<int64_t>(id)});
     }
@@ -37,7 +39,8 @@ int64_t Sampler::next(std::span<const float> logits, std::span<const int64_t> hi
     const auto more_probable = [](const Candidate& a, const Candidate& b) {
         return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
     };
-    if (params_.greedy) return std::min_element(candidates_.begin(), candidates_.end(), more_probable)->id;
+    if (params_.greedy)
+        return std::min_element(candidates_.begin(), candidates_.end(), more_probable)->id;
 
     for (Candidate& candidate : candidates_) {
         candidate.logit = static_cast<float>(candidate.logit / params_.temperature);

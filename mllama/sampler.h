@@ -1,5 +1,6 @@
 // From logits to the next token.
-// Source: the order and the rules of the logits processors in generation/logits_process.py of transformers 4.56.2.
+// Source: the order and the rules of the logits processors in generation/logits_process.py of
+// transformers 4.56.2.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +12,15 @@ namespace mllama {
 
 /// Defaults are those of transformers' GenerationConfig.
 struct SamplingParams {
-    bool greedy = true;             ///< the most probable token, no draw
-    double temperature = 1.0;       ///< logits are divided by it; > 0
-    int64_t top_k = 50;             ///< only the k most probable tokens; 0: all
-    double top_p = 1.0;             ///< only the fewest most probable tokens that together have this probability
-    double min_p = 0.0;             ///< only tokens of at least this share of the most probable one's probability
-    double repetition_penalty = 1.0;  ///< logits of tokens in the text: divided by it if positive, multiplied if negative
+    bool greedy = true;        ///< the most probable token, no draw
+    double temperature = 1.0;  ///< logits are divided by it; > 0
+    int64_t top_k = 50;        ///< only the k most probable tokens; 0: all
+    double top_p =
+        1.0;  ///< only the fewest most probable tokens that together have this probability
+    double min_p =
+        0.0;  ///< only tokens of at least this share of the most probable one's probability
+    double repetition_penalty =
+        1.0;  ///< logits of tokens in the text: divided by it if positive, multiplied if negative
     uint64_t seed = 0;
 
     /// Errors: Error naming the value that is out of range.
@@ -27,8 +31,9 @@ class Sampler {
   public:
     explicit Sampler(const SamplingParams& params) : params_(params), state_(params.seed) {}
 
-    /// logits (vocab_size); history: the tokens of the text so far, prompt included (ids behind the vocabulary, like the image's, have no
-    /// logit and are passed over). The same seed and logits give the same tokens. Errors: Error if the logits hold a NaN or nothing finite.
+    /// logits (vocab_size); history: the tokens of the text so far, prompt included (ids behind the
+    /// vocabulary, like the image's, have no logit and are passed over). The same seed and logits
+    /// give the same tokens. Errors: Error if the logits hold a NaN or nothing finite.
     int64_t next(std::span<const float> logits, std::span<const int64_t> history);
 
   private:

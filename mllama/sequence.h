@@ -1,4 +1,5 @@
-// What the text tower keeps of one text: keys and values by position for self-attention, by image for cross-attention.
+// What the text tower keeps of one text: keys and values by position for self-attention, by image
+// for cross-attention.
 #pragma once
 
 #include <span>
@@ -52,7 +53,8 @@ class Sequence {
     /// The tokens of a forward are in the caches.
     void advance(int64_t tokens) { length_ += tokens; }
     [[nodiscard]] const std::vector<ImageKeys>& images() const { return images_; }
-    /// (keys) f32: log of how many tiles a padding tile stands for; undefined if that is nowhere more than one.
+    /// (keys) f32: log of how many tiles a padding tile stands for; undefined if that is nowhere
+    /// more than one.
     [[nodiscard]] const Tensor& key_bias() const { return key_bias_; }
 
   private:

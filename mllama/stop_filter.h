@@ -11,8 +11,9 @@ class StopFilter {
     /// Empty stop texts are passed over.
     explicit StopFilter(const std::vector<std::string>& stops);
 
-    /// Takes the next piece and returns what can be shown: everything that cannot be the beginning of a stop text. When a stop text is
-    /// whole, what stands before it is returned, stopped() is true, and nothing more comes.
+    /// Takes the next piece and returns what can be shown: everything that cannot be the beginning
+    /// of a stop text. When a stop text is whole, what stands before it is returned, stopped() is
+    /// true, and nothing more comes.
     std::string push(const std::string& piece);
 
     /// The text is over: what was held back.

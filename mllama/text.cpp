@@ -17,7 +17,8 @@ GatedMlp load_mlp(const TextConfig& c, const WeightLoader& weights, const std::s
     return mlp;
 }
 
-/// What both kinds of layer have: norms, projections, feed-forward network. `attention`: "self_attn" or "cross_attn".
+/// What both kinds of layer have: norms, projections, feed-forward network. `attention`:
+/// "self_attn" or "cross_attn".
 template <class Layer>
 Layer load_common(const TextConfig& c, const WeightLoader& weights, const std::string& name,
                   const std::string& attention) {
@@ -51,8 +52,8 @@ void norm_heads(const RmsNorm& norm, Tensor& x) {
     norm.forward(heads, heads);
 }
 
-/// The keys of the pictures that a row sees: their real tiles. A row that sees none is given all keys or none, as the
-/// reference does.
+/// The keys of the pictures that a row sees: their real tiles. A row that sees none is given all
+/// keys or none, as the reference does.
 void add_image_query(const Sequence& sequence, ImageSpan span, Reference reference,
                      KeyVisibility& visible) {
     const std::vector<ImageKeys>& images = sequence.images();
@@ -88,20 +89,20 @@ int64_t layer_weights(const Linear& q, const Linear& k, const Linear& v, const L
 
 }  // namespace
 
-/// The rows of one forward. Sequences with pictures stand first, so that the rows of cross-attention are contiguous; a sequence's
-/// results do not depend on where it stands.
+/// The rows of one forward. Sequences with pictures stand first, so that the rows of
+/// cross-attention are contiguous; a sequence's results do not depend on where it stands.
 struct TextModel::Batch {
     struct Part {
         const SequenceInput* input;
-        size_t place;      // in the caller's batch
-        int64_t begin;     // first row
-        int64_t end;       // behind the last row
+        size_t place;   // in the caller's batch
+        int64_t begin;  // first row
+        int64_t end;    // behind the last row
         KeyVisibility causal;
         KeyVisibility images;
     };
     std::vector<Part> parts;
     int64_t rows = 0;
-    int64_t image_rows = 0;      // rows of sequences with pictures, in front
+    int64_t image_rows = 0;          // rows of sequences with pictures, in front
     std::vector<int64_t> ids;        // (rows)
     std::vector<int64_t> positions;  // (rows)
     std::vector<float> sees_image;   // (image_rows) 1, or 0 for a row that sees no picture
@@ -118,7 +119,8 @@ TextModel::TextModel(const ModelConfig& config, const WeightLoader& weights, Ref
       rotary_embedding_(config.text.head_dim(), config.text.rope) {
     const TextConfig& c = config_;
     const std::string name = "language_model.model.";
-    embed_tokens_ = weights.matrix(name + "embed_tokens.weight", {c.embedding_rows(), c.hidden_size});
+    embed_tokens_ =
+        weights.matrix(name + "embed_tokens.weight", {c.embedding_rows(), c.hidden_size});
     for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
         const std::string layer = name + "layers." + std::to_string(i) + ".";
         if (c.is_cross_attention(i)) {
@@ -131,15 +133,17 @@ TextModel::TextModel(const ModelConfig& config, const WeightLoader& weights, Ref
     lm_head_ = weights.linear("language_model.lm_head", c.vocab_size, c.hidden_size);
 }
 
-void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Batch& batch, Tensor& h,
-                               Arena& scratch) const {
+void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Batch& batch,
+                               Tensor& h, Arena& scratch) const {
     const TextConfig& c = config_;
     const Arena::Scope scope(scratch);
     Tensor x = scratch.take(h.shape());  // (rows, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
-        Tensor q = scratch.take({batch.rows, c.hidden_size});  // (rows, num_attention_heads * head_dim)
-        Tensor k = scratch.take({batch.rows, c.kv_size()});    // (rows, num_key_value_heads * head_dim)
+        Tensor q =
+            scratch.take({batch.rows, c.hidden_size});  // (rows, num_attention_heads * head_dim)
+        Tensor k =
+            scratch.take({batch.rows, c.kv_size()});  // (rows, num_key_value_heads * head_dim)
         Tensor v = scratch.take({batch.rows, c.kv_size()});
         layer.input_layernorm.forward(h, x);
         layer.q_proj.forward(x, q);
@@ -152,12 +156,13 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Ba
             cache.append(k.rows(part.begin, part.end), v.rows(part.begin, part.end));
             const Tensor queries = q.rows(part.begin, part.end);
             Tensor out = x.rows(part.begin, part.end);
-            ops::attention(queries, cache.keys(), cache.values(), {c.head_dim(), attention_scale_}, Tensor(),
-                           part.causal, layer.q_proj.compute, out);
+            ops::attention(queries, cache.keys(), cache.values(), {c.head_dim(), attention_scale_},
+                           Tensor(), part.causal, layer.q_proj.compute, out);
             if (batch.trace && batch.trace->attention) {
-                Tensor weights = Tensor::empty({c.num_attention_heads, queries.rows(), cache.length()}, DType::f32);
-                ops::attention_weights(queries, cache.keys(), {c.head_dim(), attention_scale_}, Tensor(),
-                                       part.causal, weights);
+                Tensor weights = Tensor::empty(
+                    {c.num_attention_heads, queries.rows(), cache.length()}, DType::f32);
+                ops::attention_weights(queries, cache.keys(), {c.head_dim(), attention_scale_},
+                                       Tensor(), part.causal, weights);
                 batch.trace->attention(part.place, static_cast<int64_t>(index), weights);
             }
         }
@@ -167,14 +172,15 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Ba
     layer.mlp.add_to(h, x, 1.0f, scratch);
 }
 
-void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, Batch& batch, Tensor& h,
-                                Arena& scratch) const {
+void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, Batch& batch,
+                                Tensor& h, Arena& scratch) const {
     const TextConfig& c = config_;
     const Arena::Scope scope(scratch);
     Tensor x = scratch.take(h.shape());  // (image_rows, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
-        Tensor q = scratch.take({batch.image_rows, c.hidden_size});  // (image_rows, num_attention_heads * head_dim)
+        Tensor q = scratch.take(
+            {batch.image_rows, c.hidden_size});  // (image_rows, num_attention_heads * head_dim)
         layer.input_layernorm.forward(h, x);
         layer.q_proj.forward(x, q);
         norm_heads(layer.q_norm, q);
@@ -187,7 +193,8 @@ void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, 
             ops::attention(queries, cache.keys(), cache.values(), {c.head_dim(), attention_scale_},
                            sequence.key_bias(), part.images, layer.q_proj.compute, out);
             if (batch.trace && batch.trace->attention) {
-                Tensor weights = Tensor::empty({c.num_attention_heads, queries.rows(), cache.length()}, DType::f32);
+                Tensor weights = Tensor::empty(
+                    {c.num_attention_heads, queries.rows(), cache.length()}, DType::f32);
                 ops::attention_weights(queries, cache.keys(), {c.head_dim(), attention_scale_},
                                        sequence.key_bias(), part.images, weights);
                 batch.trace->attention(part.place, static_cast<int64_t>(index), weights);
@@ -246,7 +253,8 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Arena& scratch,
     const auto report = [&](size_t layer, const Tensor& state) {
         if (!trace || !trace->hidden_state) return;
         for (const Batch::Part& part : batch.parts) {
-            trace->hidden_state(part.place, static_cast<int64_t>(layer), state.rows(part.begin, part.end));
+            trace->hidden_state(part.place, static_cast<int64_t>(layer),
+                                state.rows(part.begin, part.end));
         }
     };
     for (size_t i = 0; i < layers_.size(); ++i) {
@@ -256,10 +264,12 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Arena& scratch,
         } else if (batch.image_rows > 0) {
             report(i, h);
             Tensor image_rows = h.rows(0, batch.image_rows);
-            cross_attention(std::get<CrossAttentionLayer>(layers_[i]), i, batch, image_rows, scratch);
+            cross_attention(std::get<CrossAttentionLayer>(layers_[i]), i, batch, image_rows,
+                            scratch);
         }
     }
-    for (const Batch::Part& part : batch.parts) part.input->sequence->advance(part.end - part.begin);
+    for (const Batch::Part& part : batch.parts)
+        part.input->sequence->advance(part.end - part.begin);
     if (trace && trace->hidden_state) {
         Tensor last = scratch.take(h.shape());
         norm_.forward(h, last);
@@ -291,7 +301,8 @@ void TextModel::add_image(Sequence& sequence, const VisionRows& image, Arena& sc
         KvCache& cache = sequence.cross_attention[i];
         cache.reserve(cache.length() + image.rows.rows());
         const Arena::Scope scope(scratch);
-        Tensor k = scratch.take({rows_per_tile, config_.kv_size()});  // (num_patches, num_key_value_heads * head_dim)
+        Tensor k = scratch.take(
+            {rows_per_tile, config_.kv_size()});  // (num_patches, num_key_value_heads * head_dim)
         Tensor v = scratch.take({rows_per_tile, config_.kv_size()});
         for (int64_t tile = 0; tile < image.layout.tiles(); ++tile) {
             const Tensor rows = image.rows.rows(tile * rows_per_tile, (tile + 1) * rows_per_tile);
@@ -308,10 +319,12 @@ int64_t TextModel::bytes_per_token(bool with_image) const {
     int64_t bytes = lm_head_.weight.bytes();
     for (const auto& layer : layers_) {
         if (const auto* self = std::get_if<SelfAttentionLayer>(&layer)) {
-            bytes += layer_weights(self->q_proj, self->k_proj, self->v_proj, self->o_proj, self->mlp, false, true);
+            bytes += layer_weights(self->q_proj, self->k_proj, self->v_proj, self->o_proj,
+                                   self->mlp, false, true);
         } else if (with_image) {
             const auto& cross = std::get<CrossAttentionLayer>(layer);
-            bytes += layer_weights(cross.q_proj, cross.k_proj, cross.v_proj, cross.o_proj, cross.mlp, true, true);
+            bytes += layer_weights(cross.q_proj, cross.k_proj, cross.v_proj, cross.o_proj,
+                                   cross.mlp, true, true);
         }
     }
     return bytes;
@@ -321,10 +334,12 @@ double TextModel::multiply_adds_per_row(bool with_image) const {
     int64_t weights = 0;
     for (const auto& layer : layers_) {
         if (const auto* self = std::get_if<SelfAttentionLayer>(&layer)) {
-            weights += layer_weights(self->q_proj, self->k_proj, self->v_proj, self->o_proj, self->mlp, false, false);
+            weights += layer_weights(self->q_proj, self->k_proj, self->v_proj, self->o_proj,
+                                     self->mlp, false, false);
         } else if (with_image) {
             const auto& cross = std::get<CrossAttentionLayer>(layer);
-            weights += layer_weights(cross.q_proj, cross.k_proj, cross.v_proj, cross.o_proj, cross.mlp, true, false);
+            weights += layer_weights(cross.q_proj, cross.k_proj, cross.v_proj, cross.o_proj,
+                                     cross.mlp, true, false);
         }
     }
     return static_cast<double>(weights);

@@ -3,13 +3,15 @@
 //   ids ─ embed_tokens ─► h (rows, hidden_size)
 //     each layer, in order:
 //       self-attention   h += o_proj(attention(rope(q), rope(k), v));   h += mlp(norm(h))
-//       cross-attention  h += tanh(gate) o_proj(attention(norm(q), norm(k of pictures), v of pictures));  h += tanh(gate) mlp(norm(h))
+//       cross-attention  h += tanh(gate) o_proj(attention(norm(q), norm(k of pictures), v of
+//       pictures));  h += tanh(gate) mlp(norm(h))
 //                        skipped whole by texts without a picture
 //     ─ norm ─ lm_head ─► logits (kept rows, vocab_size)
 //
-// One forward serves prefill and decode: every sequence brings some new rows, the rows of all stand one after the other, linear layers
-// see them all at once and attention runs sequence by sequence.
-// Source: MllamaTextModel and MllamaForConditionalGeneration, modeling_mllama.py of transformers 4.56.2.
+// One forward serves prefill and decode: every sequence brings some new rows, the rows of all stand
+// one after the other, linear layers see them all at once and attention runs sequence by sequence.
+// Source: MllamaTextModel and MllamaForConditionalGeneration, modeling_mllama.py of
+// transformers 4.56.2.
 #pragma once
 
 #include <functional>
@@ -34,11 +36,12 @@ struct SequenceInput {
 
 /// For those who want to look inside a forward. `sequence` is the place in the batch.
 struct ForwardTrace {
-    /// Called for every layer that runs for any sequence with the state that enters it, and at the end with the normed output as layer
-    /// num_hidden_layers: what transformers returns as hidden_states. rows (new tokens, hidden_size)
+    /// Called for every layer that runs for any sequence with the state that enters it, and at the
+    /// end with the normed output as layer num_hidden_layers: what transformers returns as
+    /// hidden_states. rows (new tokens, hidden_size)
     std::function<void(size_t sequence, int64_t layer, const Tensor& rows)> hidden_state;
-    /// Called with the probabilities of each layer that ran: weights (num_attention_heads, new tokens, keys). Keys of
-    /// cross-attention are those of computed tiles, see TileLayout.
+    /// Called with the probabilities of each layer that ran: weights (num_attention_heads, new
+    /// tokens, keys). Keys of cross-attention are those of computed tiles, see TileLayout.
     std::function<void(size_t sequence, int64_t layer, const Tensor& weights)> attention;
 };
 
@@ -56,12 +59,12 @@ struct SelfAttentionLayer {
 /// MllamaCrossAttentionDecoderLayer
 struct CrossAttentionLayer {
     RmsNorm input_layernorm;
-    Linear q_proj;  ///< (num_attention_heads * head_dim, hidden_size)
-    Linear k_proj;  ///< (num_key_value_heads * head_dim, hidden_size), of vision rows
-    Linear v_proj;  ///< (num_key_value_heads * head_dim, hidden_size), of vision rows
-    Linear o_proj;  ///< (hidden_size, num_attention_heads * head_dim)
-    RmsNorm q_norm;  ///< (head_dim), each head
-    RmsNorm k_norm;  ///< (head_dim), each head
+    Linear q_proj;        ///< (num_attention_heads * head_dim, hidden_size)
+    Linear k_proj;        ///< (num_key_value_heads * head_dim, hidden_size), of vision rows
+    Linear v_proj;        ///< (num_key_value_heads * head_dim, hidden_size), of vision rows
+    Linear o_proj;        ///< (hidden_size, num_attention_heads * head_dim)
+    RmsNorm q_norm;       ///< (head_dim), each head
+    RmsNorm k_norm;       ///< (head_dim), each head
     float attn_gate = 0;  ///< tanh of cross_attn_attn_gate
     RmsNorm post_attention_layernorm;
     GatedMlp mlp;
@@ -72,12 +75,15 @@ class TextModel {
   public:
     TextModel(const ModelConfig& config, const WeightLoader& weights, Reference reference);
 
-    /// Runs new rows through the tower and extends the caches. Returns the logits of the kept rows, (kept rows of all sequences in
-    /// the order of the batch, vocab_size) f32, in `scratch`. Ids must be below embedding_rows, and a sequence needs its
-    /// pictures before the tokens that stand for them.
-    Tensor forward(std::span<const SequenceInput> batch, Arena& scratch, const ForwardTrace* trace = nullptr) const;
+    /// Runs new rows through the tower and extends the caches. Returns the logits of the kept rows,
+    /// (kept rows of all sequences in the order of the batch, vocab_size) f32, in `scratch`. Ids
+    /// must be below embedding_rows, and a sequence needs its pictures before the tokens that stand
+    /// for them.
+    Tensor forward(std::span<const SequenceInput> batch, Arena& scratch,
+                   const ForwardTrace* trace = nullptr) const;
 
-    /// Computes keys and values of a picture in every cross-attention layer and appends them to the sequence.
+    /// Computes keys and values of a picture in every cross-attention layer and appends them to the
+    /// sequence.
     void add_image(Sequence& sequence, const VisionRows& image, Arena& scratch) const;
 
     [[nodiscard]] const TextConfig& config() const { return config_; }
@@ -93,8 +99,10 @@ class TextModel {
   private:
     struct Batch;  // the rows of one forward and where they belong
 
-    void self_attention(const SelfAttentionLayer& layer, size_t index, Batch& batch, Tensor& h, Arena& scratch) const;
-    void cross_attention(const CrossAttentionLayer& layer, size_t index, Batch& batch, Tensor& h, Arena& scratch) const;
+    void self_attention(const SelfAttentionLayer& layer, size_t index, Batch& batch, Tensor& h,
+                        Arena& scratch) const;
+    void cross_attention(const CrossAttentionLayer& layer, size_t index, Batch& batch, Tensor& h,
+                         Arena& scratch) const;
 
     TextConfig config_;
     int64_t image_token_id_;

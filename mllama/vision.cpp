@@ -9,8 +9,8 @@ namespace {
 /// layernorm_pre and layernorm_post use the default of torch, whatever the config says.
 constexpr float outer_norm_eps = 1e-5f;
 
-VisionEncoderLayer load_layer(const VisionConfig& c, const WeightLoader& weights, const std::string& name,
-                              bool gated) {
+VisionEncoderLayer load_layer(const VisionConfig& c, const WeightLoader& weights,
+                              const std::string& name, bool gated) {
     VisionEncoderLayer layer;
     layer.input_layernorm = weights.layer_norm(name + "input_layernorm", c.hidden_size, c.norm_eps);
     layer.q_proj = weights.linear(name + "self_attn.q_proj", c.hidden_size, c.hidden_size);
@@ -36,7 +36,8 @@ TileEmbedding load_tile_embedding(const VisionConfig& c, const WeightLoader& wei
             weights.tanh_gate(name + ".gate")};
 }
 
-/// Row `aspect_ratio_id` of a table, seen as (max_num_tiles, rows of a tile, width), tile `tile`: (rows of a tile, width).
+/// Row `aspect_ratio_id` of a table, seen as (max_num_tiles, rows of a tile, width), tile `tile`:
+/// (rows of a tile, width).
 Tensor tile_entry(const Tensor& table, int64_t aspect_ratio_id, int64_t tile, int64_t width,
                   int64_t rows_of_a_tile) {
     const Tensor row = table.rows(aspect_ratio_id, aspect_ratio_id + 1);
@@ -47,14 +48,16 @@ Tensor tile_entry(const Tensor& table, int64_t aspect_ratio_id, int64_t tile, in
 /// All elements are equal in value: 0 and -0 are, a NaN is equal to nothing.
 bool same_values(const Tensor& a, const Tensor& b) {
     const int64_t n = a.numel();
-    if (a.dtype() == DType::f32) return std::equal(a.data<float>(), a.data<float>() + n, b.data<float>());
+    if (a.dtype() == DType::f32)
+        return std::equal(a.data<float>(), a.data<float>() + n, b.data<float>());
     const auto to_f32 = a.dtype() == DType::bf16 ? bf16_to_f32 : f16_to_f32;
     return std::equal(a.data<uint16_t>(), a.data<uint16_t>() + n, b.data<uint16_t>(),
                       [to_f32](uint16_t x, uint16_t y) { return to_f32(x) == to_f32(y); });
 }
 
-/// The pixels of each patch of a tile, one patch a row, as a convolution with stride = kernel sees them:
-/// pixels (num_channels, image_size, image_size) -> out (patches, num_channels * patch_size * patch_size)
+/// The pixels of each patch of a tile, one patch a row, as a convolution with stride = kernel sees
+/// them: pixels (num_channels, image_size, image_size) -> out (patches, num_channels * patch_size *
+/// patch_size)
 void unfold_patches(const float* pixels, const VisionConfig& c, Tensor& out) {
     const int64_t side = c.patches_per_side();
     ops::parallel_for(side, [&](int64_t patch_y) {
@@ -62,7 +65,8 @@ void unfold_patches(const float* pixels, const VisionConfig& c, Tensor& out) {
         for (int64_t patch_x = 0; patch_x < side; ++patch_x) {
             for (int64_t channel = 0; channel < c.num_channels; ++channel) {
                 for (int64_t y = 0; y < c.patch_size; ++y) {
-                    const int64_t line = (channel * c.image_size + patch_y * c.patch_size + y) * c.image_size;
+                    const int64_t line =
+                        (channel * c.image_size + patch_y * c.patch_size + y) * c.image_size;
                     row = std::copy_n(pixels + line + patch_x * c.patch_size, c.patch_size, row);
                 }
             }
@@ -82,7 +86,8 @@ void TileEmbedding::add_to(Tensor& rows, int64_t aspect_ratio_id, int64_t tile) 
 
 void PositionEmbedding::add_to(Tensor& rows, int64_t aspect_ratio_id, int64_t tile) const {
     ops::add_scaled(rows, embedding, 1.0f - gate);
-    ops::add_scaled(rows, tile_entry(tile_embedding, aspect_ratio_id, tile, rows.cols(), rows.rows()), gate);
+    ops::add_scaled(
+        rows, tile_entry(tile_embedding, aspect_ratio_id, tile, rows.cols(), rows.rows()), gate);
 }
 
 void VisionFeatures::tile_rows(int64_t tile, Tensor& out) const {
@@ -99,21 +104,23 @@ void VisionFeatures::tile_rows(int64_t tile, Tensor& out) const {
     });
 }
 
-VisionModel::VisionModel(const VisionConfig& config, const WeightLoader& weights, Reference reference)
+VisionModel::VisionModel(const VisionConfig& config, const WeightLoader& weights,
+                         Reference reference)
     : config_(config), reference_(reference) {
     const VisionConfig& c = config_;
     const std::string name = "vision_model.";
     patch_embedding_.weight =
-        weights.matrix(name + "patch_embedding.weight",
-                       {c.hidden_size, c.num_channels, c.patch_size, c.patch_size})
+        weights
+            .matrix(name + "patch_embedding.weight",
+                    {c.hidden_size, c.num_channels, c.patch_size, c.patch_size})
             .view({c.hidden_size, c.patch_pixels()});
     patch_embedding_.compute = weights.compute(patch_embedding_.weight);
     class_embedding_ = weights.vector(name + "class_embedding", {c.hidden_size});
-    gated_positional_embedding_.embedding =
-        weights.vector(name + "gated_positional_embedding.embedding", {c.num_patches(), c.hidden_size});
-    gated_positional_embedding_.tile_embedding =
-        weights.matrix(name + "gated_positional_embedding.tile_embedding.weight",
-                       {c.num_aspect_ratio_ids(), c.max_num_tiles * c.num_patches() * c.hidden_size});
+    gated_positional_embedding_.embedding = weights.vector(
+        name + "gated_positional_embedding.embedding", {c.num_patches(), c.hidden_size});
+    gated_positional_embedding_.tile_embedding = weights.matrix(
+        name + "gated_positional_embedding.tile_embedding.weight",
+        {c.num_aspect_ratio_ids(), c.max_num_tiles * c.num_patches() * c.hidden_size});
     gated_positional_embedding_.gate = weights.tanh_gate(name + "gated_positional_embedding.gate");
     pre_tile_positional_embedding_ =
         load_tile_embedding(c, weights, name + "pre_tile_positional_embedding");
@@ -126,8 +133,8 @@ VisionModel::VisionModel(const VisionConfig& config, const WeightLoader& weights
             load_layer(c, weights, name + "transformer.layers." + std::to_string(i) + ".", false));
     }
     for (int64_t i = 0; i < c.num_global_layers; ++i) {
-        global_transformer_.push_back(
-            load_layer(c, weights, name + "global_transformer.layers." + std::to_string(i) + ".", true));
+        global_transformer_.push_back(load_layer(
+            c, weights, name + "global_transformer.layers." + std::to_string(i) + ".", true));
     }
 }
 
@@ -137,7 +144,7 @@ bool VisionModel::padding_tiles_equal(int64_t aspect_ratio_id) const {
     const int64_t first = high * wide;
     const auto equal = [&](const Tensor& table, int64_t rows_of_a_tile, int64_t tile) {
         return same_values(tile_entry(table, aspect_ratio_id, first, c.hidden_size, rows_of_a_tile),
-                          tile_entry(table, aspect_ratio_id, tile, c.hidden_size, rows_of_a_tile));
+                           tile_entry(table, aspect_ratio_id, tile, c.hidden_size, rows_of_a_tile));
     };
     for (int64_t tile = first + 1; tile < c.max_num_tiles; ++tile) {
         if (!equal(gated_positional_embedding_.tile_embedding, c.num_patches(), tile) ||
@@ -174,8 +181,9 @@ void VisionModel::embed(const ProcessedImage& image, const TileLayout& layout, T
     }
 }
 
-void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config, const KeyVisibility& visible,
-                                 const Tensor& key_bias, Arena& scratch) const {
+void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config,
+                                 const KeyVisibility& visible, const Tensor& key_bias,
+                                 Arena& scratch) const {
     const Arena::Scope scope(scratch);
     Tensor x = scratch.take(h.shape());  // (positions, hidden_size)
     {
@@ -214,12 +222,14 @@ VisionFeatures VisionModel::forward(const ProcessedImage& image, Arena& scratch,
     const KeyVisibility visible =
         tile_visibility(features.layout, c.num_patches(), c.padded_patches());
     std::vector<float> bias;
-    if (features.layout.multiplicity > 1) append_key_bias(features.layout, c.padded_patches(), bias);
+    if (features.layout.multiplicity > 1)
+        append_key_bias(features.layout, c.padded_patches(), bias);
     const Tensor key_bias = bias.empty() ? Tensor() : Tensor::from(bias);
 
     const auto keep = [&](int64_t layer) {
         for (size_t k = 0; k < features.intermediates.size(); ++k) {
-            if (c.intermediate_layers_indices[k] == layer) ops::convert(h, features.intermediates[k]);
+            if (c.intermediate_layers_indices[k] == layer)
+                ops::convert(h, features.intermediates[k]);
         }
     };
     const int64_t layers = c.num_hidden_layers + c.num_global_layers;
@@ -245,7 +255,8 @@ VisionFeatures VisionModel::forward(const ProcessedImage& image, Arena& scratch,
 
 double VisionModel::multiply_adds(int64_t real_tiles) const {
     const VisionConfig& c = config_;
-    // A picture of so many tiles in a row; the first supported shape of that many tiles stands for all.
+    // A picture of so many tiles in a row; the first supported shape of that many tiles stands for
+    // all.
     int64_t id = 1;
     for (size_t i = 0; i < c.supported_aspect_ratios.size(); ++i) {
         const auto [high, wide] = c.supported_aspect_ratios[i];
@@ -254,11 +265,13 @@ double VisionModel::multiply_adds(int64_t real_tiles) const {
     const TileLayout layout = TileLayout::of(real_tiles, c.max_num_tiles, padding_tiles_equal(id));
     const auto rows = static_cast<double>(layout.tiles() * c.padded_patches());
     const auto hidden = static_cast<double>(c.hidden_size);
-    const double linear = rows * (4 * hidden * hidden + 2 * hidden * static_cast<double>(c.intermediate_size));
+    const double linear =
+        rows * (4 * hidden * hidden + 2 * hidden * static_cast<double>(c.intermediate_size));
     const auto real = static_cast<double>(layout.real_tiles * c.num_patches());
     const double attention = 2 * hidden * (real * rows + (rows - real) * real);
     const double patches = real * hidden * static_cast<double>(c.patch_pixels());
-    return static_cast<double>(c.num_hidden_layers + c.num_global_layers) * (linear + attention) + patches;
+    return static_cast<double>(c.num_hidden_layers + c.num_global_layers) * (linear + attention) +
+           patches;
 }
 
 }  // namespace mllama

@@ -1,11 +1,13 @@
-// The vision tower: tiles of a picture to vision rows. A ViT over all tiles of a picture at once, local layers, then gated global ones.
+// The vision tower: tiles of a picture to vision rows. A ViT over all tiles of a picture at once,
+// local layers, then gated global ones.
 //
 //   pixel_values (tiles, 3, image_size, image_size)
 //     ─ patch_embedding ─ + pre_tile ─ class token in front ─ + position ─ layernorm_pre
 //     ─ pad each tile to a multiple of 8 rows ─► (tiles * padded_patches, hidden_size)
 //     ─ num_hidden_layers local layers ──┬─ some states are kept (intermediate_layers_indices)
 //     ─ layernorm_post ─ + post_tile     │
-//     ─ num_global_layers gated layers ──┴─► final state and kept states side by side: (tiles * num_patches, vision_output_dim)
+//     ─ num_global_layers gated layers ──┴─► final state and kept states side by side: (tiles *
+//     num_patches, vision_output_dim)
 //
 // Source: MllamaVisionModel, modeling_mllama.py of transformers 4.56.2.
 #pragma once
@@ -44,13 +46,15 @@ struct TileEmbedding {
     void add_to(Tensor& rows, int64_t aspect_ratio_id, int64_t tile) const;
 };
 
-/// MllamaPrecomputedPositionEmbedding: one vector a position, and one a position, tile and aspect ratio.
+/// MllamaPrecomputedPositionEmbedding: one vector a position, and one a position, tile and aspect
+/// ratio.
 struct PositionEmbedding {
     Tensor embedding;       ///< (num_patches, hidden_size)
     Tensor tile_embedding;  ///< (num_aspect_ratio_ids, max_num_tiles * num_patches * hidden_size)
     float gate = 0;         ///< tanh of the stored gate
 
-    /// rows (num_patches, hidden_size) += (1 - gate) * embedding + gate * tile_embedding[aspect_ratio_id][tile]
+    /// rows (num_patches, hidden_size) += (1 - gate) * embedding + gate *
+    /// tile_embedding[aspect_ratio_id][tile]
     void add_to(Tensor& rows, int64_t aspect_ratio_id, int64_t tile) const;
 };
 
@@ -59,11 +63,13 @@ struct VisionFeatures {
     TileLayout layout;
     int64_t num_patches = 0;
     int64_t padded_patches = 0;
-    Tensor final_state;                 ///< (tiles * padded_patches, hidden_size)
-    std::vector<Tensor> intermediates;  ///< each like final_state, in the order of intermediate_layers_indices
+    Tensor final_state;  ///< (tiles * padded_patches, hidden_size)
+    std::vector<Tensor>
+        intermediates;  ///< each like final_state, in the order of intermediate_layers_indices
 
-    /// The rows of one tile: out (num_patches, vision_output_dim). Column hidden_size + h * n + k is feature h of
-    /// the k-th of n intermediate states: the reference stacks them on the last axis.
+    /// The rows of one tile: out (num_patches, vision_output_dim). Column hidden_size + h * n + k
+    /// is feature h of the k-th of n intermediate states: the reference stacks them on the last
+    /// axis.
     void tile_rows(int64_t tile, Tensor& out) const;
 };
 
@@ -74,9 +80,11 @@ class VisionModel {
   public:
     VisionModel(const VisionConfig& config, const WeightLoader& weights, Reference reference);
 
-    /// Runs the tower. The result lives in `scratch`. `share_padding`: padding tiles that start equal are computed once (exact);
-    /// false takes the general path always, which is the plain version of the same.
-    [[nodiscard]] VisionFeatures forward(const ProcessedImage& image, Arena& scratch, const VisionProgress& progress = {},
+    /// Runs the tower. The result lives in `scratch`. `share_padding`: padding tiles that start
+    /// equal are computed once (exact); false takes the general path always, which is the plain
+    /// version of the same.
+    [[nodiscard]] VisionFeatures forward(const ProcessedImage& image, Arena& scratch,
+                                         const VisionProgress& progress = {},
                                          bool share_padding = true) const;
 
     [[nodiscard]] const VisionConfig& config() const { return config_; }
@@ -84,12 +92,14 @@ class VisionModel {
     /// Multiply-adds of one picture of `real_tiles` tiles, as they are really done.
     [[nodiscard]] double multiply_adds(int64_t real_tiles) const;
 
-    /// Whether all tiles that a picture of this aspect ratio leaves unused have the same embeddings.
+    /// Whether all tiles that a picture of this aspect ratio leaves unused have the same
+    /// embeddings.
     [[nodiscard]] bool padding_tiles_equal(int64_t aspect_ratio_id) const;
 
   private:
     /// x (tiles * padded_patches, hidden_size): what the first layer sees.
-    void embed(const ProcessedImage& image, const TileLayout& layout, Tensor& x, Arena& scratch) const;
+    void embed(const ProcessedImage& image, const TileLayout& layout, Tensor& x,
+               Arena& scratch) const;
 
     VisionConfig config_;
     Reference reference_;

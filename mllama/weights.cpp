@@ -6,10 +6,11 @@ namespace mllama {
 
 Checkpoint open_checkpoint(const std::string& checkpoint_dir) {
     // In memory, transformers names the same tensors differently; some files are saved that way.
-    return Checkpoint::open(checkpoint_dir, {{"model.language_model.", "language_model.model."},
-                                             {"lm_head.", "language_model.lm_head."},
-                                             {"model.vision_model.", "vision_model."},
-                                             {"model.multi_modal_projector.", "multi_modal_projector."}});
+    return Checkpoint::open(checkpoint_dir,
+                            {{"model.language_model.", "language_model.model."},
+                             {"lm_head.", "language_model.lm_head."},
+                             {"model.vision_model.", "vision_model."},
+                             {"model.multi_modal_projector.", "multi_modal_projector."}});
 }
 
 Tensor WeightLoader::matrix(const std::string& name, const std::vector<int64_t>& shape) const {
@@ -31,7 +32,8 @@ Compute WeightLoader::compute(const Tensor& weight) const {
     return weight.dtype() == DType::bf16 ? Compute::bf16 : Compute::f32;
 }
 
-Linear WeightLoader::linear(const std::string& name, int64_t out_features, int64_t in_features) const {
+Linear WeightLoader::linear(const std::string& name, int64_t out_features,
+                            int64_t in_features) const {
     Linear layer;
     layer.weight = matrix(name + ".weight", {out_features, in_features});
     layer.compute = compute(layer.weight);

@@ -13,18 +13,21 @@ namespace mllama {
 /// How weights are held and computed with: `--dtype`.
 enum class WeightType {
     as_stored,  ///< bf16 products where the checkpoint is bf16, float32 otherwise
-    f32,        ///< float32 throughout; bf16 and f16 weights stay mapped and are widened as they are read
-    bf16,       ///< bf16 products; weights of other types are converted when they are loaded
+    f32,  ///< float32 throughout; bf16 and f16 weights stay mapped and are widened as they are read
+    bf16,  ///< bf16 products; weights of other types are converted when they are loaded
 };
 
-/// Opens the checkpoint of a directory, with both published styles of tensor names read as the one of the files:
-/// language_model.model.*, language_model.lm_head.weight, vision_model.*, multi_modal_projector.*.
+/// Opens the checkpoint of a directory, with both published styles of tensor names read as the one
+/// of the files: language_model.model.*, language_model.lm_head.weight, vision_model.*,
+/// multi_modal_projector.*.
 Checkpoint open_checkpoint(const std::string& checkpoint_dir);
 
-/// Reads modules by the names of the published model. Each throws Error naming file, tensor, expected and found.
+/// Reads modules by the names of the published model. Each throws Error naming file, tensor,
+/// expected and found.
 class WeightLoader {
   public:
-    WeightLoader(const Checkpoint& checkpoint, WeightType type) : checkpoint_(checkpoint), type_(type) {}
+    WeightLoader(const Checkpoint& checkpoint, WeightType type)
+        : checkpoint_(checkpoint), type_(type) {}
 
     /// A matrix (rows, cols) as it is to be held.
     [[nodiscard]] Tensor matrix(const std::string& name, const std::vector<int64_t>& shape) const;
@@ -34,9 +37,11 @@ class WeightLoader {
     [[nodiscard]] float tanh_gate(const std::string& name) const;
 
     /// `name`.weight (out_features, in_features)
-    [[nodiscard]] Linear linear(const std::string& name, int64_t out_features, int64_t in_features) const;
+    [[nodiscard]] Linear linear(const std::string& name, int64_t out_features,
+                                int64_t in_features) const;
     /// The same with `name`.bias (out_features).
-    [[nodiscard]] Linear linear_with_bias(const std::string& name, int64_t out_features, int64_t in_features) const;
+    [[nodiscard]] Linear linear_with_bias(const std::string& name, int64_t out_features,
+                                          int64_t in_features) const;
     [[nodiscard]] RmsNorm rms_norm(const std::string& name, int64_t width, float eps) const;
     [[nodiscard]] LayerNorm layer_norm(const std::string& name, int64_t width, float eps) const;
 

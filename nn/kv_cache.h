@@ -8,10 +8,12 @@ namespace mllama {
 class KvCache {
   public:
     KvCache() = default;
-    /// Rows are `width` = kv_heads * head_dim elements of `dtype` (f32, bf16 or f16). Empty; room is made by reserve.
+    /// Rows are `width` = kv_heads * head_dim elements of `dtype` (f32, bf16 or f16). Empty; room
+    /// is made by reserve.
     KvCache(int64_t width, DType dtype) : width_(width), dtype_(dtype) {}
 
-    /// Makes room for `capacity` rows in all, keeping what is there. Memory is touched only as rows arrive.
+    /// Makes room for `capacity` rows in all, keeping what is there. Memory is touched only as rows
+    /// arrive.
     void reserve(int64_t capacity);
 
     /// k, v (rows, width) f32, rounded to the cache's type. Makes room if there is none (doubling).

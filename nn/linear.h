@@ -15,7 +15,8 @@ struct Linear {
 
     /// x (rows, in_features) -> out (rows, out_features)
     void forward(const Tensor& x, Tensor& out, Activation activation = Activation::none) const {
-        ops::linear(x, weight, {.bias = bias, .activation = activation, .residual = {}}, compute, out);
+        ops::linear(x, weight, {.bias = bias, .activation = activation, .residual = {}}, compute,
+                    out);
     }
 
     /// h += scale * (x weight^T + bias): a residual branch that ends here. h (rows, out_features)

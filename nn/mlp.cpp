@@ -5,8 +5,8 @@
 namespace mllama {
 namespace {
 
-/// Rows that go through the wide middle of a network at a time: enough for products at full speed, and the
-/// (rows, intermediate_size) intermediates stay small however many rows there are.
+/// Rows that go through the wide middle of a network at a time: enough for products at full speed,
+/// and the (rows, intermediate_size) intermediates stay small however many rows there are.
 constexpr int64_t rows_at_a_time = 1024;
 
 }  // namespace
@@ -15,7 +15,8 @@ void Mlp::add_to(Tensor& h, const Tensor& x, float scale, Arena& scratch) const 
     for (int64_t begin = 0; begin < x.rows(); begin += rows_at_a_time) {
         const int64_t end = std::min(begin + rows_at_a_time, x.rows());
         const Arena::Scope scope(scratch);
-        Tensor inner = scratch.take({end - begin, fc1.out_features()});  // (rows, intermediate_size)
+        Tensor inner =
+            scratch.take({end - begin, fc1.out_features()});  // (rows, intermediate_size)
         fc1.forward(x.rows(begin, end), inner, activation);
         Tensor rows = h.rows(begin, end);
         fc2.add_to(rows, inner, scale);

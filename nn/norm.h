@@ -10,7 +10,8 @@ struct RmsNorm {
     Tensor weight;  ///< (width)
     float eps = 0;
 
-    /// x, out (rows, width), may be the same. A tensor (rows, heads * width) viewed as (rows * heads, width) is normalised head by head.
+    /// x, out (rows, width), may be the same. A tensor (rows, heads * width) viewed as (rows *
+    /// heads, width) is normalised head by head.
     void forward(const Tensor& x, Tensor& out) const { ops::rms_norm(x, weight, eps, out); }
 };
 

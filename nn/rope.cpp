@@ -28,7 +28,8 @@ RotaryEmbedding::RotaryEmbedding(int64_t head_dim, const RopeConfig& config) {
     assert(head_dim % 2 == 0);
     for (int64_t i = 0; i < head_dim; i += 2) {
         const float exponent = static_cast<float>(i) / static_cast<float>(head_dim);
-        const auto power = static_cast<float>(std::pow(config.theta, static_cast<double>(exponent)));
+        const auto power =
+            static_cast<float>(std::pow(config.theta, static_cast<double>(exponent)));
         const float frequency = 1.0f / power;
         inverse_frequencies_.push_back(
             config.type == RopeConfig::Type::llama3 ? stretch(frequency, config) : frequency);
@@ -37,13 +38,15 @@ RotaryEmbedding::RotaryEmbedding(int64_t head_dim, const RopeConfig& config) {
 
 void RotaryEmbedding::angles(std::span<const int64_t> positions, Tensor& cos, Tensor& sin) const {
     const size_t half = inverse_frequencies_.size();
-    assert(cos.numel() == static_cast<int64_t>(positions.size() * half) && sin.numel() == cos.numel());
+    assert(cos.numel() == static_cast<int64_t>(positions.size() * half) &&
+           sin.numel() == cos.numel());
     float* c = cos.data<float>();
     float* s = sin.data<float>();
     for (size_t row = 0; row < positions.size(); ++row) {
         const auto position = static_cast<float>(positions[row]);
         for (size_t i = 0; i < half; ++i) {
-            const float angle = inverse_frequencies_[i] * position;  // the reference rounds here too
+            const float angle =
+                inverse_frequencies_[i] * position;  // the reference rounds here too
             c[row * half + i] = std::cos(angle);
             s[row * half + i] = std::sin(angle);
         }

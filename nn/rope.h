@@ -9,8 +9,9 @@
 
 namespace mllama {
 
-/// `standard` is "default" in config files. `llama3` leaves short wavelengths, divides the frequency of long ones by `factor` and goes
-/// smoothly between: source `_compute_llama3_parameters`, modeling_rope_utils.py of transformers.
+/// `standard` is "default" in config files. `llama3` leaves short wavelengths, divides the
+/// frequency of long ones by `factor` and goes smoothly between: source
+/// `_compute_llama3_parameters`, modeling_rope_utils.py of transformers.
 struct RopeConfig {
     enum class Type { standard, llama3 };
     Type type = Type::standard;
@@ -30,8 +31,11 @@ class RotaryEmbedding {
     /// cos, sin (positions, head_dim / 2) f32 of the angles at these positions.
     void angles(std::span<const int64_t> positions, Tensor& cos, Tensor& sin) const;
 
-    /// (head_dim / 2) radians a position. Float32 as in the reference: at position 100,000 the last bit of a frequency shows.
-    [[nodiscard]] const std::vector<float>& inverse_frequencies() const { return inverse_frequencies_; }
+    /// (head_dim / 2) radians a position. Float32 as in the reference: at position 100,000 the last
+    /// bit of a frequency shows.
+    [[nodiscard]] const std::vector<float>& inverse_frequencies() const {
+        return inverse_frequencies_;
+    }
 
   private:
     std::vector<float> inverse_frequencies_;

@@ -72,11 +72,12 @@ cpu::Attention attention_args(const Tensor& q, const Tensor& k, const AttentionS
 void linear(const Tensor& x, const Tensor& w, const LinearOptions& options, Compute compute,
             Tensor& out) {
     assert(is_f32(x) && is_f32(out) && is_float(w.dtype()));
-    assert(w.rank() == 2 && x.cols() == w.cols() && out.cols() == w.rows() && x.rows() == out.rows());
+    assert(w.rank() == 2 && x.cols() == w.cols() && out.cols() == w.rows() &&
+           x.rows() == out.rows());
     assert(is_vector_or_none(options.bias, w.rows()));
-    assert(!options.residual.defined() || (options.residual.rows() == out.rows() &&
-                                           options.residual.cols() == out.cols() &&
-                                           options.residual.row_stride() == out.row_stride()));
+    assert(!options.residual.defined() ||
+           (options.residual.rows() == out.rows() && options.residual.cols() == out.cols() &&
+            options.residual.row_stride() == out.row_stride()));
     cpu::Epilogue epilogue;
     epilogue.bias = data_or_null(options.bias);
     epilogue.activation = options.activation;
@@ -103,7 +104,8 @@ void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float
 
 void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin) {
     assert(is_f32(x) && is_f32(cos) && is_f32(sin) && x.cols() % head_dim == 0);
-    assert(cos.contiguous() && sin.contiguous() && cos.rows() == x.rows() && sin.rows() == x.rows());
+    assert(cos.contiguous() && sin.contiguous() && cos.rows() == x.rows() &&
+           sin.rows() == x.rows());
     assert(cos.cols() * 2 == head_dim && sin.cols() * 2 == head_dim);
     cpu::rope(x.data<float>(), x.rows(), x.cols() / head_dim, head_dim, x.row_stride(),
               cos.data<float>(), sin.data<float>());

@@ -1,8 +1,9 @@
 // The public list of operations on tensors: each checks its shapes and chooses the device.
 //
-// Conventions. Activations are float32; weights are f32, bf16 or f16 as the checkpoint stores them; sums are float32. "rows" is all
-// leading dimensions flattened: an operation on (rows, width) takes any tensor whose last dimension is width.
-// Outputs are given by the caller and must have their final shape. A wrong shape here is a mistake of the program: assert.
+// Conventions. Activations are float32; weights are f32, bf16 or f16 as the checkpoint stores them;
+// sums are float32. "rows" is all leading dimensions flattened: an operation on (rows, width) takes
+// any tensor whose last dimension is width. Outputs are given by the caller and must have their
+// final shape. A wrong shape here is a mistake of the program: assert.
 #pragma once
 
 #include <span>
@@ -18,8 +19,8 @@ using cpu::Activation;
 using cpu::Compute;
 using cpu::KeyRange;
 
-/// Which keys each query may see, as ranges: a mask as a rule, never a (queries, keys) array. Without any query added, every
-/// query sees every key.
+/// Which keys each query may see, as ranges: a mask as a rule, never a (queries, keys) array.
+/// Without any query added, every query sees every key.
 class KeyVisibility {
   public:
     /// The next query sees these ranges: sorted, disjoint, none empty.
@@ -41,14 +42,16 @@ namespace ops {
 
 /// What a linear layer does to its product: residual + scale * activation(x w^T + bias).
 struct LinearOptions {
-    Tensor bias;                                ///< (out_features) f32, or undefined
+    Tensor bias;  ///< (out_features) f32, or undefined
     Activation activation = Activation::none;
     float scale = 1.0f;
-    Tensor residual;                            ///< (rows, out_features) f32, may be the output itself; or undefined
+    Tensor residual;  ///< (rows, out_features) f32, may be the output itself; or undefined
 };
 
-/// x (rows, in_features) f32, w (out_features, in_features) -> out (rows, out_features) f32. out must not overlap x.
-void linear(const Tensor& x, const Tensor& w, const LinearOptions& options, Compute compute, Tensor& out);
+/// x (rows, in_features) f32, w (out_features, in_features) -> out (rows, out_features) f32. out
+/// must not overlap x.
+void linear(const Tensor& x, const Tensor& w, const LinearOptions& options, Compute compute,
+            Tensor& out);
 
 /// x, out (rows, width) f32, may be the same; weight (width).
 void rms_norm(const Tensor& x, const Tensor& weight, float eps, Tensor& out);
@@ -59,8 +62,8 @@ void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float
 /// In place: x (rows, heads * head_dim) f32; cos, sin (rows, head_dim / 2) f32.
 void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin);
 
-/// q (queries, heads * head_dim) f32, k and v (keys, kv_heads * head_dim) -> out (queries, heads * head_dim) f32.
-/// key_bias (keys) f32 is added to the logits, or undefined.
+/// q (queries, heads * head_dim) f32, k and v (keys, kv_heads * head_dim) -> out (queries, heads *
+/// head_dim) f32. key_bias (keys) f32 is added to the logits, or undefined.
 struct AttentionShape {
     int64_t head_dim = 0;
     float scale = 1.0f;
@@ -69,8 +72,8 @@ void attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
                const Tensor& key_bias, const KeyVisibility& visible, Compute compute, Tensor& out);
 
 /// The probabilities of the same attention: weights (heads, queries, keys) f32.
-void attention_weights(const Tensor& q, const Tensor& k, const AttentionShape& shape, const Tensor& key_bias,
-                       const KeyVisibility& visible, Tensor& weights);
+void attention_weights(const Tensor& q, const Tensor& k, const AttentionShape& shape,
+                       const Tensor& key_bias, const KeyVisibility& visible, Tensor& weights);
 
 /// gate = activation(gate) * up, in place; both (rows, width) f32.
 void gated(Tensor& gate, const Tensor& up, Activation activation);
@@ -78,10 +81,12 @@ void gated(Tensor& gate, const Tensor& up, Activation activation);
 /// y += scale * x; same number of elements; y f32, x any float type.
 void add_scaled(Tensor& y, const Tensor& x, float scale);
 
-/// x[r] *= factor[r]: x (rows, width) f32, factor (rows) f32. A factor of 0 gives 0 even where x is not finite.
+/// x[r] *= factor[r]: x (rows, width) f32, factor (rows) f32. A factor of 0 gives 0 even where x is
+/// not finite.
 void scale_rows(Tensor& x, const Tensor& factor);
 
-/// out[i] = table[ids[i]]: table (entries, width) any float type, out (ids, width) f32. Ids must be in range.
+/// out[i] = table[ids[i]]: table (entries, width) any float type, out (ids, width) f32. Ids must be
+/// in range.
 void embedding(std::span<const int64_t> ids, const Tensor& table, Tensor& out);
 
 /// Copies with conversion between f32, bf16 and f16; shapes equal. Rows of either may be strided.

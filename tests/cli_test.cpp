@@ -1,4 +1,5 @@
-// The command line as a contract: exit codes, one line of error that names the file and the thing, and the small commands.
+// The command line as a contract: exit codes, one line of error that names the file and the thing,
+// and the small commands.
 #include <doctest/doctest.h>
 
 #include <filesystem>
@@ -15,7 +16,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-ProgramResult mllama_program(const std::vector<std::string>& arguments, const std::string& input = "") {
+ProgramResult mllama_program(const std::vector<std::string>& arguments,
+                             const std::string& input = "") {
     return run_program(MLLAMA_PROGRAM, arguments, models_folder(), input);
 }
 
@@ -30,7 +32,9 @@ class SpoiledCheckpoint {
     }
     [[nodiscard]] const std::string& path() const { return folder_.path(); }
     [[nodiscard]] std::string file(const std::string& name) const { return folder_.file(name); }
-    void write(const std::string& name, const std::string& content) const { (void)folder_.write(name, content); }
+    void write(const std::string& name, const std::string& content) const {
+        (void)folder_.write(name, content);
+    }
     /// Sets one value of a JSON file; a null removes it.
     void set(const std::string& name, const std::string& pointer, const Json& value) const {
         Json json = read_json_file(file(name));
@@ -56,7 +60,17 @@ void check_one_line_error(const ProgramResult& result, const std::vector<std::st
 }
 
 ProgramResult generate(const std::string& directory, const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = {"generate", "-m", directory, "-p", "<|image|>What is it?", "--image", "pictures/square.png", "--greedy", "-n", "4", "--json"};
+    std::vector<std::string> arguments = {"generate",
+                                          "-m",
+                                          directory,
+                                          "-p",
+                                          "<|image|>What is it?",
+                                          "--image",
+                                          "pictures/square.png",
+                                          "--greedy",
+                                          "-n",
+                                          "4",
+                                          "--json"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return mllama_program(arguments);
 }
@@ -70,8 +84,10 @@ TEST_CASE("cli_unspoiled_checkpoint_answers") {
     CHECK(result.exit_code == 0);
     const Json answer = Json::parse(result.out);
     CHECK(answer.at("tokens").size() == 4);
-    for (const char* key : {"text", "tokens", "prompt_tokens", "finish_reason", "timings"}) CHECK(answer.contains(key));
-    for (const char* key : {"load_s", "preprocess_s", "vision_s", "prefill_s", "prefill_tokens", "decode_s", "decode_tokens"}) {
+    for (const char* key : {"text", "tokens", "prompt_tokens", "finish_reason", "timings"})
+        CHECK(answer.contains(key));
+    for (const char* key : {"load_s", "preprocess_s", "vision_s", "prefill_s", "prefill_tokens",
+                            "decode_s", "decode_tokens"}) {
         CHECK(answer.at("timings").contains(key));
     }
 }
@@ -105,22 +121,26 @@ TEST_CASE("cli_wrong_command_lines_exit_with_2") {
 
 TEST_CASE("cli_help_exits_with_0_and_names_the_options") {
     CHECK(mllama_program({"--help"}).exit_code == 0);
-    for (const char* command : {"generate", "chat", "forward", "preprocess", "tokenize", "inspect", "bench", "demo"}) {
+    for (const char* command :
+         {"generate", "chat", "forward", "preprocess", "tokenize", "inspect", "bench", "demo"}) {
         const ProgramResult result = mllama_program({command, "--help"});
         CAPTURE(command);
         CHECK(result.exit_code == 0);
         CHECK(result.out.find("--") != std::string::npos);
     }
     const std::string help = mllama_program({"generate", "--help"}).out;
-    for (const char* option : {"--model", "--device", "--dtype", "--threads", "--date", "--prompt", "--messages", "--image", "--batch", "--max-new-tokens",
-                               "--greedy", "--temperature", "--top-p", "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop", "--json"}) {
+    for (const char* option :
+         {"--model", "--device", "--dtype", "--threads", "--date", "--prompt", "--messages",
+          "--image", "--batch", "--max-new-tokens", "--greedy", "--temperature", "--top-p",
+          "--top-k", "--min-p", "--repetition-penalty", "--seed", "--stop", "--json"}) {
         CAPTURE(option);
         CHECK(help.find(option) != std::string::npos);
     }
 }
 
 TEST_CASE("cli_missing_files_of_a_checkpoint_are_named") {
-    for (const char* file : {"config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"}) {
+    for (const char* file :
+         {"config.json", "tokenizer.json", "preprocessor_config.json", "model.safetensors"}) {
         const SpoiledCheckpoint checkpoint;
         fs::remove(checkpoint.file(file));
         check_one_line_error(generate(checkpoint.path()), {file});
@@ -129,7 +149,8 @@ TEST_CASE("cli_missing_files_of_a_checkpoint_are_named") {
 }
 
 TEST_CASE("cli_broken_json_is_named_with_its_place") {
-    for (const char* file : {"config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json"}) {
+    for (const char* file :
+         {"config.json", "tokenizer.json", "preprocessor_config.json", "generation_config.json"}) {
         const SpoiledCheckpoint checkpoint;
         checkpoint.write(file, "{\n  \"a\": ,\n}");
         check_one_line_error(generate(checkpoint.path()), {file, "line 2"});
@@ -139,7 +160,8 @@ TEST_CASE("cli_broken_json_is_named_with_its_place") {
 TEST_CASE("cli_truncated_weights_are_named") {
     const SpoiledCheckpoint checkpoint;
     const auto size = fs::file_size(checkpoint.file("model.safetensors"));
-    for (const auto left : {size - 1, size / 2, uintmax_t{100}, uintmax_t{8}, uintmax_t{3}, uintmax_t{0}}) {
+    for (const auto left :
+         {size - 1, size / 2, uintmax_t{100}, uintmax_t{8}, uintmax_t{3}, uintmax_t{0}}) {
         fs::resize_file(checkpoint.file("model.safetensors"), left);
         check_one_line_error(generate(checkpoint.path()), {"model.safetensors"});
     }
@@ -148,7 +170,9 @@ TEST_CASE("cli_truncated_weights_are_named") {
 TEST_CASE("cli_tensors_of_wrong_shape_or_type_are_named") {
     const SpoiledCheckpoint wrong_shape;
     wrong_shape.set("config.json", "/text_config/intermediate_size", 96);
-    check_one_line_error(generate(wrong_shape.path()), {"model.safetensors", "language_model.model.layers.0.mlp.gate_proj.weight", "expected", "found"});
+    check_one_line_error(generate(wrong_shape.path()),
+                         {"model.safetensors", "language_model.model.layers.0.mlp.gate_proj.weight",
+                          "expected", "found"});
 
     const SpoiledCheckpoint wrong_type;
     const SafetensorsFile file = SafetensorsFile::open(wrong_type.file("model.safetensors"));
@@ -182,8 +206,10 @@ TEST_CASE("cli_pictures_that_are_none_and_wrong_numbers_of_them_are_errors") {
     const TemporaryDirectory folder;
     const std::string text = folder.write("text.png", "this is no picture");
     const auto ask = [](const std::string& prompt, const std::vector<std::string>& images) {
-        std::vector<std::string> arguments = {"generate", "-m", "a_published", "-p", prompt, "-n", "2"};
-        for (const std::string& image : images) arguments.insert(arguments.end(), {"--image", image});
+        std::vector<std::string> arguments = {"generate", "-m", "a_published", "-p", prompt,
+                                              "-n",       "2"};
+        for (const std::string& image : images)
+            arguments.insert(arguments.end(), {"--image", image});
         return mllama_program(arguments);
     };
     check_one_line_error(ask("<|image|>x", {text}), {"text.png"});
@@ -191,30 +217,42 @@ TEST_CASE("cli_pictures_that_are_none_and_wrong_numbers_of_them_are_errors") {
     check_one_line_error(ask("<|image|>x", {folder.path()}), {folder.path()});
     check_one_line_error(ask("<|image|>x", {}), {"1 places", "0 images"});
     check_one_line_error(ask("x", {"pictures/square.png"}), {"0 places", "1 images"});
-    check_one_line_error(ask("<|image|><|image|>x", {"pictures/square.png"}), {"2 places", "1 images"});
+    check_one_line_error(ask("<|image|><|image|>x", {"pictures/square.png"}),
+                         {"2 places", "1 images"});
 }
 
 TEST_CASE("cli_requests_that_are_none_name_their_line") {
     const TemporaryDirectory folder;
     const auto batch = [&](const std::string& content) {
-        return mllama_program({"generate", "-m", "a_published", "-n", "2", "--json", "--batch", folder.write("requests.jsonl", content)});
+        return mllama_program({"generate", "-m", "a_published", "-n", "2", "--json", "--batch",
+                               folder.write("requests.jsonl", content)});
     };
     check_one_line_error(batch("{\"prompt\": \"a\"}\n{\"prompt\": \n"), {"requests.jsonl line 2"});
     check_one_line_error(batch("{\"prompt\": \"a\"}\n[]\n"), {"requests.jsonl line 2"});
     check_one_line_error(batch("{\"prompt\": 3}\n"), {"requests.jsonl line 1", "prompt"});
     check_one_line_error(batch("{}\n"), {"requests.jsonl line 1"});
-    check_one_line_error(batch("{\"prompt\": \"a\", \"images\": [3]}\n"), {"requests.jsonl line 1", "images"});
+    check_one_line_error(batch("{\"prompt\": \"a\", \"images\": [3]}\n"),
+                         {"requests.jsonl line 1", "images"});
     check_one_line_error(batch("\n\n"), {"requests.jsonl"});
     check_one_line_error(batch("{\"messages\": []}\n"), {"requests.jsonl line 1"});
-    check_one_line_error(batch("{\"messages\": [{\"content\": \"x\"}]}\n"), {"requests.jsonl line 1", "role"});
-    check_one_line_error(batch("{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\"}]}]}\n"), {"path"});
+    check_one_line_error(batch("{\"messages\": [{\"content\": \"x\"}]}\n"),
+                         {"requests.jsonl line 1", "role"});
+    check_one_line_error(
+        batch("{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\"}]}]}\n"),
+        {"path"});
 }
 
 TEST_CASE("cli_sampling_options_out_of_range_are_wrong_command_lines") {
-    for (const auto& [option, value] : std::vector<std::pair<std::string, std::string>>{
-             {"--temperature", "-1"}, {"--top-p", "0"}, {"--top-p", "2"}, {"--min-p", "3"}, {"--repetition-penalty", "0"}, {"--top-k", "-3"}}) {
+    for (const auto& [option, value] :
+         std::vector<std::pair<std::string, std::string>>{{"--temperature", "-1"},
+                                                          {"--top-p", "0"},
+                                                          {"--top-p", "2"},
+                                                          {"--min-p", "3"},
+                                                          {"--repetition-penalty", "0"},
+                                                          {"--top-k", "-3"}}) {
         CAPTURE(option);
-        const ProgramResult result = mllama_program({"generate", "-m", "a_published", "-p", "x", option, value});
+        const ProgramResult result =
+            mllama_program({"generate", "-m", "a_published", "-p", "x", option, value});
         CHECK(result.exit_code == 2);
         CHECK(result.err.find(option) != std::string::npos);
     }
@@ -222,7 +260,9 @@ TEST_CASE("cli_sampling_options_out_of_range_are_wrong_command_lines") {
 
 TEST_CASE("cli_output_that_cannot_be_written_is_an_error_and_leaves_nothing") {
     const TemporaryDirectory folder;
-    check_one_line_error(mllama_program({"forward", "-m", "a_published", "-p", "x", "--out", folder.file("no/such/out.safetensors")}), {"out.safetensors"});
+    check_one_line_error(mllama_program({"forward", "-m", "a_published", "-p", "x", "--out",
+                                         folder.file("no/such/out.safetensors")}),
+                         {"out.safetensors"});
     CHECK(fs::is_empty(folder.path()));
 }
 
@@ -230,7 +270,9 @@ TEST_CASE("cli_forward_keeps_the_last_logits") {
     const TemporaryDirectory folder;
     const auto logits = [&](const std::string& keep) {
         const std::string out = folder.file("out" + keep + ".safetensors");
-        const ProgramResult result = mllama_program({"forward", "-m", "a_published", "-p", "What is in this image?", "--logits-to-keep", keep, "--out", out});
+        const ProgramResult result =
+            mllama_program({"forward", "-m", "a_published", "-p", "What is in this image?",
+                            "--logits-to-keep", keep, "--out", out});
         REQUIRE(result.exit_code == 0);
         return SafetensorsFile::open(out).get("logits");
     };
@@ -243,8 +285,10 @@ TEST_CASE("cli_forward_keeps_the_last_logits") {
 
 TEST_CASE("cli_tokenize_encodes_and_decodes_line_by_line") {
     const TemporaryDirectory folder;
-    const std::string texts = folder.write("texts.jsonl", "\"What is it?\"\n\"<|image|>What\"\n\"\"\n\"caf\\u00e9 <|eot_id|>\"\n");
-    const ProgramResult encoded = mllama_program({"tokenize", "-m", "a_published", "--jsonl", texts});
+    const std::string texts = folder.write(
+        "texts.jsonl", "\"What is it?\"\n\"<|image|>What\"\n\"\"\n\"caf\\u00e9 <|eot_id|>\"\n");
+    const ProgramResult encoded =
+        mllama_program({"tokenize", "-m", "a_published", "--jsonl", texts});
     REQUIRE(encoded.exit_code == 0);
     std::istringstream lines(encoded.out);
     std::string line;
@@ -256,20 +300,28 @@ TEST_CASE("cli_tokenize_encodes_and_decodes_line_by_line") {
     CHECK(ids[0][0] == bos);
     CHECK(ids[1][1] == bos);  // behind the leading image
     const std::string list = folder.write("ids.jsonl", encoded.out);
-    const ProgramResult decoded = mllama_program({"tokenize", "-m", "a_published", "--jsonl", list, "--decode", "--skip-special"});
+    const ProgramResult decoded = mllama_program(
+        {"tokenize", "-m", "a_published", "--jsonl", list, "--decode", "--skip-special"});
     CHECK(decoded.exit_code == 0);
     CHECK(decoded.out == "\"What is it?\"\n\"What\"\n\"\"\n\"caf\xc3\xa9 \"\n");
-    const ProgramResult as_text = mllama_program({"tokenize", "-m", "a_published", "--jsonl", texts, "--no-special", "--no-bos"});
+    const ProgramResult as_text = mllama_program(
+        {"tokenize", "-m", "a_published", "--jsonl", texts, "--no-special", "--no-bos"});
     CHECK(as_text.exit_code == 0);
     CHECK(as_text.out.size() > encoded.out.size());
-    check_one_line_error(mllama_program({"tokenize", "-m", "a_published", "--jsonl", folder.write("bad.jsonl", "[1]\n")}), {"bad.jsonl line 1"});
-    check_one_line_error(mllama_program({"tokenize", "-m", "a_published", "--decode", "--jsonl", folder.write("bad2.jsonl", "[99999]\n")}), {"99999"});
+    check_one_line_error(mllama_program({"tokenize", "-m", "a_published", "--jsonl",
+                                         folder.write("bad.jsonl", "[1]\n")}),
+                         {"bad.jsonl line 1"});
+    check_one_line_error(mllama_program({"tokenize", "-m", "a_published", "--decode", "--jsonl",
+                                         folder.write("bad2.jsonl", "[99999]\n")}),
+                         {"99999"});
 }
 
 TEST_CASE("cli_preprocess_writes_what_forward_uses") {
     const TemporaryDirectory folder;
     const std::string out = folder.file("pixels.safetensors");
-    const ProgramResult result = mllama_program({"preprocess", "-m", "a_published", "--image", "pictures/wide.png", "pictures/dot.png", "--out", out});
+    const ProgramResult result =
+        mllama_program({"preprocess", "-m", "a_published", "--image", "pictures/wide.png",
+                        "pictures/dot.png", "--out", out});
     CAPTURE(result.err);
     REQUIRE(result.exit_code == 0);
     const SafetensorsFile file = SafetensorsFile::open(out);
@@ -286,23 +338,29 @@ TEST_CASE("cli_inspect_lists_every_tensor") {
     const Json report = Json::parse(json.out);
     CHECK(report.at("tensor_count").get<size_t>() == report.at("tensors").size());
     CHECK(report.at("memory").at("anonymous_bytes").get<int64_t>() > 0);
-    for (const Json& tensor : report.at("tensors")) CHECK(text.out.find(tensor.at("name").get<std::string>()) != std::string::npos);
+    for (const Json& tensor : report.at("tensors"))
+        CHECK(text.out.find(tensor.at("name").get<std::string>()) != std::string::npos);
 }
 
 TEST_CASE("cli_bench_prints_its_keys") {
-    const ProgramResult result = mllama_program({"bench", "-m", "d_bf16", "--prompt-tokens", "16", "--new-tokens", "4", "--images", "1", "--repeats", "1", "--json"});
+    const ProgramResult result =
+        mllama_program({"bench", "-m", "d_bf16", "--prompt-tokens", "16", "--new-tokens", "4",
+                        "--images", "1", "--repeats", "1", "--json"});
     CAPTURE(result.err);
     REQUIRE(result.exit_code == 0);
     const Json report = Json::parse(result.out);
-    for (const char* key : {"isa", "threads", "dtype", "load_s", "anonymous_mb", "vision", "prefill", "decode"}) CHECK(report.contains(key));
+    for (const char* key :
+         {"isa", "threads", "dtype", "load_s", "anonymous_mb", "vision", "prefill", "decode"})
+        CHECK(report.contains(key));
     CHECK(report.at("vision").size() == 2);
     CHECK(report.at("prefill").at(0).at("tokens") == 16);
     CHECK(report.at("decode").at(0).at("tokens_per_s").get<double>() > 0);
 }
 
 TEST_CASE("cli_chat_answers_several_turns_with_pictures") {
-    const ProgramResult result = mllama_program({"chat", "-m", "a_published", "--greedy", "-n", "6", "--date", "26 Jul 2024"},
-                                                "Hello\n/image pictures/square.png\nWhat is in this image?\nAnd on the left?\n/exit\n");
+    const ProgramResult result = mllama_program(
+        {"chat", "-m", "a_published", "--greedy", "-n", "6", "--date", "26 Jul 2024"},
+        "Hello\n/image pictures/square.png\nWhat is in this image?\nAnd on the left?\n/exit\n");
     CAPTURE(result.err);
     CHECK(result.exit_code == 0);
     CHECK(std::count(result.out.begin(), result.out.end(), '\n') >= 3);
@@ -310,21 +368,29 @@ TEST_CASE("cli_chat_answers_several_turns_with_pictures") {
 }
 
 TEST_CASE("cli_chat_wrong_commands_are_errors") {
-    check_one_line_error(mllama_program({"chat", "-m", "a_published"}, "/nonsense\n"), {"/nonsense"});
-    check_one_line_error(mllama_program({"chat", "-m", "a_published"}, "/image no_such.png\n"), {"no_such.png"});
+    check_one_line_error(mllama_program({"chat", "-m", "a_published"}, "/nonsense\n"),
+                         {"/nonsense"});
+    check_one_line_error(mllama_program({"chat", "-m", "a_published"}, "/image no_such.png\n"),
+                         {"no_such.png"});
 }
 
 TEST_CASE("cli_same_seed_same_answer") {
     const auto ask = [](const std::string& seed) {
-        return mllama_program({"generate", "-m", "a_published", "-p", "The second image is", "-n", "16", "--temperature", "1.5", "--seed", seed}).out;
+        return mllama_program({"generate", "-m", "a_published", "-p", "The second image is", "-n",
+                               "16", "--temperature", "1.5", "--seed", seed})
+            .out;
     };
     CHECK(ask("5") == ask("5"));
     CHECK(ask("5") != ask("6"));
 }
 
 TEST_CASE("cli_isa_override_is_checked") {
-    const ProgramResult result = run_program(MLLAMA_PROGRAM, {"generate", "-m", "a_published", "-p", "x", "-n", "1"}, models_folder(), "", {"MLLAMA_ISA=quantum"});
+    const ProgramResult result =
+        run_program(MLLAMA_PROGRAM, {"generate", "-m", "a_published", "-p", "x", "-n", "1"},
+                    models_folder(), "", {"MLLAMA_ISA=quantum"});
     check_one_line_error(result, {"MLLAMA_ISA", "quantum"});
-    const ProgramResult portable = run_program(MLLAMA_PROGRAM, {"generate", "-m", "a_published", "-p", "x", "-n", "1"}, models_folder(), "", {"MLLAMA_ISA=portable"});
+    const ProgramResult portable =
+        run_program(MLLAMA_PROGRAM, {"generate", "-m", "a_published", "-p", "x", "-n", "1"},
+                    models_folder(), "", {"MLLAMA_ISA=portable"});
     CHECK(portable.exit_code == 0);
 }

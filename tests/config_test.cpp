@@ -119,11 +119,14 @@ TEST_CASE("config_every_wrong_value_is_an_error_that_names_its_key") {
 
 TEST_CASE("config_missing_or_broken_file_is_named") {
     const TemporaryDirectory directory;
-    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path()), doctest::Contains("config.json: cannot be read"), Error);
+    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path()),
+                         doctest::Contains("config.json: cannot be read"), Error);
     directory.write("config.json", "{\"model_type\": ");
-    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path()), doctest::Contains("not valid JSON"), Error);
+    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path()), doctest::Contains("not valid JSON"),
+                         Error);
     directory.write("config.json", "[]");
-    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path()), doctest::Contains("expected an object"), Error);
+    CHECK_THROWS_WITH_AS(ModelConfig::load(directory.path()),
+                         doctest::Contains("expected an object"), Error);
 }
 
 TEST_CASE("generation_config_defaults_and_overrides") {
@@ -132,8 +135,9 @@ TEST_CASE("generation_config_defaults_and_overrides") {
     GenerationConfig g = GenerationConfig::load(directory.path(), config);
     CHECK(g.sampling.greedy);
     CHECK(g.eos_token_ids == std::vector<int64_t>{7, 9});
-    directory.write("generation_config.json",
-                    R"({"do_sample": true, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 5, "max_new_tokens": 17})");
+    directory.write(
+        "generation_config.json",
+        R"({"do_sample": true, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 5, "max_new_tokens": 17})");
     g = GenerationConfig::load(directory.path(), config);
     CHECK(!g.sampling.greedy);
     CHECK(g.sampling.temperature == 0.6);
@@ -141,8 +145,10 @@ TEST_CASE("generation_config_defaults_and_overrides") {
     CHECK(g.sampling.top_k == 50);
     CHECK(g.eos_token_ids == std::vector<int64_t>{5});
     CHECK(g.max_new_tokens == 17);
-    for (const char* bad : {R"({"temperature": -1})", R"({"top_p": 0})", R"({"num_beams": 4})", R"({"eos_token_id": "a"})", "[1]"}) {
+    for (const char* bad : {R"({"temperature": -1})", R"({"top_p": 0})", R"({"num_beams": 4})",
+                            R"({"eos_token_id": "a"})", "[1]"}) {
         directory.write("generation_config.json", bad);
-        CHECK_THROWS_WITH_AS(GenerationConfig::load(directory.path(), config), doctest::Contains("generation_config.json"), Error);
+        CHECK_THROWS_WITH_AS(GenerationConfig::load(directory.path(), config),
+                             doctest::Contains("generation_config.json"), Error);
     }
 }

@@ -19,7 +19,8 @@ std::string models_folder() {
 std::vector<std::string> golden_checkpoints() {
     std::vector<std::string> names;
     for (const auto& entry : fs::directory_iterator(models_folder())) {
-        if (fs::exists(entry.path() / "cases.json")) names.push_back(entry.path().filename().string());
+        if (fs::exists(entry.path() / "cases.json"))
+            names.push_back(entry.path().filename().string());
     }
     std::sort(names.begin(), names.end());
     return names;
@@ -43,16 +44,21 @@ std::vector<GoldenCase> golden_cases(const std::string& checkpoint) {
 }
 
 std::string compare_to_largest(const Tensor& found, const Tensor& expected, double share) {
-    if (found.shape() != expected.shape()) return "expected shape " + expected.shape_string() + ", found " + found.shape_string();
-    const auto span = [](const Tensor& x) { return std::span<const float>(x.data<float>(), static_cast<size_t>(x.numel())); };
+    if (found.shape() != expected.shape())
+        return "expected shape " + expected.shape_string() + ", found " + found.shape_string();
+    const auto span = [](const Tensor& x) {
+        return std::span<const float>(x.data<float>(), static_cast<size_t>(x.numel()));
+    };
     double largest = 0;
-    for (const float value : span(expected)) largest = std::max(largest, std::abs(static_cast<double>(value)));
+    for (const float value : span(expected))
+        largest = std::max(largest, std::abs(static_cast<double>(value)));
     return compare(span(found), span(expected), {.absolute = share * largest});
 }
 
 std::string compare_exactly(const Tensor& found, const Tensor& expected) {
     if (found.dtype() != expected.dtype()) return "types differ";
-    if (found.shape() != expected.shape()) return "expected shape " + expected.shape_string() + ", found " + found.shape_string();
+    if (found.shape() != expected.shape())
+        return "expected shape " + expected.shape_string() + ", found " + found.shape_string();
     const auto* a = static_cast<const unsigned char*>(found.data());
     const auto* b = static_cast<const unsigned char*>(expected.data());
     const auto size = static_cast<size_t>(found.bytes());

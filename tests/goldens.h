@@ -1,4 +1,5 @@
-// The goldens of tests/goldens/models: checkpoints, requests, and what transformers computed (make_model_goldens.py).
+// The goldens of tests/goldens/models: checkpoints, requests, and what transformers computed
+// (make_model_goldens.py).
 #pragma once
 
 #include <string>
@@ -21,17 +22,22 @@ struct GoldenCase {
 
     [[nodiscard]] std::string directory() const { return models_folder() + "/" + checkpoint; }
     [[nodiscard]] std::string requests() const { return directory() + "/case_" + name + ".jsonl"; }
-    [[nodiscard]] SafetensorsFile expected() const { return SafetensorsFile::open(directory() + "/case_" + name + ".safetensors"); }
+    [[nodiscard]] SafetensorsFile expected() const {
+        return SafetensorsFile::open(directory() + "/case_" + name + ".safetensors");
+    }
     [[nodiscard]] size_t samples() const { return texts.size(); }
     /// "" or "sample_2.": what the names of a sample's own tensors begin with.
-    [[nodiscard]] std::string prefix(size_t sample) const { return samples() == 1 ? "" : "sample_" + std::to_string(sample) + "."; }
+    [[nodiscard]] std::string prefix(size_t sample) const {
+        return samples() == 1 ? "" : "sample_" + std::to_string(sample) + ".";
+    }
 };
 
 /// All checkpoints that have cases, in order of their names.
 std::vector<std::string> golden_checkpoints();
 std::vector<GoldenCase> golden_cases(const std::string& checkpoint);
 
-/// "" if all elements are within `share` of the largest expected magnitude, else one line about the worst. f32 tensors of equal shape.
+/// "" if all elements are within `share` of the largest expected magnitude, else one line about the
+/// worst. f32 tensors of equal shape.
 std::string compare_to_largest(const Tensor& found, const Tensor& expected, double share);
 
 /// "" if types, shapes and all bytes are equal, else what differs.

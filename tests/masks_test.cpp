@@ -29,7 +29,8 @@ std::vector<std::vector<bool>> dense_image_mask(const std::vector<bool>& is_imag
     }
     std::vector<std::vector<bool>> mask(is_image.size(), std::vector<bool>(places.size(), false));
     for (size_t i = 0; i < ranges.size(); ++i) {
-        for (int64_t t = ranges[i].first; t < ranges[i].second; ++t) mask[static_cast<size_t>(t)][i] = true;
+        for (int64_t t = ranges[i].first; t < ranges[i].second; ++t)
+            mask[static_cast<size_t>(t)][i] = true;
     }
     return mask;
 }

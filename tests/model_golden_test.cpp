@@ -1,4 +1,5 @@
-// The whole program against transformers 4.56.2, as its users run it: `mllama forward` and `mllama generate` on every golden case.
+// The whole program against transformers 4.56.2, as its users run it: `mllama forward` and `mllama
+// generate` on every golden case.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -13,14 +14,18 @@ using namespace mllama::test;
 
 namespace {
 
-constexpr double state_share = 2e-5;      // logits and hidden states, of the largest value; the wrong kind of GELU makes 2e-4
+constexpr double state_share =
+    2e-5;  // logits and hidden states, of the largest value; the wrong kind of GELU makes 2e-4
 constexpr double attention_share = 5e-5;  // probabilities
 constexpr double loss_tolerance = 1e-4;
 
 /// Runs `forward` on a case and opens what it wrote.
-SafetensorsFile forward(const GoldenCase& golden, const TemporaryDirectory& folder, std::vector<std::string> options) {
+SafetensorsFile forward(const GoldenCase& golden, const TemporaryDirectory& folder,
+                        std::vector<std::string> options) {
     const std::string out = folder.file("out.safetensors");
-    std::vector<std::string> arguments = {"forward", "-m", golden.directory(), "--batch", golden.requests(), "--date", golden.date, "--out", out};
+    std::vector<std::string> arguments = {
+        "forward", "-m", golden.directory(), "--batch", golden.requests(), "--date", golden.date,
+        "--out",   out};
     arguments.insert(arguments.end(), options.begin(), options.end());
     const ProgramResult result = run_program(MLLAMA_PROGRAM, arguments, models_folder());
     INFO(result.err);
@@ -28,11 +33,15 @@ SafetensorsFile forward(const GoldenCase& golden, const TemporaryDirectory& fold
     return SafetensorsFile::open(out);
 }
 
-/// The part of a batch's tensor (B, T, width) that belongs to a sample of `rows` tokens: (1, rows, width).
+/// The part of a batch's tensor (B, T, width) that belongs to a sample of `rows` tokens: (1, rows,
+/// width).
 Tensor sample_rows(const Tensor& batch, size_t sample, int64_t rows) {
     const int64_t width = batch.cols();
     const auto place = static_cast<int64_t>(sample);
-    return batch.rows(place, place + 1).view({batch.dim(1), width}).rows(0, rows).view({1, rows, width});
+    return batch.rows(place, place + 1)
+        .view({batch.dim(1), width})
+        .rows(0, rows)
+        .view({1, rows, width});
 }
 
 bool begins_with(const std::string& text, const std::string& beginning) {
@@ -40,23 +49,27 @@ bool begins_with(const std::string& text, const std::string& beginning) {
 }
 
 void check_inputs(const SafetensorsFile& found, const SafetensorsFile& expected) {
-    for (const char* name : {"input_ids", "attention_mask", "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask", "pixel_values"}) {
+    for (const char* name : {"input_ids", "attention_mask", "aspect_ratio_ids", "aspect_ratio_mask",
+                             "cross_attention_mask", "pixel_values"}) {
         CAPTURE(name);
         REQUIRE((found.find(name) != nullptr) == (expected.find(name) != nullptr));
         if (expected.find(name)) CHECK(compare_exactly(found.get(name), expected.get(name)) == "");
     }
 }
 
-void check_logits(const GoldenCase& golden, const SafetensorsFile& found, const SafetensorsFile& expected) {
+void check_logits(const GoldenCase& golden, const SafetensorsFile& found,
+                  const SafetensorsFile& expected) {
     const Tensor logits = found.get("logits");
     for (size_t sample = 0; sample < golden.samples(); ++sample) {
         CAPTURE(sample);
         const std::string name = golden.prefix(sample) + "logits";
         if (expected.find(name)) {
             const Tensor wanted = expected.get(name);
-            CHECK(compare_to_largest(sample_rows(logits, sample, wanted.dim(1)), wanted, state_share) == "");
+            CHECK(compare_to_largest(sample_rows(logits, sample, wanted.dim(1)), wanted,
+                                     state_share) == "");
         } else {
-            const Tensor tail = expected.get(name + "_tail");  // (1, rows, vocab_size), the last rows
+            const Tensor tail =
+                expected.get(name + "_tail");  // (1, rows, vocab_size), the last rows
             REQUIRE(golden.samples() == 1);
             const Tensor all = logits.view({logits.dim(1), logits.dim(2)});
             const Tensor last = all.rows(all.rows() - tail.dim(1), all.rows()).view(tail.shape());
@@ -69,13 +82,16 @@ void check_layers(const SafetensorsFile& found, const SafetensorsFile& expected)
     for (const TensorInfo& info : expected.tensors()) {
         CAPTURE(info.name);
         if (begins_with(info.name, "hidden_states.")) {
-            CHECK(compare_to_largest(found.get(info.name), expected.get(info.name), state_share) == "");
+            CHECK(compare_to_largest(found.get(info.name), expected.get(info.name), state_share) ==
+                  "");
         } else if (begins_with(info.name, "attentions.")) {
-            CHECK(compare_to_largest(found.get(info.name), expected.get(info.name), attention_share) == "");
+            CHECK(compare_to_largest(found.get(info.name), expected.get(info.name),
+                                     attention_share) == "");
         }
     }
     for (const TensorInfo& info : found.tensors()) {  // no layer more than the reference ran
-        const bool layer = begins_with(info.name, "hidden_states.") || begins_with(info.name, "attentions.");
+        const bool layer =
+            begins_with(info.name, "hidden_states.") || begins_with(info.name, "attentions.");
         const bool any = expected.find(info.name.substr(0, info.name.find('.')) + ".0") != nullptr;
         if (layer && any) CHECK_MESSAGE(expected.find(info.name) != nullptr, info.name);
     }
@@ -84,23 +100,26 @@ void check_layers(const SafetensorsFile& found, const SafetensorsFile& expected)
 void check_forward(const GoldenCase& golden) {
     const TemporaryDirectory folder;
     const SafetensorsFile expected = golden.expected();
-    const SafetensorsFile found = forward(golden, folder, {"--dtype", "f32", "--hidden-states", "--attentions", "--loss"});
+    const SafetensorsFile found =
+        forward(golden, folder, {"--dtype", "f32", "--hidden-states", "--attentions", "--loss"});
     check_inputs(found, expected);
     check_logits(golden, found, expected);
     check_layers(found, expected);
     const float loss = found.get("loss").data<float>()[0];
     CHECK(std::abs(loss - expected.get("loss").data<float>()[0]) <= loss_tolerance);
     if (expected.find("logits_meta")) {
-        const SafetensorsFile meta = forward(golden, folder, {"--dtype", "f32", "--reference", "meta"});
-        CHECK(compare_to_largest(meta.get("logits"), expected.get("logits_meta"), state_share) == "");
+        const SafetensorsFile meta =
+            forward(golden, folder, {"--dtype", "f32", "--reference", "meta"});
+        CHECK(compare_to_largest(meta.get("logits"), expected.get("logits_meta"), state_share) ==
+              "");
     }
 }
 
 void check_generate(const GoldenCase& golden) {
     const ProgramResult result = run_program(
         MLLAMA_PROGRAM,
-        {"generate", "-m", golden.directory(), "--batch", golden.requests(), "--date", golden.date, "--dtype", "f32", "--greedy", "--json", "-n",
-         std::to_string(golden.max_new_tokens)},
+        {"generate", "-m", golden.directory(), "--batch", golden.requests(), "--date", golden.date,
+         "--dtype", "f32", "--greedy", "--json", "-n", std::to_string(golden.max_new_tokens)},
         models_folder());
     INFO(result.err);
     REQUIRE(result.exit_code == 0);
@@ -112,7 +131,8 @@ void check_generate(const GoldenCase& golden) {
         REQUIRE(std::getline(lines, line));
         const Json answer = Json::parse(line);
         const Tensor wanted = expected.get(golden.prefix(sample) + "tokens");
-        const std::vector<int64_t> tokens(wanted.data<int64_t>(), wanted.data<int64_t>() + wanted.numel());
+        const std::vector<int64_t> tokens(wanted.data<int64_t>(),
+                                          wanted.data<int64_t>() + wanted.numel());
         CHECK(answer.at("tokens").get<std::vector<int64_t>>() == tokens);
         CHECK(answer.at("text").get<std::string>() == golden.texts[sample]);
         CHECK(answer.at("finish_reason").get<std::string>() == golden.finish_reasons[sample]);

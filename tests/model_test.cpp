@@ -1,4 +1,5 @@
-// The model as a library: what a sample's result may not depend on, the shortcut of the vision tower, traps, bf16.
+// The model as a library: what a sample's result may not depend on, the shortcut of the vision
+// tower, traps, bf16.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -17,14 +18,17 @@ std::string checkpoint(const std::string& name) {
     return models_folder() + "/" + name;
 }
 
-Mllama load(const std::string& name, WeightType type = WeightType::f32, Reference reference = Reference::transformers) {
+Mllama load(const std::string& name, WeightType type = WeightType::f32,
+            Reference reference = Reference::transformers) {
     return Mllama::load(checkpoint(name), {type, reference});
 }
 
-Prompt prompt_of(const Mllama& mllama, const std::string& text, const std::vector<std::string>& pictures) {
+Prompt prompt_of(const Mllama& mllama, const std::string& text,
+                 const std::vector<std::string>& pictures) {
     Request request;
     request.prompt = text;
-    for (const std::string& picture : pictures) request.images.push_back(models_folder() + "/pictures/" + picture);
+    for (const std::string& picture : pictures)
+        request.images.push_back(models_folder() + "/pictures/" + picture);
     return mllama.prepare(request, {});
 }
 
@@ -32,13 +36,15 @@ Prompt prompt_of(const Mllama& mllama, const std::string& text, const std::vecto
 std::vector<Prompt> some_prompts(const Mllama& mllama) {
     return {prompt_of(mllama, "What is the colour of the leaves in the morning?", {}),
             prompt_of(mllama, "<|image|>If I had to write a haiku for this one", {"square.png"}),
-            prompt_of(mllama, "Look: <|image|><|image|>Compare the two pictures.", {"wide.png", "tall.png"}),
+            prompt_of(mllama, "Look: <|image|><|image|>Compare the two pictures.",
+                      {"wide.png", "tall.png"}),
             prompt_of(mllama, "<|image|>x", {"dot.png"})};
 }
 
 Sequence start(const Mllama& mllama, const Prompt& prompt) {
     Sequence sequence = mllama.model().new_sequence();
-    for (const ProcessedImage& image : prompt.images) mllama.model().add_image(sequence, mllama.model().encode_image(image));
+    for (const ProcessedImage& image : prompt.images)
+        mllama.model().add_image(sequence, mllama.model().encode_image(image));
     return sequence;
 }
 
@@ -52,7 +58,8 @@ std::vector<float> logits_in_chunks(const Mllama& mllama, const Prompt& prompt, 
     std::vector<float> all;
     for (size_t begin = 0; begin < prompt.ids.size(); begin += chunk) {
         const size_t count = std::min(chunk, prompt.ids.size() - begin);
-        const SequenceInput input{&sequence, {prompt.ids.data() + begin, count}, static_cast<int64_t>(count)};
+        const SequenceInput input{
+            &sequence, {prompt.ids.data() + begin, count}, static_cast<int64_t>(count)};
         const std::vector<float> part = floats(mllama.model().forward({&input, 1}));
         all.insert(all.end(), part.begin(), part.end());
     }
@@ -80,7 +87,8 @@ TEST_CASE("forward_result_is_the_same_in_any_batch_to_the_bit") {
         std::vector<SequenceInput> inputs;
         for (const Prompt& prompt : prompts) {
             sequences.push_back(start(mllama, prompt));
-            inputs.push_back({&sequences.back(), prompt.ids, static_cast<int64_t>(prompt.ids.size())});
+            inputs.push_back(
+                {&sequences.back(), prompt.ids, static_cast<int64_t>(prompt.ids.size())});
         }
         const Tensor batch = mllama.model().forward(inputs);
         // The logits lie in scratch memory that the next call uses again: they are copied first.
@@ -119,18 +127,21 @@ TEST_CASE("forward_result_is_the_same_with_any_number_of_threads_to_the_bit") {
     for (const Prompt& prompt : prompts) expected.push_back(logits_alone(mllama, prompt));
     for (const int threads : {2, 3, 5}) {
         ops::set_threads(threads);
-        for (size_t i = 0; i < prompts.size(); ++i) CHECK(compare_bits(logits_alone(mllama, prompts[i]), expected[i]) == "");
+        for (size_t i = 0; i < prompts.size(); ++i)
+            CHECK(compare_bits(logits_alone(mllama, prompts[i]), expected[i]) == "");
     }
     ops::set_threads(2);
 }
 
 TEST_CASE("prefill_in_chunks_gives_the_last_row_of_the_whole") {
     const Mllama mllama = load("a_published");
-    const Prompt prompt = prompt_of(mllama, "<|image|>How many people are standing on the bridge?", {"clear.png"});
+    const Prompt prompt =
+        prompt_of(mllama, "<|image|>How many people are standing on the bridge?", {"clear.png"});
     const std::vector<float> whole = logits_alone(mllama, prompt);
     Sequence sequence = start(mllama, prompt);
     const std::vector<float> last = floats(mllama.model().prefill(sequence, prompt.ids, 3));
-    CHECK(compare_bits(last, std::vector<float>(whole.end() - static_cast<int64_t>(last.size()), whole.end())) == "");
+    CHECK(compare_bits(last, std::vector<float>(whole.end() - static_cast<int64_t>(last.size()),
+                                                whole.end())) == "");
     CHECK(sequence.length() == static_cast<int64_t>(prompt.ids.size()));
 }
 
@@ -160,7 +171,8 @@ TEST_CASE("vision_padding_tiles_computed_once_equal_the_general_path") {
         REQUIRE(vision.padding_tiles_equal(image.aspect_ratio_id));
         CHECK(general.layout.tiles() == vision.config().max_num_tiles);
         if (general.layout.padding_tiles > 1) CHECK(shared.layout.padding_tiles == 1);
-        Tensor a = Tensor::empty({vision.config().num_patches(), vision.config().vision_output_dim}, DType::f32);
+        Tensor a = Tensor::empty({vision.config().num_patches(), vision.config().vision_output_dim},
+                                 DType::f32);
         Tensor b = Tensor::empty(a.shape(), DType::f32);
         for (int64_t tile = 0; tile < general.layout.tiles(); ++tile) {
             general.tile_rows(tile, b);
@@ -188,24 +200,30 @@ TEST_CASE("vision_states_equal_transformers") {
             CAPTURE(golden.name);
             const Mllama mllama = load(name);
             const VisionConfig& c = mllama.model().config().vision;
-            // The picture's tiles as the golden has them: (1, 1, max_num_tiles, 3, image_size, image_size)
+            // The picture's tiles as the golden has them: (1, 1, max_num_tiles, 3, image_size,
+            // image_size)
             const Tensor pixels = expected.get("pixel_values");
             REQUIRE(pixels.dim(1) == 1);
             ProcessedImage image;
             image.aspect_ratio_id = expected.get("aspect_ratio_ids").data<int64_t>()[0];
-            const auto [high, wide] = c.supported_aspect_ratios[static_cast<size_t>(image.aspect_ratio_id - 1)];
+            const auto [high, wide] =
+                c.supported_aspect_ratios[static_cast<size_t>(image.aspect_ratio_id - 1)];
             image.tiles_high = high;
             image.tiles_wide = wide;
             image.num_tiles = high * wide;
             image.tile_size = c.image_size;
-            image.pixel_values.assign(pixels.data<float>(), pixels.data<float>() + image.num_tiles * 3 * c.image_size * c.image_size);
-            const Tensor wanted = expected.get("vision_model.last_hidden_state");  // (1, 1, tiles, num_patches, vision_output_dim)
+            image.pixel_values.assign(
+                pixels.data<float>(),
+                pixels.data<float>() + image.num_tiles * 3 * c.image_size * c.image_size);
+            const Tensor wanted = expected.get(
+                "vision_model.last_hidden_state");  // (1, 1, tiles, num_patches, vision_output_dim)
             Arena scratch;
             const VisionFeatures features = mllama.model().vision().forward(image, scratch);
             Tensor found = Tensor::empty(wanted.shape(), DType::f32);
             Tensor tiles = found.view({c.max_num_tiles, c.num_patches() * c.vision_output_dim});
             for (int64_t tile = 0; tile < c.max_num_tiles; ++tile) {
-                Tensor rows = tiles.rows(tile, tile + 1).view({c.num_patches(), c.vision_output_dim});
+                Tensor rows =
+                    tiles.rows(tile, tile + 1).view({c.num_patches(), c.vision_output_dim});
                 features.tile_rows(std::min(tile, features.layout.tiles() - 1), rows);
             }
             CHECK(compare_to_largest(found, wanted, 2e-4) == "");
@@ -225,7 +243,8 @@ TEST_CASE("bf16_error_is_no_larger_than_that_of_transformers") {
         const Tensor theirs = ops::to_dtype(expected.get("logits_bf16"), DType::f32);
         Request request = read_batch_file(golden.requests()).front();
         for (std::string& image : request.images) image = models_folder() + "/" + image;
-        const std::vector<float> ours = logits_alone(mllama, mllama.prepare(request, {golden.date, true}));
+        const std::vector<float> ours =
+            logits_alone(mllama, mllama.prepare(request, {golden.date, true}));
         REQUIRE(ours.size() == static_cast<size_t>(truth.numel()));
         double our_error = 0;
         double their_error = 0;
@@ -244,7 +263,8 @@ TEST_CASE("bf16_error_is_no_larger_than_that_of_transformers") {
 
 TEST_CASE("session_that_goes_on_gives_the_answers_of_the_whole_text") {
     const Mllama mllama = load("a_published");
-    Prompt prompt = prompt_of(mllama, "<|image|>Describe the image in one sentence.", {"square.png"});
+    Prompt prompt =
+        prompt_of(mllama, "<|image|>Describe the image in one sentence.", {"square.png"});
     Session session = mllama.new_session();
     for (int turn = 0; turn < 3; ++turn) {
         const Completion going_on = mllama.go_on(session, prompt, greedy(6), {});
@@ -269,7 +289,8 @@ TEST_CASE("session_whose_text_changed_forgets_what_no_longer_holds") {
 TEST_CASE("session_can_go_on_after_an_interruption") {
     const Mllama mllama = load("a_published");
     Session session = mllama.new_session();
-    const Prompt prompt = prompt_of(mllama, "<|image|>Look at the table and explain it.", {"tall.png"});
+    const Prompt prompt =
+        prompt_of(mllama, "<|image|>Look at the table and explain it.", {"tall.png"});
     int steps = 0;
     GenerationObserver observer;
     observer.cancelled = [&steps] { return ++steps > 12; };
@@ -279,7 +300,9 @@ TEST_CASE("session_can_go_on_after_an_interruption") {
 }
 
 TEST_CASE("begin_of_text_goes_behind_leading_images_and_never_comes_twice") {
-    const auto placed = [](const std::string& text) { return add_begin_of_text(text, "<B>", "<I>"); };
+    const auto placed = [](const std::string& text) {
+        return add_begin_of_text(text, "<B>", "<I>");
+    };
     CHECK(placed("hello") == "<B>hello");
     CHECK(placed("") == "<B>");
     CHECK(placed("<I>hello") == "<I><B>hello");
@@ -308,17 +331,21 @@ TEST_CASE("text_without_a_picture_skips_cross_attention_whole") {
     (void)mllama.model().forward({&input, 1}, &trace);
     const TextConfig& text = mllama.model().config().text;
     for (const int64_t layer : layers) CHECK(!text.is_cross_attention(layer));
-    CHECK(layers.size() == static_cast<size_t>(text.num_hidden_layers) - text.cross_attention_layers.size() + 1);
+    CHECK(layers.size() ==
+          static_cast<size_t>(text.num_hidden_layers) - text.cross_attention_layers.size() + 1);
 }
 
 TEST_CASE("prompt_errors_count_places_and_positions") {
     const Mllama mllama = load("a_published");
     CHECK_THROWS_WITH_AS(prompt_of(mllama, "<|image|>x", {}), doctest::Contains("1 places"), Error);
     CHECK_THROWS_WITH_AS(prompt_of(mllama, "x", {"dot.png"}), doctest::Contains("1 images"), Error);
-    CHECK_THROWS_WITH_AS(prompt_of(mllama, "<|image|>x", {"none.png"}), doctest::Contains("none.png"), Error);
+    CHECK_THROWS_WITH_AS(prompt_of(mllama, "<|image|>x", {"none.png"}),
+                         doctest::Contains("none.png"), Error);
     std::string text = "<|image|>";
-    for (int64_t i = 0; i <= mllama.model().config().text.max_position_embeddings; ++i) text += " 1";
-    CHECK_THROWS_WITH_AS(prompt_of(mllama, text, {"dot.png"}), doctest::Contains("max_position_embeddings"), Error);
+    for (int64_t i = 0; i <= mllama.model().config().text.max_position_embeddings; ++i)
+        text += " 1";
+    CHECK_THROWS_WITH_AS(prompt_of(mllama, text, {"dot.png"}),
+                         doctest::Contains("max_position_embeddings"), Error);
 }
 
 TEST_CASE("generate_ends_at_stop_texts_and_at_the_length") {

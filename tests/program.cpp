@@ -8,8 +8,9 @@
 
 namespace mllama::test {
 
-ProgramResult run_program(const std::string& program, const std::vector<std::string>& arguments, const std::string& folder,
-                          const std::string& input, const std::vector<std::string>& environment) {
+ProgramResult run_program(const std::string& program, const std::vector<std::string>& arguments,
+                          const std::string& folder, const std::string& input,
+                          const std::vector<std::string>& environment) {
     const TemporaryDirectory files;
     files.write("in", input);
     const pid_t child = fork();

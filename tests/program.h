@@ -14,8 +14,10 @@ struct ProgramResult {
     std::string err;
 };
 
-/// Runs `program arguments...` in `folder` with `input` as standard input; environment variables "NAME=value" are added.
-ProgramResult run_program(const std::string& program, const std::vector<std::string>& arguments, const std::string& folder = ".",
-                          const std::string& input = "", const std::vector<std::string>& environment = {});
+/// Runs `program arguments...` in `folder` with `input` as standard input; environment variables
+/// "NAME=value" are added.
+ProgramResult run_program(const std::string& program, const std::vector<std::string>& arguments,
+                          const std::string& folder = ".", const std::string& input = "",
+                          const std::vector<std::string>& environment = {});
 
 }  // namespace mllama::test

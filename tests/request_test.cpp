@@ -19,16 +19,22 @@ TEST_CASE("request_pictures_of_messages_come_in_order") {
 }
 
 TEST_CASE("request_pictures_left_over_or_missing_are_errors") {
-    const OrderedJson one = OrderedJson::parse(R"([{"role": "user", "content": [{"type": "image"}]}])");
-    CHECK_THROWS_WITH_AS(request_from_messages(one, {}, "m.json", ""), doctest::Contains("path"), Error);
-    CHECK_THROWS_WITH_AS(request_from_messages(one, {"/a", "/b"}, "m.json", ""), doctest::Contains("2 images"), Error);
+    const OrderedJson one =
+        OrderedJson::parse(R"([{"role": "user", "content": [{"type": "image"}]}])");
+    CHECK_THROWS_WITH_AS(request_from_messages(one, {}, "m.json", ""), doctest::Contains("path"),
+                         Error);
+    CHECK_THROWS_WITH_AS(request_from_messages(one, {"/a", "/b"}, "m.json", ""),
+                         doctest::Contains("2 images"), Error);
 }
 
 TEST_CASE("request_files_are_found_beside_the_file_that_names_them") {
     const TemporaryDirectory folder;
     folder.write("cat.png", "x");
-    folder.write("batch.jsonl", "{\"prompt\": \"<|image|>\", \"images\": [\"cat.png\", \"/abs.png\", \"none.png\"]}\n\n");
+    folder.write(
+        "batch.jsonl",
+        "{\"prompt\": \"<|image|>\", \"images\": [\"cat.png\", \"/abs.png\", \"none.png\"]}\n\n");
     const std::vector<Request> requests = read_batch_file(folder.file("batch.jsonl"));
     REQUIRE(requests.size() == 1);
-    CHECK(requests[0].images == std::vector<std::string>{folder.file("cat.png"), "/abs.png", "none.png"});
+    CHECK(requests[0].images ==
+          std::vector<std::string>{folder.file("cat.png"), "/abs.png", "none.png"});
 }

@@ -11,13 +11,18 @@ TEST_CASE("rope_standard_frequencies_are_powers_of_theta") {
     const auto& f = rope.inverse_frequencies();
     REQUIRE(f.size() == 4);
     for (size_t i = 0; i < 4; ++i) {
-        CHECK(f[i] == doctest::Approx(std::pow(10000.0, -2.0 * static_cast<double>(i) / 8)).epsilon(1e-6));
+        CHECK(f[i] ==
+              doctest::Approx(std::pow(10000.0, -2.0 * static_cast<double>(i) / 8)).epsilon(1e-6));
     }
 }
 
 TEST_CASE("rope_llama3_keeps_short_divides_long_and_blends_between") {
-    RopeConfig config{.type = RopeConfig::Type::llama3, .theta = 500000, .factor = 8, .low_freq_factor = 1,
-                      .high_freq_factor = 4, .original_max_position_embeddings = 8192};
+    RopeConfig config{.type = RopeConfig::Type::llama3,
+                      .theta = 500000,
+                      .factor = 8,
+                      .low_freq_factor = 1,
+                      .high_freq_factor = 4,
+                      .original_max_position_embeddings = 8192};
     const RotaryEmbedding stretched(128, config);
     config.type = RopeConfig::Type::standard;
     const RotaryEmbedding plain(128, config);
@@ -54,8 +59,10 @@ TEST_CASE("rope_angles_are_position_times_frequency") {
     for (size_t p = 0; p < 3; ++p) {
         for (size_t i = 0; i < 3; ++i) {
             const float angle = rope.inverse_frequencies()[i] * static_cast<float>(positions[p]);
-            CHECK(cos.data<float>()[p * 3 + i] == doctest::Approx(std::cos(static_cast<double>(angle))).epsilon(1e-6));
-            CHECK(sin.data<float>()[p * 3 + i] == doctest::Approx(std::sin(static_cast<double>(angle))).epsilon(1e-6));
+            CHECK(cos.data<float>()[p * 3 + i] ==
+                  doctest::Approx(std::cos(static_cast<double>(angle))).epsilon(1e-6));
+            CHECK(sin.data<float>()[p * 3 + i] ==
+                  doctest::Approx(std::sin(static_cast<double>(angle))).epsilon(1e-6));
         }
     }
 }

@@ -14,7 +14,8 @@ using namespace mllama;
 namespace {
 
 /// Shares of each token in many draws.
-std::map<int64_t, double> shares(SamplingParams params, const std::vector<float>& logits, int draws = 20000) {
+std::map<int64_t, double> shares(SamplingParams params, const std::vector<float>& logits,
+                                 int draws = 20000) {
     params.greedy = false;
     Sampler sampler(params);
     std::map<int64_t, double> result;
@@ -96,7 +97,8 @@ TEST_CASE("sampler_same_seed_same_draws") {
 }
 
 TEST_CASE("sampling_params_out_of_range_are_named") {
-    CHECK_THROWS_WITH_AS(SamplingParams{.temperature = 0}.check(), doctest::Contains("temperature"), Error);
+    CHECK_THROWS_WITH_AS(SamplingParams{.temperature = 0}.check(), doctest::Contains("temperature"),
+                         Error);
     CHECK_THROWS_WITH_AS(SamplingParams{.top_p = 1.5}.check(), doctest::Contains("top_p"), Error);
     CHECK_THROWS_WITH_AS(SamplingParams{.min_p = -1}.check(), doctest::Contains("min_p"), Error);
     CHECK_THROWS_WITH_AS(SamplingParams{.top_k = -1}.check(), doctest::Contains("top_k"), Error);

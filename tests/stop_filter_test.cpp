@@ -7,10 +7,12 @@ using namespace mllama;
 namespace {
 
 /// Everything that is shown of a text that comes in pieces of `size` bytes.
-std::string shown(const std::vector<std::string>& stops, const std::string& text, size_t size, bool* stopped) {
+std::string shown(const std::vector<std::string>& stops, const std::string& text, size_t size,
+                  bool* stopped) {
     StopFilter filter(stops);
     std::string result;
-    for (size_t begin = 0; begin < text.size(); begin += size) result += filter.push(text.substr(begin, size));
+    for (size_t begin = 0; begin < text.size(); begin += size)
+        result += filter.push(text.substr(begin, size));
     if (!filter.stopped()) result += filter.finish();
     *stopped = filter.stopped();
     return result;
@@ -20,7 +22,8 @@ std::string shown(const std::vector<std::string>& stops, const std::string& text
 
 TEST_CASE("stop_filter_any_pieces_show_the_text_before_the_first_stop") {
     const std::vector<std::string> stops = {"END", "\n\n", "aab"};
-    for (const char* text : {"one END two", "aaab", "aaaab", "EN EN\nD", "x\n\ny", "END", "", "aa", "no stop at E"}) {
+    for (const char* text :
+         {"one END two", "aaab", "aaaab", "EN EN\nD", "x\n\ny", "END", "", "aa", "no stop at E"}) {
         size_t first = std::string::npos;
         for (const std::string& stop : stops) first = std::min(first, std::string(text).find(stop));
         const std::string expected = std::string(text).substr(0, first);

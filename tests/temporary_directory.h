@@ -54,7 +54,8 @@ inline void write_bytes(const std::string& path, std::string_view bytes) {
     if (!file) throw std::runtime_error("cannot write " + path);
 }
 
-inline std::string TemporaryDirectory::write(std::string_view name, std::string_view content) const {
+inline std::string TemporaryDirectory::write(std::string_view name,
+                                             std::string_view content) const {
     write_bytes(file(name), content);
     return file(name);
 }
