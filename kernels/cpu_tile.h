@@ -71,11 +71,12 @@ struct Strip {
     static constexpr int64_t step = lanes * Dot::group;  // elements of a row in one block
     typename Dot::Panel rows[blocks][lanes];
 
-    /// Takes the first n elements of `row_count` rows; 0 elsewhere in the blocks that hold any of them.
+    /// Takes the first n elements of `row_count` rows, or as many as the blocks hold; 0 elsewhere in the blocks that hold any.
     template <class Load>
     void read(const typename Load::Element* w, int64_t stride, int64_t row_count, int64_t n) {
+        n = at_most(n, blocks * step);
         for (int64_t j = 0; j < lanes; ++j) {
-            if (j < row_count && n >= blocks * step) {
+            if (j < row_count && n == blocks * step) {
 #pragma GCC unroll 4
                 for (int64_t b = 0; b < blocks; ++b) rows[b][j] = Load::load(w + b * step, step);
 #pragma GCC unroll 4

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <utility>
+
 #include "tests/compare.h"
 
 using namespace mllama;
@@ -47,9 +49,9 @@ TEST_CASE("kv_cache_reserved_room_is_not_moved") {
     KvCache cache(4, DType::f32);
     cache.reserve(10);
     cache.append(rows_of(numbers, 2, 4), rows_of(numbers, 2, 4));
-    const void* place = std::as_const(cache).keys().storage()->data();
+    const void* place = cache.keys().storage()->data();
     cache.append(rows_of(numbers, 8, 4), rows_of(numbers, 8, 4));
-    CHECK(std::as_const(cache).keys().storage()->data() == place);
+    CHECK(cache.keys().storage()->data() == place);
     CHECK(cache.capacity() == 10);
 }
 

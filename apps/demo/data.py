@@ -180,7 +180,7 @@ def place_things(rng, count, width, height):
         size = pick(rng, SIZES)
         radius = unit * (rng.uniform(0.13, 0.16) if size == "small" else rng.uniform(0.23, 0.28))
         x, y = (rng.uniform(radius + 1, side - radius - 1) for side in (width, height))
-        if all(np.hypot(x - t.x, y - t.y) > 1.1 * (radius + t.radius) + 1 and abs(x - t.x) > 0.1 * unit for t in things):
+        if all(np.hypot(x - t.x, y - t.y) > 1.1 * (radius + t.radius) + 1 and abs(x - t.x) > 0.2 * unit for t in things):
             things.append(Thing(pick(rng, SHAPES), pick(rng, list(COLOURS)), size, x, y, radius))
         if len(things) == count:
             return sorted(things, key=lambda t: t.x)
@@ -225,7 +225,7 @@ def draw_scene(rng, things, width, height):
 def scene_picture(rng, count=None):
     """Returns (drawing, things from left to right). Square, wide and tall pictures of one to four tiles."""
     while True:
-        n = count or int(rng.choice([1, 2, 3, 4], p=[0.2, 0.45, 0.25, 0.1]))
+        n = count or int(rng.choice([1, 2, 3], p=[0.25, 0.5, 0.25]))
         format_ = rng.random()
         side = int(rng.integers(44, 57))
         if format_ < 0.4:
@@ -296,7 +296,7 @@ def pair_conversation(rng, pool, warp=True, task=None):
         n, m = len(things_a), len(things_b)
         verdict = "they are equal." if n == m else f"the {'first' if n > m else 'second'} has more."
         return [Turn("Which image has more shapes?", f"The first has {n}, the second {m}: {verdict}", [a, b])]
-    lengths = [1, 1] if task == "sum" else [int(rng.integers(1, 3)) for _ in range(2)]
+    lengths = [1, 1] if task == "sum" else [1 + int(rng.random() < 0.3) for _ in range(2)]
     pictures, texts = [], []
     for length in lengths:
         row = list(rng.choice(pool, length))

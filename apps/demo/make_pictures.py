@@ -49,7 +49,7 @@ def main():
     add(["scene"], data.Turn("What does the image show?", data.scene_turns(rng, things)[0].answer, [drawing]))
     drawing, things = scene(rng, 2, 160, 64)
     add(["pair"], data.Turn("Which is to the left?", f"The {things[0].name()}.", [drawing]))
-    drawing, things = scene(rng, 4, 112, 100)
+    drawing, things = scene(rng, 3, 112, 100)
     add(["count"], data.Turn("How many shapes are there?", f"{len(things)}.", [drawing]))
     rows = [list(rng.choice(pool, 2)) for _ in range(2)]
     drawings = [data.draw_number(rng, [row], 48, warp=False) for row in rows]

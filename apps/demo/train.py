@@ -265,9 +265,9 @@ class Conversations(Pictures):
         pool = data.TRAIN_DIGITS
         while True:
             yield [make_batch(rng, self.processor, label_processor, conversations) for conversations in (
-                [data.picture_conversation(rng, pool, self.number_share) for _ in range(9)],
-                [data.pair_conversation(rng, pool) for _ in range(2)],
-                [data.text_conversation(rng, 6) for _ in range(2)])]
+                [data.picture_conversation(rng, pool, self.number_share) for _ in range(10)],
+                [data.pair_conversation(rng, pool)],
+                [data.text_conversation(rng, 6)])]
 
 
 # -------------------------------------------------------------------------------------------------------- training
