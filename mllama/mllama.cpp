@@ -101,6 +101,7 @@ std::string Mllama::prompt_text(const Request& request, const PrepareOptions& op
     if (!chat_template_) fail(chat_template_error_);
     RenderOptions render;
     render.add_generation_prompt = options.add_generation_prompt;
+    render.tools = request.tools.get();
     render.date_string = options.date.empty() ? today() : options.date;
     return add_begin_of_text(chat_template_->render(*request.messages, render), bos_token_,
                              image_token_);

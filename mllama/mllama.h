@@ -1,7 +1,9 @@
 // The public face of the library: a checkpoint directory, pictures and text in, text out.
 //
 //     mllama::Mllama model = mllama::Mllama::load("Llama-3.2-11B-Vision-Instruct", {});
-//     mllama::Request request{.prompt = "<|image|>What is this?", .images = {"cat.png"}};
+//     mllama::Request request;
+//     request.prompt = "<|image|>What is this?";
+//     request.images = {"cat.png"};
 //     mllama::Prompt prompt = model.prepare(request, {});
 //     mllama::Completion answer = model.generate({&prompt, 1}, model.default_options(), {})[0];
 #pragma once

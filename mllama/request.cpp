@@ -98,8 +98,15 @@ Request parse_request(const OrderedJson& json, const std::string& where,
             images.push_back(locate(image.get<std::string>(), folder));
         }
     }
-    if (!has_prompt)
-        return request_from_messages(json["messages"], images, where + ": messages", folder);
+    if (!has_prompt) {
+        Request request =
+            request_from_messages(json["messages"], images, where + ": messages", folder);
+        if (json.contains("tools") && !json["tools"].is_null()) {
+            if (!json["tools"].is_array()) fail(where, ": tools: expected a list");
+            request.tools = std::make_shared<const OrderedJson>(json["tools"]);
+        }
+        return request;
+    }
     if (!json["prompt"].is_string()) fail(where, ": prompt: expected a string");
     Request request;
     request.prompt = json["prompt"].get<std::string>();

@@ -12,14 +12,16 @@ namespace mllama {
 struct Request {
     std::string prompt;  ///< raw text, if there are no messages
     std::shared_ptr<const nlohmann::ordered_json>
-        messages;                     ///< a list of {role, content, ...}, or null
+        messages;  ///< a list of {role, content, ...}, or null
+    std::shared_ptr<const nlohmann::ordered_json>
+        tools;                        ///< JSON schemas for the template, or null
     std::vector<std::string> images;  ///< files, in the order of the places in the text
 };
 
-/// {"prompt": text, "images": [files]} or {"messages": [...]} with pictures inside as {"type":
-/// "image", "path": file}. `where` begins messages of errors: "requests.jsonl line 3". Errors:
-/// Error naming it and the key. Relative files that do not exist from here are looked for beside
-/// the file that names them, in `folder`.
+/// {"prompt": text, "images": [files]} or {"messages": [...], "tools": [...]} with pictures inside
+/// as {"type": "image", "path": file}. `where` begins messages of errors: "requests.jsonl line 3".
+/// Errors: Error naming it and the key. Relative files that do not exist from here are looked for
+/// beside the file that names them, in `folder`.
 Request parse_request(const nlohmann::ordered_json& json, const std::string& where,
                       const std::string& folder);
 

@@ -38,3 +38,15 @@ TEST_CASE("request_files_are_found_beside_the_file_that_names_them") {
     CHECK(requests[0].images ==
           std::vector<std::string>{folder.file("cat.png"), "/abs.png", "none.png"});
 }
+
+TEST_CASE("request_tools_go_with_messages") {
+    const TemporaryDirectory folder;
+    folder.write("batch.jsonl",
+                 R"({"messages": [{"role": "user", "content": "x"}], "tools": [{"name": "f"}]})");
+    const std::vector<Request> requests = read_batch_file(folder.file("batch.jsonl"));
+    REQUIRE(requests.at(0).tools != nullptr);
+    CHECK(requests[0].tools->at(0).at("name") == "f");
+    folder.write("bad.jsonl", R"({"messages": [{"role": "user", "content": "x"}], "tools": 3})");
+    CHECK_THROWS_WITH_AS(read_batch_file(folder.file("bad.jsonl")), doctest::Contains("tools"),
+                         Error);
+}
