@@ -25,7 +25,7 @@ test: build
 # The same tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-sanitized:
 	@$(MAKE) --no-print-directory test BUILD=build-sanitized \
-	    CMAKE_OPTIONS="-DMLLAMA_SANITIZE=address,undefined -DCMAKE_CXX_FLAGS_RELEASE='-O1 -g1' $(CMAKE_OPTIONS)"
+	    CMAKE_OPTIONS="-DMLLAMA_SANITIZE=address,undefined $(CMAKE_OPTIONS)"
 
 bench: build
 	@$(BUILD)/mllama bench -m apps/demo/model --images 1

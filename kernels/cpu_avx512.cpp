@@ -231,10 +231,22 @@ void pack_rows_of(const void* w, DType dtype, int64_t stride, int64_t n, int64_t
     with_type<FromRows>(dtype, w, stride, n, k, panel);
 }
 
-/// The bfloat16 of 16 floats in the lower half of each lane.
-inline __m512i lower_bf16(Vec v) {
-    return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
-}
+/// The first n of 16 elements of any type as bfloat16, in the lower half of each lane.
+template <class Type>
+struct Lower {
+    static __m512i load(const typename Type::Element* from, int64_t n) {
+        const __m256bh narrow = _mm512_cvtneps_pbh(mllama::cpu::load<Type>(from, n));
+        return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(narrow));
+    }
+};
+
+template <>
+struct Lower<Bf16> {
+    static __m512i load(const uint16_t* from, int64_t n) {
+        if (n >= lanes) return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), from));
+    }
+};
 
 template <class Type>
 struct FromColumns {
@@ -244,9 +256,9 @@ struct FromColumns {
         for (int64_t i = 0; i < k; i += 2) {
             for (int64_t column = 0; column < n; column += lanes) {
                 const auto* at = from + i * stride + column;
-                __m512i both = lower_bf16(load<Type>(at, n - column));
+                __m512i both = Lower<Type>::load(at, n - column);
                 if (i + 1 < k) {
-                    const __m512i second = lower_bf16(load<Type>(at + stride, n - column));
+                    const __m512i second = Lower<Type>::load(at + stride, n - column);
                     both = _mm512_or_si512(both, _mm512_slli_epi32(second, 16));
                 }
                 _mm512_storeu_si512(to, both);

@@ -352,6 +352,7 @@ def picture_conversation(rng, pool, number_share):
     else:
         drawing, things = scene_picture(rng)
         description, *others = scene_turns(rng, things)
-        turns = shuffled(rng, [description] + shuffled(rng, others, 2), 3)
+        harder = [turn for turn in others if turn.question.startswith(("Is", "Which is at", "What colour"))]
+        turns = shuffled(rng, [description] + shuffled(rng, others + harder, 3), 4)
     turns[0].images = [drawing]
     return turns

@@ -266,7 +266,7 @@ class Conversations(Pictures):
         while True:
             yield [make_batch(rng, self.processor, label_processor, conversations) for conversations in (
                 [data.picture_conversation(rng, pool, self.number_share) for _ in range(10)],
-                [data.pair_conversation(rng, pool)],
+                [data.pair_conversation(rng, pool) for _ in range(2)],
                 [data.text_conversation(rng, 6)])]
 
 
