@@ -2,7 +2,10 @@
 // a subcommand.
 //
 // Exit codes: 0 done; 1 the work failed (one line on standard error); 2 the command line is wrong.
+#include <unistd.h>
+
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <new>
 
@@ -24,9 +27,21 @@ int report(const std::string& what) {
     return 1;
 }
 
+/// OpenMP's threads wait for work by spinning, for milliseconds. On a machine that does other
+/// things too, a thread that spins keeps the one that it waits for from running, and a step takes a
+/// hundred times as long. The spinning is cut to some 100 microseconds; the library reads that
+/// setting before main, so the program starts itself once more.
+void limit_spinning(char** argv) {
+    if (std::getenv("GOMP_SPINCOUNT") || std::getenv("OMP_WAIT_POLICY")) return;
+    setenv("GOMP_SPINCOUNT", "10000", 1);
+    execv("/proc/self/exe",
+          argv);  // returns only if it fails: then the work is done with the spinning
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+    limit_spinning(argv);
     CLI::App app{"Llama 3.2 Vision (11B, 90B) straight from the published checkpoint directory."};
     app.name("mllama");
     app.require_subcommand(1);

@@ -1,12 +1,13 @@
-// The table for AVX2 with FMA and F16C: vectors of 8 floats. There is no bfloat16 product, so Compute::bf16 rounds the factors and
-// multiplies floats.
+// The table for AVX2 with FMA and F16C: vectors of 8 floats. There is no bfloat16 product, so
+// Compute::bf16 rounds the factors and multiplies floats.
 #include "kernels/cpu.h"
 
 #if defined(__x86_64__)
 
 #include <immintrin.h>
 
-// Target regions instead of -m flags for the file: what a header defines outside of the region stays portable code.
+// Target regions instead of -m flags for the file: what a header defines outside of the region
+// stays portable code.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
@@ -26,13 +27,27 @@ constexpr int64_t prefetch_blocks = 16;  // how far ahead rows are asked for, in
 using Vec = __m256;
 using Mask = __m256;
 
-inline Vec broadcast(float a) { return _mm256_set1_ps(a); }
-inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
-inline Mask less(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
-inline Vec select(Mask mask, Vec a, Vec b) { return _mm256_blendv_ps(b, a, mask); }
-inline Vec largest(Vec a, Vec b) { return _mm256_max_ps(a, b); }
-inline Vec smallest(Vec a, Vec b) { return _mm256_min_ps(a, b); }
-inline Vec nearest(Vec a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec broadcast(float a) {
+    return _mm256_set1_ps(a);
+}
+inline Vec fma(Vec a, Vec b, Vec c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+inline Mask less(Vec a, Vec b) {
+    return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
+}
+inline Vec select(Mask mask, Vec a, Vec b) {
+    return _mm256_blendv_ps(b, a, mask);
+}
+inline Vec largest(Vec a, Vec b) {
+    return _mm256_max_ps(a, b);
+}
+inline Vec smallest(Vec a, Vec b) {
+    return _mm256_min_ps(a, b);
+}
+inline Vec nearest(Vec a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 
 inline Vec power_of_two(__m256i n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
@@ -49,18 +64,21 @@ inline Vec upper_bits(Vec a) {
     return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xFFFFF000u))));
 }
 
-/// The upper half of each lane is the bfloat16: nearest, ties to even; a NaN is made quiet and stays one.
+/// The upper half of each lane is the bfloat16: nearest, ties to even; a NaN is made quiet and
+/// stays one.
 inline __m256i bf16_bits(Vec a) {
     const __m256i bits = _mm256_castps_si256(a);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+    const __m256i rounded =
+        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
     const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
     const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
     return _mm256_blendv_epi8(rounded, quiet, is_nan);
 }
 
 inline Vec round_bf16(Vec a) {
-    return _mm256_castsi256_ps(_mm256_and_si256(bf16_bits(a), _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
+    return _mm256_castsi256_ps(
+        _mm256_and_si256(bf16_bits(a), _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
 }
 
 /// 8 x 8: pairs, quadruples, halves.
@@ -85,7 +103,9 @@ inline void transpose(Vec (&rows)[lanes]) {
     }
 }
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+inline void prefetch(const void* p) {
+    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+}
 
 /// The first n lanes (0 <= n <= 8) of a mask for maskload and maskstore.
 inline __m256i first_lanes(int64_t n) {
@@ -97,8 +117,12 @@ struct F32 {
     using Element = float;
     static Vec load(const Element* from) { return _mm256_loadu_ps(from); }
     static void store(Element* to, Vec v) { _mm256_storeu_ps(to, v); }
-    static Vec load_part(const Element* from, int64_t n) { return _mm256_maskload_ps(from, first_lanes(n)); }
-    static void store_part(Element* to, Vec v, int64_t n) { _mm256_maskstore_ps(to, first_lanes(n), v); }
+    static Vec load_part(const Element* from, int64_t n) {
+        return _mm256_maskload_ps(from, first_lanes(n));
+    }
+    static void store_part(Element* to, Vec v, int64_t n) {
+        _mm256_maskstore_ps(to, first_lanes(n), v);
+    }
 };
 
 /// What the two-byte types share: a part of a vector goes through a whole one on the stack.
@@ -163,7 +187,9 @@ const Table* avx2_table() {
 
 namespace mllama::cpu {
 
-const Table* avx2_table() { return nullptr; }
+const Table* avx2_table() {
+    return nullptr;
+}
 
 }  // namespace mllama::cpu
 

@@ -1,5 +1,6 @@
-// The tables for AVX-512 (F, BW, VL, DQ): vectors of 16 floats. Where the processor has AVX512_BF16, products of bfloat16 are made
-// by vdpbf16ps, which adds the products of 16 pairs to 16 floats; elsewhere the factors are rounded and multiplied as floats.
+// The tables for AVX-512 (F, BW, VL, DQ): vectors of 16 floats. Where the processor has
+// AVX512_BF16, products of bfloat16 are made by vdpbf16ps, which adds the products of 16 pairs to
+// 16 floats; elsewhere the factors are rounded and multiplied as floats.
 //
 // vdpbf16ps takes subnormal numbers as zero, in its inputs and in its results.
 #include "kernels/cpu.h"
@@ -8,12 +9,14 @@
 
 #include <immintrin.h>
 
-// Target regions instead of -m flags for the file: what a header defines outside of the region stays portable code.
+// Target regions instead of -m flags for the file: what a header defines outside of the region
+// stays portable code.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c"))), \
-                             apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c"))), apply_to = function)
 #else
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms inside GCC 12's intrinsics (its bug 105593)
+#pragma GCC diagnostic ignored \
+    "-Wmaybe-uninitialized"  // false alarms inside GCC 12's intrinsics (its bug 105593)
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c")
@@ -31,27 +34,43 @@ constexpr int64_t prefetch_blocks = 8;  // how far ahead rows are asked for, in 
 using Vec = __m512;
 using Mask = __mmask16;
 
-inline Vec broadcast(float a) { return _mm512_set1_ps(a); }
-inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
-inline Mask less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-inline Vec select(Mask mask, Vec a, Vec b) { return _mm512_mask_blend_ps(mask, b, a); }
-inline Vec largest(Vec a, Vec b) { return _mm512_max_ps(a, b); }
-inline Vec smallest(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline Vec broadcast(float a) {
+    return _mm512_set1_ps(a);
+}
+inline Vec fma(Vec a, Vec b, Vec c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+inline Mask less(Vec a, Vec b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+}
+inline Vec select(Mask mask, Vec a, Vec b) {
+    return _mm512_mask_blend_ps(mask, b, a);
+}
+inline Vec largest(Vec a, Vec b) {
+    return _mm512_max_ps(a, b);
+}
+inline Vec smallest(Vec a, Vec b) {
+    return _mm512_min_ps(a, b);
+}
 inline Vec nearest(Vec a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-inline Vec times_power_of_two(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
+inline Vec times_power_of_two(Vec a, Vec n) {
+    return _mm512_scalef_ps(a, n);
+}
 
 inline Vec upper_bits(Vec a) {
     const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xFFFFF000u));
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), mask));
 }
 
-/// The upper half of each lane is the bfloat16: nearest, ties to even; a NaN is made quiet and stays one.
+/// The upper half of each lane is the bfloat16: nearest, ties to even; a NaN is made quiet and
+/// stays one.
 inline __m512i bf16_bits(Vec a) {
     const __m512i bits = _mm512_castps_si512(a);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    const __m512i rounded =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
     const __mmask16 is_nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
     return _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
 }
@@ -76,7 +95,8 @@ inline void transpose(__m512i (&rows)[lanes]) {
         quad[i + 2] = _mm512_unpacklo_epi64(pair[i + 1], pair[i + 3]);
         quad[i + 3] = _mm512_unpackhi_epi64(pair[i + 1], pair[i + 3]);
     }
-    // quad[4 b + c] holds, of rows 4 b ... 4 b + 3, the columns c, c + 4, c + 8, c + 12, a quarter each.
+    // quad[4 b + c] holds, of rows 4 b ... 4 b + 3, the columns c, c + 4, c + 8, c + 12, a quarter
+    // each.
 #pragma GCC unroll 16
     for (int c = 0; c < 4; ++c) {
         const __m512i even_low = _mm512_shuffle_i32x4(quad[c], quad[4 + c], 0x88);
@@ -99,17 +119,25 @@ inline void transpose(Vec (&rows)[lanes]) {
     for (int i = 0; i < 16; ++i) rows[i] = _mm512_castsi512_ps(bits[i]);
 }
 
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+inline void prefetch(const void* p) {
+    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+}
 
 /// The first n lanes, 0 <= n <= 16.
-inline __mmask16 first_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+inline __mmask16 first_lanes(int64_t n) {
+    return static_cast<__mmask16>((1u << n) - 1u);
+}
 
 struct F32 {
     using Element = float;
     static Vec load(const Element* from) { return _mm512_loadu_ps(from); }
     static void store(Element* to, Vec v) { _mm512_storeu_ps(to, v); }
-    static Vec load_part(const Element* from, int64_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), from); }
-    static void store_part(Element* to, Vec v, int64_t n) { _mm512_mask_storeu_ps(to, first_lanes(n), v); }
+    static Vec load_part(const Element* from, int64_t n) {
+        return _mm512_maskz_loadu_ps(first_lanes(n), from);
+    }
+    static void store_part(Element* to, Vec v, int64_t n) {
+        _mm512_mask_storeu_ps(to, first_lanes(n), v);
+    }
 };
 
 struct Bf16 {
@@ -117,10 +145,16 @@ struct Bf16 {
     static Vec widen(__m256i bits) {
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
     }
-    static __m256i narrow(Vec v) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(v), 16)); }
+    static __m256i narrow(Vec v) {
+        return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bf16_bits(v), 16));
+    }
 
-    static Vec load(const Element* from) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))); }
-    static void store(Element* to, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(v)); }
+    static Vec load(const Element* from) {
+        return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+    static void store(Element* to, Vec v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(v));
+    }
     static Vec load_part(const Element* from, int64_t n) {
         return widen(_mm256_maskz_loadu_epi16(first_lanes(n), from));
     }
@@ -138,7 +172,9 @@ struct F16 {
     static Vec load(const Element* from) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
     }
-    static void store(Element* to, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(v)); }
+    static void store(Element* to, Vec v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(v));
+    }
     static Vec load_part(const Element* from, int64_t n) {
         return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), from));
     }
@@ -154,8 +190,9 @@ struct F16 {
 
 #if defined(__clang__)
 #pragma clang attribute pop
-#pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c"))), apply_to = function)
+#pragma clang attribute push(                                                          \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c"))), \
+    apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
@@ -186,7 +223,9 @@ struct PairDot {
 };
 
 /// The first n <= 32 elements of a vector of two-byte elements.
-inline __mmask32 first_elements(int64_t n) { return static_cast<__mmask32>((uint64_t{1} << n) - 1); }
+inline __mmask32 first_elements(int64_t n) {
+    return static_cast<__mmask32>((uint64_t{1} << n) - 1);
+}
 
 /// 16 pairs, that is 32 elements of any type, as bfloat16.
 template <class Type>
@@ -194,7 +233,8 @@ struct Pairs {
     using Element = typename Type::Element;
     static __m512i load(const Element* from, int64_t n) {
         const Vec low = mllama::cpu::load<Type>(from, n);
-        const Vec high = n > lanes ? mllama::cpu::load<Type>(from + lanes, n - lanes) : broadcast(0.0f);
+        const Vec high =
+            n > lanes ? mllama::cpu::load<Type>(from + lanes, n - lanes) : broadcast(0.0f);
         return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
     }
 };
@@ -243,7 +283,9 @@ struct Lower {
 template <>
 struct Lower<Bf16> {
     static __m512i load(const uint16_t* from, int64_t n) {
-        if (n >= lanes) return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+        if (n >= lanes)
+            return _mm512_cvtepu16_epi32(
+                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
         return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), from));
     }
 };
@@ -268,20 +310,21 @@ struct FromColumns {
     }
 };
 
-void pack_columns_of(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n, void* panel) {
+void pack_columns_of(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n,
+                     void* panel) {
     with_type<FromColumns>(dtype, v, stride, k, n, panel);
 }
 
 template <class Type>
 struct FewRows {
-    static void run(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w, int64_t w_stride,
-                    float* c, int64_t c_stride) {
+    static void run(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
+                    int64_t w_stride, float* c, int64_t c_stride) {
         few_rows<PairDot, Pairs<Type>>(rows, k, x, x_stride, w, w_stride, c, c_stride);
     }
 };
 
-void few_rows_of(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w, DType dtype,
-                 int64_t w_stride, float* c, int64_t c_stride) {
+void few_rows_of(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
+                 DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
     with_type<FewRows>(dtype, rows, k, x, x_stride, w, w_stride, c, c_stride);
 }
 
@@ -335,8 +378,12 @@ const Table* avx512_bf16_table() {
 
 namespace mllama::cpu {
 
-const Table* avx512_table() { return nullptr; }
-const Table* avx512_bf16_table() { return nullptr; }
+const Table* avx512_table() {
+    return nullptr;
+}
+const Table* avx512_bf16_table() {
+    return nullptr;
+}
 
 }  // namespace mllama::cpu
 

@@ -1,4 +1,5 @@
-// Which table runs: decided once, by what the processor and the operating system support, or by MLLAMA_ISA.
+// Which table runs: decided once, by what the processor and the operating system support, or by
+// MLLAMA_ISA.
 #include <atomic>
 #include <cstdlib>
 #include <string>
@@ -28,11 +29,14 @@ uint64_t saved_registers() {
     return (uint64_t{high} << 32) | low;
 }
 
-constexpr bool has_all(uint64_t bits, uint64_t wanted) { return (bits & wanted) == wanted; }
+constexpr bool has_all(uint64_t bits, uint64_t wanted) {
+    return (bits & wanted) == wanted;
+}
 
 Support detect() {
-    // CPUID leaf 1, ecx: FMA 12, OSXSAVE 27, AVX 28, F16C 29. Leaf 7, ebx: AVX2 5, AVX512F 16, DQ 17, BW 30, VL 31.
-    // Leaf 7 subleaf 1, eax: AVX512_BF16 5. XCR0: XMM 1, YMM 2, opmask 5, upper ZMM 6, ZMM 16-31 7.
+    // CPUID leaf 1, ecx: FMA 12, OSXSAVE 27, AVX 28, F16C 29. Leaf 7, ebx: AVX2 5, AVX512F 16, DQ
+    // 17, BW 30, VL 31. Leaf 7 subleaf 1, eax: AVX512_BF16 5. XCR0: XMM 1, YMM 2, opmask 5, upper
+    // ZMM 6, ZMM 16-31 7.
     constexpr uint64_t basic = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
     constexpr uint64_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
     Support support;
@@ -51,7 +55,9 @@ Support detect() {
 
 #else
 
-Support detect() { return {}; }
+Support detect() {
+    return {};
+}
 
 #endif
 
@@ -59,14 +65,17 @@ std::atomic<const Table*> current{nullptr};
 
 }  // namespace
 
-std::vector<std::string_view> table_names() { return {"portable", "avx2", "avx512", "avx512+bf16"}; }
+std::vector<std::string_view> table_names() {
+    return {"portable", "avx2", "avx512", "avx512+bf16"};
+}
 
 std::vector<const Table*> supported_tables() {
     static const Support support = detect();
     std::vector<const Table*> tables = {portable_table()};
     if (support.avx2 && avx2_table() != nullptr) tables.push_back(avx2_table());
     if (support.avx512 && avx512_table() != nullptr) tables.push_back(avx512_table());
-    if (support.avx512_bf16 && avx512_bf16_table() != nullptr) tables.push_back(avx512_bf16_table());
+    if (support.avx512_bf16 && avx512_bf16_table() != nullptr)
+        tables.push_back(avx512_bf16_table());
     return tables;
 }
 
@@ -82,7 +91,8 @@ const Table* choose_table(const char* wanted) {
         if (kind == candidate->name) possible += (possible.empty() ? "" : ", ") + std::string(kind);
     }
     if (found == nullptr) {
-        fail("MLLAMA_ISA: expected one of ", possible, " (what this machine can run), found \"", name, "\"");
+        fail("MLLAMA_ISA: expected one of ", possible, " (what this machine can run), found \"",
+             name, "\"");
     }
     return found;
 }
@@ -96,8 +106,12 @@ const Table& table() {
     return *in_use;
 }
 
-void use_table(const Table* table) { current.store(table, std::memory_order_release); }
+void use_table(const Table* table) {
+    current.store(table, std::memory_order_release);
+}
 
-std::string_view isa_name() { return table().name; }
+std::string_view isa_name() {
+    return table().name;
+}
 
 }  // namespace mllama::cpu

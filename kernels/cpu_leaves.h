@@ -1,6 +1,7 @@
-// The leaves of a table, written once over a vector of floats. Each of cpu_portable.cpp, cpu_avx2.cpp and cpu_avx512.cpp includes this
-// file in its own unnamed namespace and target region, after defining that vector; so this is no ordinary header: it
-// has no `#pragma once` and includes nothing. What it expects from the file that includes it:
+// The leaves of a table, written once over a vector of floats. Each of cpu_portable.cpp,
+// cpu_avx2.cpp and cpu_avx512.cpp includes this file in its own unnamed namespace and target
+// region, after defining that vector; so this is no ordinary header: it has no `#pragma once` and
+// includes nothing. What it expects from the file that includes it:
 //
 //     lanes                     floats in a vector
 //     tile_rows, panel_vectors  size of the register tile: rows of x, and vectors of columns of w
@@ -13,10 +14,12 @@
 //     round_bf16(a)             every lane rounded to bfloat16
 //     transpose(rows)           of lanes x lanes floats
 //     prefetch(p)               asks for the cache line of p
-//     F32, Bf16, F16            the element types: Element, load(p), store(p, v), load_part(p, n), store_part(p, v, n): the first n
+//     F32, Bf16, F16            the element types: Element, load(p), store(p, v), load_part(p, n),
+//     store_part(p, v, n): the first n
 //                               lanes only, 0 in the others
 //
-// An element's value never depends on the lane it is in: the rest of a row uses the same instructions on a part of a vector.
+// An element's value never depends on the lane it is in: the rest of a row uses the same
+// instructions on a part of a vector.
 
 // ---- loads and stores of up to a whole vector ----
 
@@ -34,8 +37,12 @@ void store(typename Type::Element* to, Vec value, int64_t n) {
     }
 }
 
-inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-inline int64_t at_most(int64_t n, int64_t limit) { return n < limit ? n : limit; }
+inline int64_t round_up(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+inline int64_t at_most(int64_t n, int64_t limit) {
+    return n < limit ? n : limit;
+}
 
 /// The sum of all lanes, in lane order.
 inline double sum_of_lanes(Vec v) {
@@ -53,7 +60,8 @@ struct Reduced {
     Vec n, r;
 };
 
-/// Outside of [-105, 89] exp is 0 or infinity, and x is replaced by the nearer end. A NaN stays a NaN.
+/// Outside of [-105, 89] exp is 0 or infinity, and x is replaced by the nearer end. A NaN stays a
+/// NaN.
 inline Reduced reduce(Vec x) {
     x = smallest(broadcast(89.0f), largest(broadcast(-105.0f), x));
     const Vec n = nearest(x * broadcast(1.44269504f));
@@ -62,8 +70,8 @@ inline Reduced reduce(Vec x) {
     return {n, fma(n, broadcast(2.12194440e-4f), r)};
 }
 
-/// exp(n ln(2) + r) = 2^n (1 + r + r^2 p(r)), p fitted to a relative error of 3e-9. Overflows to infinity above 88.7,
-/// goes through the subnormal numbers to 0 at -104.
+/// exp(n ln(2) + r) = 2^n (1 + r + r^2 p(r)), p fitted to a relative error of 3e-9. Overflows to
+/// infinity above 88.7, goes through the subnormal numbers to 0 at -104.
 inline Vec exponential_of(Reduced x) {
     Vec p = broadcast(0.0013814539f);
     p = fma(p, x.r, broadcast(0.008368745f));
@@ -73,7 +81,9 @@ inline Vec exponential_of(Reduced x) {
     return times_power_of_two(fma(x.r * x.r, p, x.r) + broadcast(1.0f), x.n);
 }
 
-inline Vec exponential(Vec x) { return exponential_of(reduce(x)); }
+inline Vec exponential(Vec x) {
+    return exponential_of(reduce(x));
+}
 
 /// exp(x + low), low being a correction far below x.
 inline Vec exponential_of_sum(Vec x, Vec low) {
@@ -86,9 +96,9 @@ struct Identity {
     static Vec of(Vec x) { return x; }
 };
 
-/// x Phi(x), Phi the normal distribution function. Phi(-a) = exp(-a^2 / 2) t P(t) with t = 1 / (1 + 0.3 a), fitted for a in [0, 15] to
-/// a relative error of 4e-9; so the tail is as exact as the middle. a^2 is taken in two parts, since its error would
-/// be magnified by the exponential.
+/// x Phi(x), Phi the normal distribution function. Phi(-a) = exp(-a^2 / 2) t P(t) with t = 1 / (1 +
+/// 0.3 a), fitted for a in [0, 15] to a relative error of 4e-9; so the tail is as exact as the
+/// middle. a^2 is taken in two parts, since its error would be magnified by the exponential.
 struct Gelu {
     static Vec of(Vec x) {
         const Vec zero = broadcast(0.0f);
@@ -141,12 +151,18 @@ struct Relu {
 template <template <class> class Leaf, class... Args>
 void with_activation(Activation activation, Args... args) {
     switch (activation) {
-        case Activation::none: return Leaf<Identity>::run(args...);
-        case Activation::gelu: return Leaf<Gelu>::run(args...);
-        case Activation::gelu_tanh: return Leaf<GeluTanh>::run(args...);
-        case Activation::quick_gelu: return Leaf<QuickGelu>::run(args...);
-        case Activation::silu: return Leaf<Silu>::run(args...);
-        case Activation::relu: return Leaf<Relu>::run(args...);
+        case Activation::none:
+            return Leaf<Identity>::run(args...);
+        case Activation::gelu:
+            return Leaf<Gelu>::run(args...);
+        case Activation::gelu_tanh:
+            return Leaf<GeluTanh>::run(args...);
+        case Activation::quick_gelu:
+            return Leaf<QuickGelu>::run(args...);
+        case Activation::silu:
+            return Leaf<Silu>::run(args...);
+        case Activation::relu:
+            return Leaf<Relu>::run(args...);
     }
 }
 
@@ -154,9 +170,12 @@ void with_activation(Activation activation, Args... args) {
 template <template <class> class Leaf, class... Args>
 void with_type(DType dtype, Args... args) {
     switch (dtype) {
-        case DType::bf16: return Leaf<Bf16>::run(args...);
-        case DType::f16: return Leaf<F16>::run(args...);
-        default: return Leaf<F32>::run(args...);
+        case DType::bf16:
+            return Leaf<Bf16>::run(args...);
+        case DType::f16:
+            return Leaf<F16>::run(args...);
+        default:
+            return Leaf<F32>::run(args...);
     }
 }
 
@@ -164,8 +183,8 @@ void with_type(DType dtype, Args... args) {
 
 template <class Function>
 struct Epilogued {
-    static void run(const float* product, const float* bias, float scale, const float* residual, float* out,
-                    int64_t n) {
+    static void run(const float* product, const float* bias, float scale, const float* residual,
+                    float* out, int64_t n) {
         for (int64_t i = 0; i < n; i += lanes) {
             Vec value = load<F32>(product + i, n - i);
             if (bias != nullptr) value = value + load<F32>(bias + i, n - i);
@@ -176,8 +195,8 @@ struct Epilogued {
     }
 };
 
-void epilogue(const float* product, const float* bias, Activation activation, float scale, const float* residual,
-              float* out, int64_t n) {
+void epilogue(const float* product, const float* bias, Activation activation, float scale,
+              const float* residual, float* out, int64_t n) {
     with_activation<Epilogued>(activation, product, bias, scale, residual, out, n);
 }
 
@@ -204,10 +223,13 @@ struct Activated {
     }
 };
 
-void activate(float* x, int64_t n, Activation activation) { with_activation<Activated>(activation, x, n); }
+void activate(float* x, int64_t n, Activation activation) {
+    with_activation<Activated>(activation, x, n);
+}
 
 void exponential_row(float* x, int64_t n) {
-    for (int64_t i = 0; i < n; i += lanes) store<F32>(x + i, exponential(load<F32>(x + i, n - i)), n - i);
+    for (int64_t i = 0; i < n; i += lanes)
+        store<F32>(x + i, exponential(load<F32>(x + i, n - i)), n - i);
 }
 
 void blend(float* y, float y_factor, const float* x, float x_factor, int64_t n) {
@@ -222,7 +244,8 @@ struct AddedScaled {
     static void run(float* y, const void* x, float scale, int64_t n) {
         const auto* from = static_cast<const typename Type::Element*>(x);
         for (int64_t i = 0; i < n; i += lanes) {
-            const Vec value = fma(load<Type>(from + i, n - i), broadcast(scale), load<F32>(y + i, n - i));
+            const Vec value =
+                fma(load<Type>(from + i, n - i), broadcast(scale), load<F32>(y + i, n - i));
             store<F32>(y + i, value, n - i);
         }
     }
@@ -235,7 +258,8 @@ void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n) 
 /// A factor of 0 gives 0, whatever x is.
 void scale_row(float* x, float factor, int64_t n) {
     for (int64_t i = 0; i < n; i += lanes) {
-        const Vec value = factor == 0.0f ? broadcast(0.0f) : load<F32>(x + i, n - i) * broadcast(factor);
+        const Vec value =
+            factor == 0.0f ? broadcast(0.0f) : load<F32>(x + i, n - i) * broadcast(factor);
         store<F32>(x + i, value, n - i);
     }
 }
@@ -244,16 +268,20 @@ template <class From, class To>
 void convert_row(const void* from, void* to, int64_t n) {
     const auto* source = static_cast<const typename From::Element*>(from);
     auto* target = static_cast<typename To::Element*>(to);
-    for (int64_t i = 0; i < n; i += lanes) store<To>(target + i, load<From>(source + i, n - i), n - i);
+    for (int64_t i = 0; i < n; i += lanes)
+        store<To>(target + i, load<From>(source + i, n - i), n - i);
 }
 
 template <class From>
 struct ConvertedFrom {
     static void run(const void* from, void* to, DType to_dtype, int64_t n) {
         switch (to_dtype) {
-            case DType::bf16: return convert_row<From, Bf16>(from, to, n);
-            case DType::f16: return convert_row<From, F16>(from, to, n);
-            default: return convert_row<From, F32>(from, to, n);
+            case DType::bf16:
+                return convert_row<From, Bf16>(from, to, n);
+            case DType::f16:
+                return convert_row<From, F16>(from, to, n);
+            default:
+                return convert_row<From, F32>(from, to, n);
         }
     }
 };
@@ -280,7 +308,8 @@ void rope(float* x, int64_t heads, int64_t head_dim, const float* cos, const flo
 
 // ---- norms ----
 
-/// The sum of (x - shift), or of its square, over a row: float32 lanes over 16 vectors at a time, doubles over those.
+/// The sum of (x - shift), or of its square, over a row: float32 lanes over 16 vectors at a time,
+/// doubles over those.
 template <bool square>
 double sum_of_row(const float* x, float shift, int64_t width) {
     const int64_t block = 16 * lanes;
@@ -318,13 +347,15 @@ struct RmsNormed {
     }
 };
 
-void rms_norm(const float* x, int64_t width, const void* weight, DType weight_dtype, float eps, float* out) {
+void rms_norm(const float* x, int64_t width, const void* weight, DType weight_dtype, float eps,
+              float* out) {
     with_type<RmsNormed>(weight_dtype, x, width, weight, eps, out);
 }
 
 template <class Type>
 struct LayerNormed {
-    static void run(const float* x, int64_t width, const void* weight, const void* bias, float eps, float* out) {
+    static void run(const float* x, int64_t width, const void* weight, const void* bias, float eps,
+                    float* out) {
         const auto* w = static_cast<const typename Type::Element*>(weight);
         const auto* b = static_cast<const typename Type::Element*>(bias);
         const auto count = static_cast<double>(width);
@@ -333,14 +364,15 @@ struct LayerNormed {
         const Vec norm = broadcast(static_cast<float>(1.0 / __builtin_sqrt(variance + eps)));
         for (int64_t i = 0; i < width; i += lanes) {
             const Vec centred = (load<F32>(x + i, width - i) - broadcast(mean)) * norm;
-            const Vec value = fma(centred, load<Type>(w + i, width - i), load<Type>(b + i, width - i));
+            const Vec value =
+                fma(centred, load<Type>(w + i, width - i), load<Type>(b + i, width - i));
             store<F32>(out + i, value, width - i);
         }
     }
 };
 
-void layer_norm(const float* x, int64_t width, const void* weight, const void* bias, DType weight_dtype, float eps,
-                float* out) {
+void layer_norm(const float* x, int64_t width, const void* weight, const void* bias,
+                DType weight_dtype, float eps, float* out) {
     with_type<LayerNormed>(weight_dtype, x, width, weight, bias, eps, out);
 }
 
@@ -412,7 +444,8 @@ struct FloatDot {
     static Vec multiply_add(Panel x, Panel w, Vec sum) { return fma(x, w, sum); }
 };
 
-/// How a float panel takes elements of a type: as they are, or rounded to bfloat16 where there is no instruction for its products.
+/// How a float panel takes elements of a type: as they are, or rounded to bfloat16 where there is
+/// no instruction for its products.
 template <class Type, bool rounded>
 struct Factors {
     using Element = typename Type::Element;
@@ -449,7 +482,8 @@ struct FloatPanel {
             auto* to = static_cast<float*>(panel);
             for (int64_t i = 0; i < k; ++i) {
                 for (int64_t column = 0; column < n; column += lanes) {
-                    F32::store(to, Factors<Type, rounded>::load(from + i * stride + column, n - column));
+                    F32::store(
+                        to, Factors<Type, rounded>::load(from + i * stride + column, n - column));
                     to += lanes;
                 }
             }
@@ -458,27 +492,31 @@ struct FloatPanel {
 
     template <class Type>
     struct FewRows {
-        static void run(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w, int64_t w_stride,
-                        float* c, int64_t c_stride) {
-            few_rows<FloatDot, Factors<Type, rounded>>(rows, k, x, x_stride, w, w_stride, c, c_stride);
+        static void run(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
+                        int64_t w_stride, float* c, int64_t c_stride) {
+            few_rows<FloatDot, Factors<Type, rounded>>(rows, k, x, x_stride, w, w_stride, c,
+                                                       c_stride);
         }
     };
 };
 
 template <bool rounded>
-void pack_float_rows(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel) {
+void pack_float_rows(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k,
+                     void* panel) {
     with_type<FloatPanel<rounded>::template FromRows>(dtype, w, stride, n, k, panel);
 }
 
 template <bool rounded>
-void pack_float_columns(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n, void* panel) {
+void pack_float_columns(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n,
+                        void* panel) {
     with_type<FloatPanel<rounded>::template FromColumns>(dtype, v, stride, k, n, panel);
 }
 
 template <bool rounded>
-void few_float_rows(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w, DType dtype,
-                    int64_t w_stride, float* c, int64_t c_stride) {
-    with_type<FloatPanel<rounded>::template FewRows>(dtype, rows, k, x, x_stride, w, w_stride, c, c_stride);
+void few_float_rows(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
+                    DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
+    with_type<FloatPanel<rounded>::template FewRows>(dtype, rows, k, x, x_stride, w, w_stride, c,
+                                                     c_stride);
 }
 
 /// Products on float panels.

@@ -1,7 +1,9 @@
-// The operations of cpu_ops.h: blocking and threads over the leaves of a table, written once. The only file with OpenMP.
+// The operations of cpu_ops.h: blocking and threads over the leaves of a table, written once. The
+// only file with OpenMP.
 //
-// A product: the rows of x are packed once per block of rows; the work items of the threads are panels of w. Per item and
-// block of k, a panel is packed (it stays in the second-level cache) and the register tile goes over all rows:
+// A product: the rows of x are packed once per block of rows; the work items of the threads are
+// panels of w. Per item and block of k, a panel is packed (it stays in the second-level cache) and
+// the register tile goes over all rows:
 //
 //     for each block of rows of x                  (packed: shared by the threads)
 //       for each panel of w                        (an item)
@@ -40,7 +42,8 @@ namespace {
 
 // ---- threads ----
 
-/// The limit that a control group (version 2) sets on processor time, as a number of processors; or `otherwise`.
+/// The limit that a control group (version 2) sets on processor time, as a number of processors; or
+/// `otherwise`.
 int quota_of_control_group(int otherwise) {
     std::ifstream file("/sys/fs/cgroup/cpu.max");
     std::string quota;
@@ -62,12 +65,13 @@ int usable_processors() {
 
 std::atomic<int> thread_count{0};  // 0: not yet asked for
 
-/// Runs body(i) for i in [0, n), in parallel unless `serial`, or inside of another parallel loop. The first
-/// exception of a body is thrown again here.
+/// Runs body(i) for i in [0, n), in parallel unless `serial`, or inside of another parallel loop.
+/// The first exception of a body is thrown again here. The team is always the same size: for a
+/// smaller one, OpenMP would end threads, and start them again for the next loop.
 template <class Body>
 void for_each_item(int64_t n, bool serial, const Body& body) {
-    const int team = static_cast<int>(std::min<int64_t>(threads(), n));
-    if (serial || team <= 1 || omp_in_parallel() != 0) {
+    const int team = threads();
+    if (serial || n <= 1 || team <= 1 || omp_in_parallel() != 0) {
         for (int64_t i = 0; i < n; ++i) body(i);
         return;
     }
@@ -91,9 +95,8 @@ constexpr int64_t worth_threads = 1 << 15;
 /// Cuts [0, n) into pieces of `piece` and runs body(begin, end) for each.
 template <class Body>
 void for_each_piece(int64_t n, int64_t piece, bool serial, const Body& body) {
-    for_each_item((n + piece - 1) / piece, serial, [&](int64_t i) {
-        body(i * piece, std::min(n, (i + 1) * piece));
-    });
+    for_each_item((n + piece - 1) / piece, serial,
+                  [&](int64_t i) { body(i * piece, std::min(n, (i + 1) * piece)); });
 }
 
 /// For rows of a row operation: pieces of about 16,384 elements.
@@ -107,8 +110,8 @@ void for_each_row(int64_t rows, int64_t width, const Body& body) {
 
 // ---- scratch memory ----
 
-/// Memory of one thread that grows to the largest size ever asked for and is kept, so that a second call of the same size
-/// allocates nothing. Aligned to cache lines.
+/// Memory of one thread that grows to the largest size ever asked for and is kept, so that a second
+/// call of the same size allocates nothing. Aligned to cache lines.
 class Scratch {
   public:
     template <class T>
@@ -132,8 +135,12 @@ class Scratch {
     size_t capacity_ = 0;
 };
 
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-constexpr int64_t pieces(int64_t n, int64_t piece) { return (n + piece - 1) / piece; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+constexpr int64_t pieces(int64_t n, int64_t piece) {
+    return (n + piece - 1) / piece;
+}
 
 const std::byte* element_at(const void* data, DType dtype, int64_t index) {
     return static_cast<const std::byte*>(data) + index * dtype_size(dtype);
@@ -145,12 +152,15 @@ const Product& product_of(const Table& leaves, Compute compute) {
 
 // ---- products ----
 
-constexpr int64_t k_block = 1024;               // depth of a packed panel: 64 columns of it stay in the second-level cache
-constexpr int64_t most_rows = 1024;             // rows of x that are packed at once, and
-constexpr int64_t most_packed_bytes = 16 << 20; // their size
-constexpr int64_t row_padding = 64;             // bytes between packed rows, lest all rows fall into the same cache set
+constexpr int64_t k_block =
+    1024;  // depth of a packed panel: 64 columns of it stay in the second-level cache
+constexpr int64_t most_rows = 1024;              // rows of x that are packed at once, and
+constexpr int64_t most_packed_bytes = 16 << 20;  // their size
+constexpr int64_t row_padding =
+    64;  // bytes between packed rows, lest all rows fall into the same cache set
 
-/// Packed rows of x. Few rows lie whole, one after the other; many are cut into blocks of k, so that the rows of a tile are neighbours.
+/// Packed rows of x. Few rows lie whole, one after the other; many are cut into blocks of k, so
+/// that the rows of a tile are neighbours.
 struct PackedRows {
     std::byte* data;
     int64_t row_stride;    ///< elements
@@ -170,8 +180,8 @@ struct LinearBlock {
     int64_t out_stride;
 };
 
-PackedRows pack_x(const Product& product, const float* x, int64_t rows, int64_t x_stride, int64_t k, bool whole,
-                  Scratch& scratch) {
+PackedRows pack_x(const Product& product, const float* x, int64_t rows, int64_t x_stride, int64_t k,
+                  bool whole, Scratch& scratch) {
     const int64_t depth = round_up(std::min(k, whole ? k : k_block), product.k_group);
     const int64_t padded = depth + row_padding / product.element_size;
     PackedRows packed{};
@@ -182,44 +192,49 @@ PackedRows pack_x(const Product& product, const float* x, int64_t rows, int64_t 
     for_each_row(rows, k, [&](int64_t r) {
         for (int64_t b = 0; b < blocks; ++b) {
             const int64_t start = b * k_block;
-            std::byte* to = packed.data + (b * packed.block_stride + r * padded) * product.element_size;
-            product.pack_row(x + r * x_stride + start, whole ? k : std::min(k - start, k_block), to);
+            std::byte* to =
+                packed.data + (b * packed.block_stride + r * padded) * product.element_size;
+            product.pack_row(x + r * x_stride + start, whole ? k : std::min(k - start, k_block),
+                             to);
         }
     });
     return packed;
 }
 
-/// c (row_count, columns) = rows [row, row + row_count) of x times rows [column, column + columns) of w.
-void multiply_panel(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column, int64_t columns,
-                    float* c) {
+/// c (row_count, columns) = rows [row, row + row_count) of x times rows [column, column + columns)
+/// of w.
+void multiply_panel(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column,
+                    int64_t columns, float* c) {
     const Product& product = block.product;
     const int64_t k = block.w.cols;
     const int64_t c_stride = product.panel_width;
     const std::byte* x = block.packed.data + row * block.packed.row_stride * product.element_size;
     if (row_count <= product.few_rows_max && columns == product.panel_width) {
         product.few_rows(row_count, k, x, block.packed.row_stride,
-                         element_at(block.w.data, block.w.dtype, column * block.w.stride), block.w.dtype,
-                         block.w.stride, c, c_stride);
+                         element_at(block.w.data, block.w.dtype, column * block.w.stride),
+                         block.w.dtype, block.w.stride, c, c_stride);
         return;
     }
     thread_local Scratch panel_scratch;
-    const int64_t panel_size = round_up(columns, product.lanes) * round_up(std::min(k, k_block), product.k_group);
+    const int64_t panel_size =
+        round_up(columns, product.lanes) * round_up(std::min(k, k_block), product.k_group);
     auto* panel = panel_scratch.get<std::byte>(panel_size * product.element_size);
     for (int64_t start = 0; start == 0 || start < k; start += k_block) {
         const int64_t depth = std::min(k - start, k_block);
-        product.pack_rows(element_at(block.w.data, block.w.dtype, column * block.w.stride + start), block.w.dtype,
-                          block.w.stride, columns, depth, panel);
-        const std::byte* x_block = x + start / k_block * block.packed.block_stride * product.element_size;
+        product.pack_rows(element_at(block.w.data, block.w.dtype, column * block.w.stride + start),
+                          block.w.dtype, block.w.stride, columns, depth, panel);
+        const std::byte* x_block =
+            x + start / k_block * block.packed.block_stride * product.element_size;
         for (int64_t r = 0; r < row_count; r += product.tile_rows) {
             product.tile(std::min(row_count - r, product.tile_rows), columns, depth,
-                         x_block + r * block.packed.row_stride * product.element_size, block.packed.row_stride,
-                         panel, c + r * c_stride, c_stride, start > 0);
+                         x_block + r * block.packed.row_stride * product.element_size,
+                         block.packed.row_stride, panel, c + r * c_stride, c_stride, start > 0);
         }
     }
 }
 
-void finish_rows(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column, int64_t columns,
-                 const float* c) {
+void finish_rows(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column,
+                 int64_t columns, const float* c) {
     const float* bias = block.epilogue.bias != nullptr ? block.epilogue.bias + column : nullptr;
     for (int64_t r = 0; r < row_count; ++r) {
         const int64_t at = (row + r) * block.out_stride + column;
@@ -251,10 +266,11 @@ void multiply_block(const LinearBlock& block) {
 
 // ---- attention ----
 
-/// Keys are taken in chunks that begin at multiples of this, whatever the queries: a constant of the algorithm, since the result
-/// is a merge of one softmax per chunk.
+/// Keys are taken in chunks that begin at multiples of this, whatever the queries: a constant of
+/// the algorithm, since the result is a merge of one softmax per chunk.
 constexpr int64_t chunk_keys = 256;
-constexpr int64_t block_rows = 192;  // about as many rows (queries x heads of the group) share the packing of a chunk
+constexpr int64_t block_rows =
+    192;  // about as many rows (queries x heads of the group) share the packing of a chunk
 
 /// The ranges that one query sees, of which those in [begin, end) matter.
 struct SeenRanges {
@@ -271,9 +287,10 @@ SeenRanges ranges_of(const Attention& args, const KeyRange& all, int64_t query) 
 /// The part of sorted ranges that meets [begin, end).
 SeenRanges within(SeenRanges seen, int64_t begin, int64_t end) {
     const KeyRange* last = seen.ranges + seen.count;
-    const KeyRange* first = std::partition_point(seen.ranges, last,
-                                                 [&](const KeyRange& range) { return range.end <= begin; });
-    const KeyRange* stop = std::partition_point(first, last, [&](const KeyRange& range) { return range.begin < end; });
+    const KeyRange* first = std::partition_point(
+        seen.ranges, last, [&](const KeyRange& range) { return range.end <= begin; });
+    const KeyRange* stop =
+        std::partition_point(first, last, [&](const KeyRange& range) { return range.begin < end; });
     return {first, stop - first};
 }
 
@@ -282,20 +299,20 @@ struct AttentionScratch {
     Scratch q, key_panels, value_panels, scores, probabilities, part, sum, max_and_sum;
 };
 
-/// A block of queries of one key head, and its state of the online softmax. Row r is query first_query + r / group,
-/// head kv_head * group + r % group.
+/// A block of queries of one key head, and its state of the online softmax. Row r is query
+/// first_query + r / group, head kv_head * group + r % group.
 struct QueryBlock {
     const Attention& args;
     const Table& leaves;
     const Product& product;
     int64_t kv_head, first_query, rows;
-    int64_t group;      ///< query heads of one key head
-    int64_t width;      ///< head_dim rounded up to whole vectors
-    std::byte* q;       ///< (rows, head_dim) packed, rows q_stride elements apart
+    int64_t group;  ///< query heads of one key head
+    int64_t width;  ///< head_dim rounded up to whole vectors
+    std::byte* q;   ///< (rows, head_dim) packed, rows q_stride elements apart
     int64_t q_stride;
-    float* out;         ///< (rows, width): sum over the keys so far of exp(logit - max) v
-    float* max;         ///< (rows)
-    float* sum;         ///< (rows): sum over the keys so far of exp(logit - max)
+    float* out;  ///< (rows, width): sum over the keys so far of exp(logit - max) v
+    float* max;  ///< (rows)
+    float* sum;  ///< (rows): sum over the keys so far of exp(logit - max)
 };
 
 /// Packed keys and values of one chunk.
@@ -305,7 +322,9 @@ struct Chunk {
     const std::byte* values;  ///< panels of columns of v
 };
 
-int64_t query_of(const QueryBlock& block, int64_t row) { return block.first_query + row / block.group; }
+int64_t query_of(const QueryBlock& block, int64_t row) {
+    return block.first_query + row / block.group;
+}
 
 bool any_row_sees(const QueryBlock& block, int64_t row, int64_t rows, const KeyRange& keys) {
     const KeyRange all{0, block.args.keys};
@@ -325,26 +344,28 @@ Chunk pack_chunk(const QueryBlock& block, int64_t first, int64_t count, Attentio
     const Product& product = block.product;
     const int64_t key_panel = panel_elements(product, args.head_dim);
     const int64_t value_panel = panel_elements(product, chunk_keys);
-    auto* keys = scratch.key_panels.get<std::byte>(pieces(chunk_keys, product.panel_width) * key_panel *
-                                                   product.element_size);
-    auto* values = scratch.value_panels.get<std::byte>(pieces(args.head_dim, product.panel_width) * value_panel *
-                                                       product.element_size);
+    auto* keys = scratch.key_panels.get<std::byte>(pieces(chunk_keys, product.panel_width) *
+                                                   key_panel * product.element_size);
+    auto* values = scratch.value_panels.get<std::byte>(pieces(args.head_dim, product.panel_width) *
+                                                       value_panel * product.element_size);
     const int64_t start = first * args.kv_stride + block.kv_head * args.head_dim;
     for (int64_t j = 0; j < count; j += product.panel_width) {
-        product.pack_rows(element_at(args.k, args.kv_dtype, start + j * args.kv_stride), args.kv_dtype,
-                          args.kv_stride, std::min(product.panel_width, count - j), args.head_dim,
+        product.pack_rows(element_at(args.k, args.kv_dtype, start + j * args.kv_stride),
+                          args.kv_dtype, args.kv_stride, std::min(product.panel_width, count - j),
+                          args.head_dim,
                           keys + j / product.panel_width * key_panel * product.element_size);
     }
     for (int64_t d = 0; d < args.head_dim; d += product.panel_width) {
-        product.pack_columns(element_at(args.v, args.kv_dtype, start + d), args.kv_dtype, args.kv_stride, count,
+        product.pack_columns(element_at(args.v, args.kv_dtype, start + d), args.kv_dtype,
+                             args.kv_stride, count,
                              std::min(product.panel_width, args.head_dim - d),
                              values + d / product.panel_width * value_panel * product.element_size);
     }
     return {first, count, keys, values};
 }
 
-/// Adds one chunk to the state of one row: o, the row's part of exp(logit - part.max) v, is brought to the common maximum. A chunk that
-/// the row does not see leaves it as it is, to the bit.
+/// Adds one chunk to the state of one row: o, the row's part of exp(logit - part.max) v, is brought
+/// to the common maximum. A chunk that the row does not see leaves it as it is, to the bit.
 void merge_part(const QueryBlock& block, int64_t row, SoftmaxPart part, const float* o) {
     if (part.max == -std::numeric_limits<float>::infinity() && part.sum == 0.0f) return;
     const float max = std::max(block.max[row], part.max);
@@ -356,12 +377,14 @@ void merge_part(const QueryBlock& block, int64_t row, SoftmaxPart part, const fl
 }
 
 /// A tile of rows against a chunk: logits, softmax, values, merge.
-void attend_tile(const QueryBlock& block, const Chunk& chunk, int64_t row, int64_t rows, AttentionScratch& scratch) {
+void attend_tile(const QueryBlock& block, const Chunk& chunk, int64_t row, int64_t rows,
+                 AttentionScratch& scratch) {
     const Attention& args = block.args;
     const Product& product = block.product;
     const int64_t p_stride = chunk_keys + row_padding / product.element_size;
     auto* scores = scratch.scores.get<float>(product.tile_rows * chunk_keys);
-    auto* probabilities = scratch.probabilities.get<std::byte>(product.tile_rows * p_stride * product.element_size);
+    auto* probabilities =
+        scratch.probabilities.get<std::byte>(product.tile_rows * p_stride * product.element_size);
     auto* part = scratch.part.get<float>(product.tile_rows * block.width);
 
     for (int64_t j = 0; j < chunk.count; j += product.panel_width) {
@@ -380,14 +403,17 @@ void attend_tile(const QueryBlock& block, const Chunk& chunk, int64_t row, int64
         float* row_scores = scores + r * chunk_keys;
         softmax[r] = block.leaves.softmax_part(
             {row_scores, chunk.count, chunk.first, args.scale, bias, seen.ranges, seen.count});
-        product.pack_row(row_scores, chunk.count, probabilities + r * p_stride * product.element_size);
+        product.pack_row(row_scores, chunk.count,
+                         probabilities + r * p_stride * product.element_size);
     }
     for (int64_t d = 0; d < args.head_dim; d += product.panel_width) {
         const int64_t at = d / product.panel_width * panel_elements(product, chunk_keys);
-        product.tile(rows, std::min(product.panel_width, args.head_dim - d), chunk.count, probabilities, p_stride,
-                     chunk.values + at * product.element_size, part + d, block.width, false);
+        product.tile(rows, std::min(product.panel_width, args.head_dim - d), chunk.count,
+                     probabilities, p_stride, chunk.values + at * product.element_size, part + d,
+                     block.width, false);
     }
-    for (int64_t r = 0; r < rows; ++r) merge_part(block, row + r, softmax[r], part + r * block.width);
+    for (int64_t r = 0; r < rows; ++r)
+        merge_part(block, row + r, softmax[r], part + r * block.width);
 }
 
 /// out = sum / weight of the whole softmax, or 0 for a query that saw nothing.
@@ -403,26 +429,34 @@ void finish_block(const QueryBlock& block) {
 }
 
 /// One item: all keys, chunk by chunk, for a block of queries and the heads of one key head.
-void attend_block(const Attention& args, const Table& leaves, const Product& product, int64_t kv_head,
-                  int64_t first_query, int64_t queries) {
+void attend_block(const Attention& args, const Table& leaves, const Product& product,
+                  int64_t kv_head, int64_t first_query, int64_t queries) {
     thread_local AttentionScratch scratch;
     const int64_t group = args.heads / args.kv_heads;
     const int64_t rows = queries * group;
     const int64_t width = round_up(args.head_dim, product.lanes);
     const int64_t q_stride = round_up(args.head_dim, product.k_group);
     auto* max = scratch.max_and_sum.get<float>(2 * rows);
-    QueryBlock block{args,  leaves,   product,
-                     kv_head, first_query, rows,
-                     group, width,    scratch.q.get<std::byte>(rows * q_stride * product.element_size),
-                     q_stride, scratch.sum.get<float>(rows * width), max,
+    QueryBlock block{args,
+                     leaves,
+                     product,
+                     kv_head,
+                     first_query,
+                     rows,
+                     group,
+                     width,
+                     scratch.q.get<std::byte>(rows * q_stride * product.element_size),
+                     q_stride,
+                     scratch.sum.get<float>(rows * width),
+                     max,
                      max + rows};
     std::fill_n(block.out, rows * width, 0.0f);
     std::fill_n(block.max, rows, -std::numeric_limits<float>::infinity());
     std::fill_n(block.sum, rows, 0.0f);
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t head = kv_head * group + r % group;
-        product.pack_row(args.q + query_of(block, r) * args.q_stride + head * args.head_dim, args.head_dim,
-                         block.q + r * q_stride * product.element_size);
+        product.pack_row(args.q + query_of(block, r) * args.q_stride + head * args.head_dim,
+                         args.head_dim, block.q + r * q_stride * product.element_size);
     }
     for (int64_t first = 0; first < args.keys; first += chunk_keys) {
         const KeyRange keys{first, std::min(first + chunk_keys, args.keys)};
@@ -438,8 +472,8 @@ void attend_block(const Attention& args, const Table& leaves, const Product& pro
 
 }  // namespace
 
-void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w, const Epilogue& epilogue,
-            Compute compute, float* out, int64_t out_stride) {
+void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
     if (rows <= 0 || w.rows <= 0) return;
     const Table& leaves = table();
     const Product& product = product_of(leaves, compute);
@@ -449,9 +483,12 @@ void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w, con
     for (int64_t r = 0; r < rows; r += block) {
         const int64_t count = std::min(block, rows - r);
         const bool whole = count <= product.few_rows_max;
-        const PackedRows packed = pack_x(product, x + r * x_stride, count, x_stride, w.cols, whole, scratch);
-        const float* residual = epilogue.residual != nullptr ? epilogue.residual + r * out_stride : nullptr;
-        multiply_block({product, w, epilogue, leaves, packed, count, residual, out + r * out_stride, out_stride});
+        const PackedRows packed =
+            pack_x(product, x + r * x_stride, count, x_stride, w.cols, whole, scratch);
+        const float* residual =
+            epilogue.residual != nullptr ? epilogue.residual + r * out_stride : nullptr;
+        multiply_block({product, w, epilogue, leaves, packed, count, residual, out + r * out_stride,
+                        out_stride});
     }
 }
 
@@ -467,7 +504,8 @@ void attention(const Attention& args, Compute compute) {
     const bool serial = args.queries * args.keys * args.heads * args.head_dim / 16 < worth_threads;
     for_each_item(args.kv_heads * blocks, serial, [&](int64_t item) {
         const int64_t first = item % blocks * block;
-        attend_block(args, leaves, product, item / blocks, first, std::min(block, args.queries - first));
+        attend_block(args, leaves, product, item / blocks, first,
+                     std::min(block, args.queries - first));
     });
 }
 
@@ -484,8 +522,8 @@ void attention_weights(const Attention& args, float* weights) {
     });
 }
 
-void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype, float eps,
-              float* out) {
+void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
+              float eps, float* out) {
     const Table& leaves = table();
     for_each_row(rows, width, [&](int64_t r) {
         leaves.rms_norm(x + r * width, width, weight, weight_dtype, eps, out + r * width);
@@ -500,8 +538,8 @@ void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight,
     });
 }
 
-void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride, const float* cos,
-          const float* sin) {
+void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride,
+          const float* cos, const float* sin) {
     const Table& leaves = table();
     const int64_t half = head_dim / 2;
     for_each_row(rows, heads * head_dim, [&](int64_t r) {
@@ -513,12 +551,14 @@ void gated(const float* gate, const float* up, int64_t rows, int64_t width, int6
            Activation activation, float* out, int64_t out_stride) {
     const Table& leaves = table();
     for_each_row(rows, width, [&](int64_t r) {
-        leaves.gated(gate + r * in_stride, up + r * in_stride, activation, out + r * out_stride, width);
+        leaves.gated(gate + r * in_stride, up + r * in_stride, activation, out + r * out_stride,
+                     width);
     });
 }
 
 namespace {
-constexpr int64_t element_piece = 16384;  // elements a thread takes at a time in the operations without rows
+constexpr int64_t element_piece =
+    16384;  // elements a thread takes at a time in the operations without rows
 }
 
 void activate(float* x, int64_t n, Activation activation) {
@@ -540,9 +580,11 @@ void scale_rows(float* x, int64_t rows, int64_t width, const float* factor) {
     for_each_row(rows, width, [&](int64_t r) { leaves.scale(x + r * width, factor[r], width); });
 }
 
-void embedding(const int64_t* ids, int64_t n, const void* table_data, DType table_dtype, int64_t width, float* out) {
+void embedding(const int64_t* ids, int64_t n, const void* table_data, DType table_dtype,
+               int64_t width, float* out) {
     for_each_row(n, width, [&](int64_t i) {
-        convert(element_at(table_data, table_dtype, ids[i] * width), table_dtype, out + i * width, DType::f32, width);
+        convert(element_at(table_data, table_dtype, ids[i] * width), table_dtype, out + i * width,
+                DType::f32, width);
     });
 }
 
@@ -559,7 +601,9 @@ void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64
     });
 }
 
-void set_threads(int count) { thread_count.store(std::max(1, count)); }
+void set_threads(int count) {
+    thread_count.store(std::max(1, count));
+}
 
 int threads() {
     int count = thread_count.load(std::memory_order_relaxed);
@@ -570,6 +614,8 @@ int threads() {
     return count;
 }
 
-void parallel_for(int64_t n, const std::function<void(int64_t)>& body) { for_each_item(n, false, body); }
+void parallel_for(int64_t n, const std::function<void(int64_t)>& body) {
+    for_each_item(n, false, body);
+}
 
 }  // namespace mllama::cpu

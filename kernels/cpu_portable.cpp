@@ -1,5 +1,6 @@
-// The portable table: the leaves over Eigen's fixed-size arrays, which the compiler turns into whatever SIMD the target
-// has by default (SSE2, NEON, ...). Eigen's own matrix product is not used: the order of its sums depends on the sizes.
+// The portable table: the leaves over Eigen's fixed-size arrays, which the compiler turns into
+// whatever SIMD the target has by default (SSE2, NEON, ...). Eigen's own matrix product is not
+// used: the order of its sums depends on the sizes.
 #include <Eigen/Core>
 #include <bit>
 #include <cmath>
@@ -20,12 +21,24 @@ constexpr int64_t prefetch_blocks = 16;  // how far ahead rows are asked for, in
 using Vec = Eigen::Array<float, lanes, 1>;
 using Mask = Eigen::Array<bool, lanes, 1>;
 
-Vec broadcast(float a) { return Vec::Constant(a); }
-Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
-Mask less(Vec a, Vec b) { return a < b; }
-Vec select(Mask mask, Vec a, Vec b) { return mask.select(a, b); }
-Vec largest(Vec a, Vec b) { return (a > b).select(a, b); }
-Vec smallest(Vec a, Vec b) { return (a < b).select(a, b); }
+Vec broadcast(float a) {
+    return Vec::Constant(a);
+}
+Vec fma(Vec a, Vec b, Vec c) {
+    return a * b + c;
+}
+Mask less(Vec a, Vec b) {
+    return a < b;
+}
+Vec select(Mask mask, Vec a, Vec b) {
+    return mask.select(a, b);
+}
+Vec largest(Vec a, Vec b) {
+    return (a > b).select(a, b);
+}
+Vec smallest(Vec a, Vec b) {
+    return (a < b).select(a, b);
+}
 
 /// Applies a scalar function to every lane.
 template <class Function>
@@ -34,16 +47,20 @@ Vec each(Vec v, Function function) {
     return v;
 }
 
-/// Adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded to the nearest whole number. |a| < 2^22.
+/// Adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded to the nearest whole number.
+/// |a| < 2^22.
 Vec nearest(Vec a) {
     const Vec magic = broadcast(12582912.0f);
     Vec rounded = a + magic;
     return rounded - magic;
 }
 
-float power_of_two(int32_t n) { return std::bit_cast<float>((n + 127) << 23); }
+float power_of_two(int32_t n) {
+    return std::bit_cast<float>((n + 127) << 23);
+}
 
-/// In two steps, since 2^n itself may be out of range where a * 2^n is not. A NaN in n must not reach the conversion.
+/// In two steps, since 2^n itself may be out of range where a * 2^n is not. A NaN in n must not
+/// reach the conversion.
 Vec times_power_of_two(Vec a, Vec n) {
     for (int64_t i = 0; i < lanes; ++i) {
         const int32_t whole = std::isnan(n[i]) ? 0 : static_cast<int32_t>(n[i]);
@@ -54,7 +71,8 @@ Vec times_power_of_two(Vec a, Vec n) {
 }
 
 Vec upper_bits(Vec a) {
-    return each(a, [](float x) { return std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0xFFFFF000u); });
+    return each(
+        a, [](float x) { return std::bit_cast<float>(std::bit_cast<uint32_t>(x) & 0xFFFFF000u); });
 }
 
 Vec round_bf16(Vec a) {

@@ -9,24 +9,33 @@ namespace mllama::reference {
 
 double element(const void* data, DType dtype, int64_t i) {
     switch (dtype) {
-        case DType::bf16: return bf16_to_f32(static_cast<const uint16_t*>(data)[i]);
-        case DType::f16: return f16_to_f32(static_cast<const uint16_t*>(data)[i]);
-        default: return static_cast<const float*>(data)[i];
+        case DType::bf16:
+            return bf16_to_f32(static_cast<const uint16_t*>(data)[i]);
+        case DType::f16:
+            return f16_to_f32(static_cast<const uint16_t*>(data)[i]);
+        default:
+            return static_cast<const float*>(data)[i];
     }
 }
 
 double activation(double x, Activation kind) {
     switch (kind) {
-        case Activation::none: return x;
-        case Activation::gelu: return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+        case Activation::none:
+            return x;
+        case Activation::gelu:
+            return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
         case Activation::gelu_tanh: {
-            // 0.5 x (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3); 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2 u))
+            // 0.5 x (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3); 0.5 (1 + tanh(u)) = 1 /
+            // (1 + exp(-2 u))
             const double u = std::sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
             return x / (1.0 + std::exp(-2.0 * u));
         }
-        case Activation::quick_gelu: return x / (1.0 + std::exp(-1.702 * x));
-        case Activation::silu: return x / (1.0 + std::exp(-x));
-        case Activation::relu: return x < 0.0 ? 0.0 : x;  // a NaN stays
+        case Activation::quick_gelu:
+            return x / (1.0 + std::exp(-1.702 * x));
+        case Activation::silu:
+            return x / (1.0 + std::exp(-x));
+        case Activation::relu:
+            return x < 0.0 ? 0.0 : x;  // a NaN stays
     }
     return x;
 }
@@ -35,8 +44,8 @@ double factor(double x, Compute compute) {
     return compute == Compute::f32 ? x : bf16_to_f32(f32_to_bf16(static_cast<float>(x)));
 }
 
-void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w, const Epilogue& epilogue,
-            Compute compute, float* out, int64_t out_stride) {
+void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t n = 0; n < w.rows; ++n) {
             double sum = 0.0;
@@ -63,7 +72,8 @@ bool sees(const cpu::Visibility& visible, int64_t query, int64_t key) {
 }
 
 /// The probabilities (keys) of one query and one head; all 0 if it sees no key.
-std::vector<double> probabilities(const Attention& args, Compute compute, int64_t query, int64_t head) {
+std::vector<double> probabilities(const Attention& args, Compute compute, int64_t query,
+                                  int64_t head) {
     constexpr double none = -std::numeric_limits<double>::infinity();
     const int64_t kv_head = head / (args.heads / args.kv_heads);
     const float* q = args.q + query * args.q_stride + head * args.head_dim;
@@ -102,7 +112,8 @@ void attention(const Attention& args, Compute compute, float* out, int64_t out_s
                 for (int64_t j = 0; j < args.keys; ++j) {
                     if (!sees(args.visible, query, j)) continue;
                     const int64_t at = j * args.kv_stride + kv_head * args.head_dim + d;
-                    sum += p[static_cast<size_t>(j)] * factor(element(args.v, args.kv_dtype, at), compute);
+                    sum += p[static_cast<size_t>(j)] *
+                           factor(element(args.v, args.kv_dtype, at), compute);
                 }
                 out[query * out_stride + head * args.head_dim + d] = static_cast<float>(sum);
             }
@@ -122,14 +133,15 @@ void attention_weights(const Attention& args, Compute compute, float* weights) {
     }
 }
 
-void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype, float eps,
-              float* out) {
+void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
+              float eps, float* out) {
     for (int64_t r = 0; r < rows; ++r) {
         double squares = 0.0;
         for (int64_t i = 0; i < width; ++i) squares += double{x[r * width + i]} * x[r * width + i];
         const double norm = 1.0 / std::sqrt(squares / static_cast<double>(width) + eps);
         for (int64_t i = 0; i < width; ++i) {
-            out[r * width + i] = static_cast<float>(x[r * width + i] * norm * element(weight, weight_dtype, i));
+            out[r * width + i] =
+                static_cast<float>(x[r * width + i] * norm * element(weight, weight_dtype, i));
         }
     }
 }
@@ -141,18 +153,19 @@ void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight,
         for (int64_t i = 0; i < width; ++i) sum += x[r * width + i];
         const double mean = sum / static_cast<double>(width);
         double squares = 0.0;
-        for (int64_t i = 0; i < width; ++i) squares += (x[r * width + i] - mean) * (x[r * width + i] - mean);
+        for (int64_t i = 0; i < width; ++i)
+            squares += (x[r * width + i] - mean) * (x[r * width + i] - mean);
         const double norm = 1.0 / std::sqrt(squares / static_cast<double>(width) + eps);
         for (int64_t i = 0; i < width; ++i) {
-            out[r * width + i] =
-                static_cast<float>((x[r * width + i] - mean) * norm * element(weight, weight_dtype, i) +
-                                   element(bias, weight_dtype, i));
+            out[r * width + i] = static_cast<float>((x[r * width + i] - mean) * norm *
+                                                        element(weight, weight_dtype, i) +
+                                                    element(bias, weight_dtype, i));
         }
     }
 }
 
-void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride, const float* cos,
-          const float* sin) {
+void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride,
+          const float* cos, const float* sin) {
     const int64_t half = head_dim / 2;
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t h = 0; h < heads; ++h) {
@@ -167,12 +180,12 @@ void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_str
     }
 }
 
-void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride, Activation kind,
-           float* out, int64_t out_stride) {
+void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride,
+           Activation kind, float* out, int64_t out_stride) {
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t i = 0; i < width; ++i) {
-            out[r * out_stride + i] =
-                static_cast<float>(activation(gate[r * in_stride + i], kind) * up[r * in_stride + i]);
+            out[r * out_stride + i] = static_cast<float>(activation(gate[r * in_stride + i], kind) *
+                                                         up[r * in_stride + i]);
         }
     }
 }
@@ -182,7 +195,8 @@ void activate(float* x, int64_t n, Activation kind) {
 }
 
 void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) y[i] = static_cast<float>(y[i] + scale * element(x, x_dtype, i));
+    for (int64_t i = 0; i < n; ++i)
+        y[i] = static_cast<float>(y[i] + scale * element(x, x_dtype, i));
 }
 
 void scale_rows(float* x, int64_t rows, int64_t width, const float* factor) {
@@ -193,10 +207,12 @@ void scale_rows(float* x, int64_t rows, int64_t width, const float* factor) {
     }
 }
 
-void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width, float* out) {
+void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
+               float* out) {
     for (int64_t i = 0; i < n; ++i) {
         for (int64_t d = 0; d < width; ++d) {
-            out[i * width + d] = static_cast<float>(element(table, table_dtype, ids[i] * width + d));
+            out[i * width + d] =
+                static_cast<float>(element(table, table_dtype, ids[i] * width + d));
         }
     }
 }
@@ -209,9 +225,15 @@ void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64
     for (int64_t i = 0; i < n; ++i) {
         const auto value = static_cast<float>(element(from, from_dtype, i));
         switch (to_dtype) {
-            case DType::bf16: static_cast<uint16_t*>(to)[i] = f32_to_bf16(value); break;
-            case DType::f16: static_cast<uint16_t*>(to)[i] = f32_to_f16(value); break;
-            default: static_cast<float*>(to)[i] = value; break;
+            case DType::bf16:
+                static_cast<uint16_t*>(to)[i] = f32_to_bf16(value);
+                break;
+            case DType::f16:
+                static_cast<uint16_t*>(to)[i] = f32_to_f16(value);
+                break;
+            default:
+                static_cast<float*>(to)[i] = value;
+                break;
         }
     }
 }

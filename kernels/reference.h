@@ -1,5 +1,6 @@
-// Every operation as the plainest loop, accumulating in double: the specification of cpu_ops.h and the oracle of its tests.
-// Shapes and meanings are those of cpu_ops.h; nothing here is fast and nothing is parallel.
+// Every operation as the plainest loop, accumulating in double: the specification of cpu_ops.h and
+// the oracle of its tests. Shapes and meanings are those of cpu_ops.h; nothing here is fast and
+// nothing is parallel.
 #pragma once
 
 #include <cstdint>
@@ -25,28 +26,30 @@ double activation(double x, Activation kind);
 double factor(double x, Compute compute);
 
 /// out[r, n] = residual[r, n] + scale * activation(sum_k x[r, k] w[n, k] + bias[n])
-void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w, const Epilogue& epilogue,
-            Compute compute, float* out, int64_t out_stride);
+void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride);
 
-/// out[i, h] = sum_j p[j] v[j, h'] with p = softmax over the visible j of scale * q[i, h] . k[j, h'] + key_bias[j]. With
-/// Compute::bf16, q, k and v are rounded; the probabilities are not (an implementation may round them). A logit of -inf is a key not seen.
+/// out[i, h] = sum_j p[j] v[j, h'] with p = softmax over the visible j of scale * q[i, h] . k[j,
+/// h'] + key_bias[j]. With Compute::bf16, q, k and v are rounded; the probabilities are not (an
+/// implementation may round them). A logit of -inf is a key not seen.
 void attention(const Attention& args, Compute compute, float* out, int64_t out_stride);
 
 /// The p of `attention`: weights (heads, queries, keys).
 void attention_weights(const Attention& args, Compute compute, float* weights);
 
-void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype, float eps,
-              float* out);
+void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
+              float eps, float* out);
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
                 DType weight_dtype, float eps, float* out);
-void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride, const float* cos,
-          const float* sin);
-void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride, Activation kind,
-           float* out, int64_t out_stride);
+void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride,
+          const float* cos, const float* sin);
+void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride,
+           Activation kind, float* out, int64_t out_stride);
 void activate(float* x, int64_t n, Activation kind);
 void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n);
 void scale_rows(float* x, int64_t rows, int64_t width, const float* factor);
-void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width, float* out);
+void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
+               float* out);
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
 
 }  // namespace mllama::reference

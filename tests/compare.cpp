@@ -32,9 +32,12 @@ double excess(double found, double expected, const Tolerance& tolerance) {
 
 }  // namespace
 
-Tolerance sum_tolerance(int64_t k) { return {(static_cast<double>(k) + 4.0) * unit_roundoff, 0.0}; }
+Tolerance sum_tolerance(int64_t k) {
+    return {(static_cast<double>(k) + 4.0) * unit_roundoff, 0.0};
+}
 
-std::string compare(std::span<const float> found, std::span<const float> expected, const Tolerance& tolerance) {
+std::string compare(std::span<const float> found, std::span<const float> expected,
+                    const Tolerance& tolerance) {
     if (found.size() != expected.size()) return sizes_differ(found.size(), expected.size());
     size_t wrong = 0, worst = 0;
     double worst_excess = 1.0;
@@ -50,8 +53,9 @@ std::string compare(std::span<const float> found, std::span<const float> expecte
     if (wrong == 0) return "";
     std::ostringstream line;
     line.precision(9);
-    line << wrong << " of " << found.size() << " elements differ, most at index " << worst << ": expected "
-         << expected[worst] << ", found " << found[worst] << ", allowed difference "
+    line << wrong << " of " << found.size() << " elements differ, most at index " << worst
+         << ": expected " << expected[worst] << ", found " << found[worst]
+         << ", allowed difference "
          << tolerance.absolute + tolerance.relative * std::abs(double{expected[worst]});
     return line.str();
 }
@@ -65,20 +69,24 @@ std::string compare_bits(std::span<const float> found, std::span<const float> ex
         if (found_bits == expected_bits) continue;
         std::ostringstream line;
         line.precision(9);
-        line << "bits differ, first at index " << i << " of " << found.size() << ": expected " << expected[i] << " ("
-             << std::hex << expected_bits << "), found " << found[i] << " (" << found_bits << ")";
+        line << "bits differ, first at index " << i << " of " << found.size() << ": expected "
+             << expected[i] << " (" << std::hex << expected_bits << "), found " << found[i] << " ("
+             << found_bits << ")";
         return line.str();
     }
     return "";
 }
 
 float Numbers::next(float low, float high) {
-    // 24 bits: every value is exact in float32. (The library's distributions differ from one library to another.)
+    // 24 bits: every value is exact in float32. (The library's distributions differ from one
+    // library to another.)
     const float unit = static_cast<float>(generator_() >> 8) * 0x1p-24f;
     return low + (high - low) * unit;
 }
 
-int64_t Numbers::below(int64_t n) { return static_cast<int64_t>(generator_() % static_cast<uint64_t>(n)); }
+int64_t Numbers::below(int64_t n) {
+    return static_cast<int64_t>(generator_() % static_cast<uint64_t>(n));
+}
 
 std::vector<float> Numbers::floats(int64_t n, float low, float high) {
     std::vector<float> values(static_cast<size_t>(n));
@@ -88,7 +96,8 @@ std::vector<float> Numbers::floats(int64_t n, float low, float high) {
 
 Typed::Typed(std::span<const float> values, DType dtype)
     : dtype_(dtype), bytes_((values.size() + 1) * static_cast<size_t>(dtype_size(dtype))) {
-    reference::convert(values.data(), DType::f32, data(), dtype, static_cast<int64_t>(values.size()));
+    reference::convert(values.data(), DType::f32, data(), dtype,
+                       static_cast<int64_t>(values.size()));
 }
 
 std::vector<int64_t> sizes_around_lanes() {
@@ -100,8 +109,9 @@ std::vector<int64_t> sizes_around_lanes() {
 void for_each_table(const std::function<void()>& test) {
     const std::vector<const cpu::Table*> supported = cpu::supported_tables();
     for (const std::string_view name : cpu::table_names()) {
-        const auto found = std::find_if(supported.begin(), supported.end(),
-                                        [&](const cpu::Table* table) { return table->name == name; });
+        const auto found =
+            std::find_if(supported.begin(), supported.end(),
+                         [&](const cpu::Table* table) { return table->name == name; });
         if (found == supported.end()) {
             MESSAGE("skipped: ", std::string(name), " (this processor cannot run it)");
             continue;

@@ -1,4 +1,5 @@
-// What tests compare numbers with: one helper that finds the worst element, the test data, and a loop over the instruction-set tables.
+// What tests compare numbers with: one helper that finds the worst element, the test data, and a
+// loop over the instruction-set tables.
 #pragma once
 
 #include <cstdint>
@@ -25,9 +26,11 @@ inline constexpr double unit_roundoff = 0x1p-24;
 /// For a sum of k products of factors in [-1, 1] made in float32, one after the other.
 Tolerance sum_tolerance(int64_t k);
 
-/// "" if every element is within the tolerance, else one line: how many are not, and the index, value, expected value and
-/// allowed difference of the worst. A NaN or an infinity is right exactly where the same is expected. Sizes must be equal.
-std::string compare(std::span<const float> found, std::span<const float> expected, const Tolerance& tolerance);
+/// "" if every element is within the tolerance, else one line: how many are not, and the index,
+/// value, expected value and allowed difference of the worst. A NaN or an infinity is right exactly
+/// where the same is expected. Sizes must be equal.
+std::string compare(std::span<const float> found, std::span<const float> expected,
+                    const Tolerance& tolerance);
 
 /// "" if all bits are equal (a NaN equals any NaN), else one line with the first difference.
 std::string compare_bits(std::span<const float> found, std::span<const float> expected);
@@ -60,7 +63,8 @@ class Typed {
 /// The sizes from 0 to 2 lanes + 1 of the table in use, where every remainder of a vector occurs.
 std::vector<int64_t> sizes_around_lanes();
 
-/// Runs `test` with every instruction-set table that this machine can run; names the others as skipped.
+/// Runs `test` with every instruction-set table that this machine can run; names the others as
+/// skipped.
 void for_each_table(const std::function<void()>& test);
 
 }  // namespace mllama::test

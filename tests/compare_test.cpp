@@ -14,7 +14,8 @@ namespace {
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-bool accepts(const std::vector<float>& found, const std::vector<float>& expected, Tolerance tolerance) {
+bool accepts(const std::vector<float>& found, const std::vector<float>& expected,
+             Tolerance tolerance) {
     return compare(found, expected, tolerance).empty();
 }
 
@@ -68,7 +69,9 @@ TEST_CASE("compare_names_the_worst_index") {
 
 TEST_CASE("compare_bits_sees_a_last_bit_and_a_signed_zero") {
     CHECK(compare_bits(std::vector<float>{1.5f, nan}, std::vector<float>{1.5f, nan}).empty());
-    CHECK_FALSE(compare_bits(std::vector<float>{std::nextafter(1.0f, 2.0f)}, std::vector<float>{1.0f}).empty());
+    CHECK_FALSE(
+        compare_bits(std::vector<float>{std::nextafter(1.0f, 2.0f)}, std::vector<float>{1.0f})
+            .empty());
     CHECK_FALSE(compare_bits(std::vector<float>{-0.0f}, std::vector<float>{0.0f}).empty());
     CHECK_FALSE(compare_bits(std::vector<float>{nan}, std::vector<float>{0.0f}).empty());
 }

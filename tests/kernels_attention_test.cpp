@@ -101,10 +101,11 @@ struct Problem {
     void use_mask() { args.visible = {first.data(), ranges.data()}; }
 };
 
-/// The weights of v sum to 1 and |v| <= 1. A logit is a scaled sum of head_dim products; its error moves a probability by as much,
-/// relatively. In bf16 a probability is rounded to 2^-9 of itself.
+/// The weights of v sum to 1 and |v| <= 1. A logit is a scaled sum of head_dim products; its error
+/// moves a probability by as much, relatively. In bf16 a probability is rounded to 2^-9 of itself.
 Tolerance tolerance_of(const Shape& shape, Compute compute, float logits) {
-    const double depth = static_cast<double>(shape.head_dim), keys = static_cast<double>(shape.keys);
+    const double depth = static_cast<double>(shape.head_dim),
+                 keys = static_cast<double>(shape.keys);
     const double exact = (16.0 + depth * double{logits} + std::sqrt(keys)) * unit_roundoff;
     return {compute == Compute::bf16 ? exact + 0x1p-9 : exact, 0.0};
 }
@@ -197,10 +198,12 @@ TEST_CASE("attention_key_bias_of_minus_infinity_hides_a_key") {
     for_each_table([] {
         Problem problem({3, 270, 2, 1, 8}, DType::f32);
         std::fill(problem.key_bias.begin(), problem.key_bias.end(), 0.0f);
-        for (size_t j = 100; j < 270; ++j) problem.key_bias[j] = -std::numeric_limits<float>::infinity();
+        for (size_t j = 100; j < 270; ++j)
+            problem.key_bias[j] = -std::numeric_limits<float>::infinity();
         problem.args.key_bias = problem.key_bias.data();
         check(problem, Compute::f32);
-        std::fill(problem.key_bias.begin(), problem.key_bias.end(), -std::numeric_limits<float>::infinity());
+        std::fill(problem.key_bias.begin(), problem.key_bias.end(),
+                  -std::numeric_limits<float>::infinity());
         check(problem, Compute::f32);
     });
 }
@@ -209,7 +212,8 @@ TEST_CASE("attention_nan_reaches_the_rows_that_see_it") {
     for_each_table([] {
         for (const Compute compute : computes) {
             Problem problem({20, 300, 2, 1, 12}, DType::f32);
-            problem.q[static_cast<size_t>(4 * problem.args.q_stride + 1)] = std::numeric_limits<float>::quiet_NaN();
+            problem.q[static_cast<size_t>(4 * problem.args.q_stride + 1)] =
+                std::numeric_limits<float>::quiet_NaN();
             problem.causal();
             check(problem, compute);
             std::vector<float> out = problem.empty_output();
@@ -236,7 +240,9 @@ TEST_CASE("attention_does_not_depend_on_the_split_of_queries_or_threads_bit_for_
                 cpu::attention(problem.part(0, 70, whole.data()), compute);
                 for (const int64_t size : {1, 3, 32}) {
                     for (int64_t i = 0; i < 70; i += size) {
-                        cpu::attention(problem.part(i, std::min<int64_t>(size, 70 - i), parts.data()), compute);
+                        cpu::attention(
+                            problem.part(i, std::min<int64_t>(size, 70 - i), parts.data()),
+                            compute);
                     }
                     CHECK(compare_bits(parts, whole) == "");
                 }
@@ -259,7 +265,8 @@ TEST_CASE("attention_one_query_with_fewer_keys_equals_prefill_bit_for_bit") {
             problem.causal();
             std::vector<float> whole = problem.empty_output(), one = whole;
             cpu::attention(problem.part(0, 600, whole.data()), compute);
-            for (int64_t i = 0; i < 600; i += 7) {  // as a decoder would: only the keys that exist yet
+            for (int64_t i = 0; i < 600;
+                 i += 7) {  // as a decoder would: only the keys that exist yet
                 Attention step = problem.part(i, 1, one.data());
                 step.keys = i + 1;
                 step.visible = {};
@@ -282,7 +289,8 @@ TEST_CASE("attention_weights_match_reference") {
     for (int64_t row = 0; row < 6 * 7; ++row) {
         double sum = 0.0;
         for (int64_t j = 0; j < 50; ++j) sum += found[static_cast<size_t>(row * 50 + j)];
-        const bool blind = problem.first[static_cast<size_t>(row % 7)] == problem.first[static_cast<size_t>(row % 7 + 1)];
+        const bool blind = problem.first[static_cast<size_t>(row % 7)] ==
+                           problem.first[static_cast<size_t>(row % 7 + 1)];
         CHECK(sum == doctest::Approx(blind ? 0.0 : 1.0));
     }
 }

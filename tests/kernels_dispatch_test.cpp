@@ -66,7 +66,11 @@ TEST_CASE("parallel_for_throws_the_exception_of_a_body") {
     const int before = cpu::threads();
     for (const int threads : {1, 3}) {
         cpu::set_threads(threads);
-        CHECK_THROWS_AS(cpu::parallel_for(100, [](int64_t i) { if (i == 57) fail("no ", i); }), Error);
+        CHECK_THROWS_AS(cpu::parallel_for(100,
+                                          [](int64_t i) {
+                                              if (i == 57) fail("no ", i);
+                                          }),
+                        Error);
     }
     cpu::set_threads(before);
 }

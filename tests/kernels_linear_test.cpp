@@ -1,4 +1,5 @@
-// Matrix products of every table against the reference, and their independence of batch, split and threads.
+// Matrix products of every table against the reference, and their independence of batch, split and
+// threads.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -18,7 +19,8 @@ using cpu::Compute;
 using cpu::Epilogue;
 using cpu::Matrix;
 
-/// The factors of a product. x (rows, k) with rows x_stride apart, w (n, k) with rows w_stride apart.
+/// The factors of a product. x (rows, k) with rows x_stride apart, w (n, k) with rows w_stride
+/// apart.
 struct Problem {
     int64_t rows, k, n, x_stride;
     std::vector<float> x;
@@ -26,7 +28,10 @@ struct Problem {
     Matrix w;
 
     Problem(int64_t row_count, int64_t depth, int64_t columns, DType dtype, uint32_t seed)
-        : rows(row_count), k(depth), n(columns), x_stride(depth + 3),
+        : rows(row_count),
+          k(depth),
+          n(columns),
+          x_stride(depth + 3),
           x(Numbers(seed).floats(rows * x_stride + 1)),
           w_data(Numbers(seed + 1).floats(columns * (depth + 5)), dtype),
           w{w_data.data(), dtype, columns, depth, depth + 5} {}
@@ -44,7 +49,8 @@ Result run(const Problem& p, const Epilogue& epilogue, Compute compute) {
     std::vector<float> found(static_cast<size_t>(p.rows * out_stride), 7.0f);
     std::vector<float> expected = found;
     cpu::linear(p.x_data(), p.rows, p.x_stride, p.w, epilogue, compute, found.data(), out_stride);
-    reference::linear(p.x_data(), p.rows, p.x_stride, p.w, epilogue, compute, expected.data(), out_stride);
+    reference::linear(p.x_data(), p.rows, p.x_stride, p.w, epilogue, compute, expected.data(),
+                      out_stride);
     return {found, expected};
 }
 
@@ -70,7 +76,8 @@ TEST_CASE("linear_every_remainder_of_rows_columns_and_depth_matches_reference") 
         for (const Compute compute : computes) {
             for (const DType dtype : weight_types) {
                 for (const int64_t k : sizes_around_lanes()) check_product(3, k, 5, dtype, compute);
-                for (const int64_t n : sizes_around_lanes()) check_product(2, 33, n, dtype, compute);
+                for (const int64_t n : sizes_around_lanes())
+                    check_product(2, 33, n, dtype, compute);
                 for (int64_t n = 1; n <= 2 * product.panel_width + 3; n += 13) {
                     check_product(product.tile_rows + 1, 70, n, dtype, compute);
                 }
@@ -100,8 +107,9 @@ TEST_CASE("linear_more_rows_than_a_block_matches_reference") {
 
 TEST_CASE("linear_every_epilogue_matches_reference") {
     for_each_table([] {
-        for (const Activation activation : {Activation::none, Activation::gelu, Activation::gelu_tanh,
-                                            Activation::quick_gelu, Activation::silu, Activation::relu}) {
+        for (const Activation activation :
+             {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu,
+              Activation::silu, Activation::relu}) {
             for (const int64_t n : {1, 19, 70}) {
                 CAPTURE(static_cast<int>(activation));
                 const Problem p(9, 24, n, DType::f32, 5);
@@ -127,7 +135,8 @@ TEST_CASE("linear_residual_that_is_the_output_is_added_to") {
         const Epilogue in_place{nullptr, Activation::none, 1.0f, found.data()};
         const Epilogue in_place_expected{nullptr, Activation::none, 1.0f, expected.data()};
         cpu::linear(p.x_data(), p.rows, p.x_stride, p.w, in_place, Compute::f32, found.data(), p.n);
-        reference::linear(p.x_data(), p.rows, p.x_stride, p.w, in_place_expected, Compute::f32, expected.data(), p.n);
+        reference::linear(p.x_data(), p.rows, p.x_stride, p.w, in_place_expected, Compute::f32,
+                          expected.data(), p.n);
         CHECK(compare(found, expected, sum_tolerance(20)) == "");
     });
 }
@@ -160,8 +169,8 @@ TEST_CASE("linear_rows_do_not_depend_on_batch_split_or_threads_bit_for_bit") {
                 const Problem p(37, 1100, 150, dtype, 21);
                 const Epilogue epilogue{nullptr, Activation::silu, 0.5f, nullptr};
                 const auto multiply = [&](int64_t first, int64_t count, std::vector<float>& out) {
-                    cpu::linear(p.x_data() + first * p.x_stride, count, p.x_stride, p.w, epilogue, compute,
-                                out.data() + first * p.n, p.n);
+                    cpu::linear(p.x_data() + first * p.x_stride, count, p.x_stride, p.w, epilogue,
+                                compute, out.data() + first * p.n, p.n);
                 };
                 cpu::set_threads(1);
                 std::vector<float> whole(static_cast<size_t>(p.rows * p.n)), parts = whole;
@@ -169,7 +178,8 @@ TEST_CASE("linear_rows_do_not_depend_on_batch_split_or_threads_bit_for_bit") {
                 for (int64_t r = 0; r < p.rows; ++r) multiply(r, 1, parts);
                 CHECK(compare_bits(parts, whole) == "");
                 for (int64_t size = 2; size <= 9; ++size) {
-                    for (int64_t r = 0; r < p.rows; r += size) multiply(r, std::min(size, p.rows - r), parts);
+                    for (int64_t r = 0; r < p.rows; r += size)
+                        multiply(r, std::min(size, p.rows - r), parts);
                     CHECK(compare_bits(parts, whole) == "");
                 }
                 for (const int threads : {2, 3, 16}) {

@@ -20,12 +20,14 @@ using cpu::Activation;
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
-constexpr Activation activations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh,
-                                      Activation::quick_gelu, Activation::silu, Activation::relu};
+constexpr Activation activations[] = {Activation::none,      Activation::gelu,
+                                      Activation::gelu_tanh, Activation::quick_gelu,
+                                      Activation::silu,      Activation::relu};
 
 /// Every finite size of number, both signs, and what is not finite.
 std::vector<float> numbers_of_every_size() {
-    std::vector<float> values = {0.0f, -0.0f, nan, infinity, -infinity, 1e-45f, -1e-45f, 3.4e38f, -3.4e38f};
+    std::vector<float> values = {0.0f,   -0.0f,   nan,     infinity, -infinity,
+                                 1e-45f, -1e-45f, 3.4e38f, -3.4e38f};
     for (float magnitude = 1e-38f; magnitude < 1e38f; magnitude *= 1.7f) {
         values.push_back(magnitude);
         values.push_back(-magnitude);
@@ -54,7 +56,8 @@ TEST_CASE("exponential_whole_range_is_within_two_units_in_the_last_place") {
         for (const std::vector<float>& values :
              {sweep(-110.0f, 95.0f, 400000), sweep(-1.0f, 1.0f, 100000), numbers_of_every_size()}) {
             std::vector<float> expected;
-            for (const float x : values) expected.push_back(static_cast<float>(std::exp(double{x})));
+            for (const float x : values)
+                expected.push_back(static_cast<float>(std::exp(double{x})));
             CHECK(compare(exponential_of(values), expected, {1.5e-45, 4 * unit_roundoff}) == "");
         }
     });
@@ -62,8 +65,10 @@ TEST_CASE("exponential_whole_range_is_within_two_units_in_the_last_place") {
 
 TEST_CASE("exponential_of_minus_infinity_is_zero_and_of_nan_is_nan") {
     for_each_table([] {
-        const std::vector<float> out = exponential_of({-infinity, -1e30f, -105.0f, 0.0f, infinity, nan, 89.0f});
-        CHECK(compare_bits(out, std::vector<float>{0.0f, 0.0f, 0.0f, 1.0f, infinity, nan, infinity}) == "");
+        const std::vector<float> out =
+            exponential_of({-infinity, -1e30f, -105.0f, 0.0f, infinity, nan, 89.0f});
+        CHECK(compare_bits(
+                  out, std::vector<float>{0.0f, 0.0f, 0.0f, 1.0f, infinity, nan, infinity}) == "");
     });
 }
 
@@ -72,13 +77,17 @@ TEST_CASE("activate_every_activation_matches_reference") {
         for (const Activation activation : activations) {
             CAPTURE(static_cast<int>(activation));
             for (const std::vector<float>& values :
-                 {sweep(-30.0f, 30.0f, 300000), sweep(-120.0f, 120.0f, 10001), numbers_of_every_size()}) {
+                 {sweep(-30.0f, 30.0f, 300000), sweep(-120.0f, 120.0f, 10001),
+                  numbers_of_every_size()}) {
                 std::vector<float> found = values, expected = values;
                 cpu::activate(found.data(), static_cast<int64_t>(found.size()), activation);
-                reference::activate(expected.data(), static_cast<int64_t>(expected.size()), activation);
-                // A few units in the last place; but where the argument of the exponential is itself rounded, the negative tail
-                // is only exact beside 1. (And exp(-x) overflows where silu is still 1e-36.)
-                const bool rounded = activation == Activation::gelu_tanh || activation == Activation::quick_gelu;
+                reference::activate(expected.data(), static_cast<int64_t>(expected.size()),
+                                    activation);
+                // A few units in the last place; but where the argument of the exponential is
+                // itself rounded, the negative tail is only exact beside 1. (And exp(-x) overflows
+                // where silu is still 1e-36.)
+                const bool rounded =
+                    activation == Activation::gelu_tanh || activation == Activation::quick_gelu;
                 const double tail = rounded ? 1e-7 : 1e-36;
                 CHECK(compare(found, expected, {tail, 8 * unit_roundoff}) == "");
             }
@@ -105,10 +114,13 @@ TEST_CASE("gated_every_activation_and_size_matches_reference") {
             for (const int64_t width : sizes_around_lanes()) {
                 const int64_t rows = 3, stride = 2 * width + 1;
                 const std::vector<float> both = Numbers(5).floats(rows * stride + 1, -4.0f, 4.0f);
-                std::vector<float> found(static_cast<size_t>(rows * (width + 1)), 7.0f), expected = found;
+                std::vector<float> found(static_cast<size_t>(rows * (width + 1)), 7.0f),
+                    expected = found;
                 const float* gate = both.data() + 1;
-                cpu::gated(gate, gate + width, rows, width, stride, activation, found.data(), width + 1);
-                reference::gated(gate, gate + width, rows, width, stride, activation, expected.data(), width + 1);
+                cpu::gated(gate, gate + width, rows, width, stride, activation, found.data(),
+                           width + 1);
+                reference::gated(gate, gate + width, rows, width, stride, activation,
+                                 expected.data(), width + 1);
                 CHECK(compare(found, expected, {8 * unit_roundoff, 8 * unit_roundoff}) == "");
             }
         }
@@ -119,7 +131,8 @@ TEST_CASE("gated_into_its_gate_matches_reference") {
     for_each_table([] {
         std::vector<float> found = Numbers(5).floats(2 * 74), expected = found;
         cpu::gated(found.data(), found.data() + 37, 2, 37, 74, Activation::silu, found.data(), 74);
-        reference::gated(expected.data(), expected.data() + 37, 2, 37, 74, Activation::silu, expected.data(), 74);
+        reference::gated(expected.data(), expected.data() + 37, 2, 37, 74, Activation::silu,
+                         expected.data(), 74);
         CHECK(compare(found, expected, {8 * unit_roundoff, 8 * unit_roundoff}) == "");
     });
 }
@@ -133,7 +146,8 @@ void check_norms(int64_t rows, int64_t width, float low, float high, DType dtype
     CAPTURE(std::string(dtype_name(dtype)));
     const std::vector<float> x = Numbers(1).floats(rows * width + 1, low, high);
     const Typed weight(Numbers(2).floats(width), dtype), bias(Numbers(3).floats(width), dtype);
-    // The mean is rounded to float32; how far that is felt depends on how far the mean is from zero.
+    // The mean is rounded to float32; how far that is felt depends on how far the mean is from
+    // zero.
     const double shift = static_cast<double>(std::abs(low + high) / (high - low));
     const Tolerance tolerance{(8 + 8 * shift) * unit_roundoff, 8 * unit_roundoff};
     std::vector<float> expected(x.size() - 1), found(x.begin() + 1, x.end());
@@ -145,7 +159,8 @@ void check_norms(int64_t rows, int64_t width, float low, float high, DType dtype
 
     found.assign(x.begin() + 1, x.end());
     cpu::layer_norm(from, rows, width, weight.data(), bias.data(), dtype, 1e-5f, found.data());
-    reference::layer_norm(x.data() + 1, rows, width, weight.data(), bias.data(), dtype, 1e-5f, expected.data());
+    reference::layer_norm(x.data() + 1, rows, width, weight.data(), bias.data(), dtype, 1e-5f,
+                          expected.data());
     CHECK(compare(found, expected, tolerance) == "");
 }
 
@@ -173,7 +188,8 @@ TEST_CASE("norms_keep_a_nan_in_its_row") {
         cpu::rms_norm(x.data(), 2, 19, weight.data(), DType::f32, 1e-5f, out.data());
         CHECK(std::isnan(out[18]));
         CHECK(std::isfinite(out[19]));
-        cpu::layer_norm(x.data(), 2, 19, weight.data(), weight.data(), DType::f32, 1e-5f, out.data());
+        cpu::layer_norm(x.data(), 2, 19, weight.data(), weight.data(), DType::f32, 1e-5f,
+                        out.data());
         CHECK(std::isnan(out[18]));
         CHECK(std::isfinite(out[19]));
     });
@@ -189,8 +205,10 @@ TEST_CASE("rope_every_size_matches_reference") {
                 sines.push_back(std::sin(angle));
             }
             std::vector<float> found = Numbers(1).floats(rows * stride + 1), expected = found;
-            cpu::rope(found.data() + 1, rows, heads, 2 * half, stride, cosines.data(), sines.data());
-            reference::rope(expected.data() + 1, rows, heads, 2 * half, stride, cosines.data(), sines.data());
+            cpu::rope(found.data() + 1, rows, heads, 2 * half, stride, cosines.data(),
+                      sines.data());
+            reference::rope(expected.data() + 1, rows, heads, 2 * half, stride, cosines.data(),
+                            sines.data());
             CHECK(compare(found, expected, {4 * unit_roundoff, 0.0}) == "");
         }
     });
@@ -290,7 +308,8 @@ TEST_CASE("convert_any_size_writes_only_its_elements") {
             for (const DType to : types) {
                 for (const int64_t n : sizes_around_lanes()) {
                     const Typed source(Numbers(1).floats(n), from);
-                    Typed found(std::vector<float>(static_cast<size_t>(n) + 1, 7.0f), to), expected = found;
+                    Typed found(std::vector<float>(static_cast<size_t>(n) + 1, 7.0f), to),
+                        expected = found;
                     cpu::convert(source.data(), from, found.data(), to, n);
                     reference::convert(source.data(), from, expected.data(), to, n);
                     for (int64_t i = 0; i <= n; ++i) CHECK(same_number(found, expected, i));
@@ -310,7 +329,8 @@ TEST_CASE("row_operations_do_not_depend_on_threads_bit_for_bit") {
             cpu::rms_norm(y.data(), 300, 515, weight.data(), DType::f32, 1e-5f, y.data());
             cpu::activate(y.data(), 300 * 515, Activation::gelu);
             cpu::add_scaled(y.data(), x.data(), DType::f32, 0.3f, 300 * 515);
-            cpu::layer_norm(y.data(), 300, 515, weight.data(), weight.data(), DType::f32, 1e-5f, y.data());
+            cpu::layer_norm(y.data(), 300, 515, weight.data(), weight.data(), DType::f32, 1e-5f,
+                            y.data());
             return y;
         };
         cpu::set_threads(1);
