@@ -22,8 +22,8 @@ struct Arguments {
 };
 
 struct Question {
-    std::vector<std::string> images;
-    std::string text;
+    Request request;
+    std::string text;    ///< the question itself
     std::string answer;  ///< the right one
 };
 
@@ -40,31 +40,19 @@ std::string find_folder() {
 
 std::vector<Question> read_questions(const std::string& folder) {
     const std::string path = folder + "/questions.json";
-    const Json json = read_json_file(path);
+    const OrderedJson json = parse_ordered_json(read_file(path), path);
     std::vector<Question> questions;
     try {
-        for (const Json& entry : json) {
-            Question question;
-            for (const Json& image : entry.at("images"))
-                question.images.push_back(folder + "/" + image.get<std::string>());
-            question.text = entry.at("question").get<std::string>();
-            question.answer = entry.at("answer").get<std::string>();
-            questions.push_back(question);
+        for (const OrderedJson& entry : json) {
+            questions.push_back({request_from_messages(entry.at("messages"), {}, path, folder),
+                                 entry.at("question").get<std::string>(),
+                                 entry.at("answer").get<std::string>()});
         }
-    } catch (const Json::exception& error) {
-        fail(path, ": expected a list of {images, question, answer}: ", error.what());
+    } catch (const OrderedJson::exception& error) {
+        fail(path, ": expected a list of {question, answer, messages}: ", error.what());
     }
     if (questions.empty()) fail(path, ": expected questions, found none");
     return questions;
-}
-
-Request request_of(const Question& question) {
-    OrderedJson content = OrderedJson::array();
-    for (const std::string& image : question.images)
-        content.push_back({{"type", "image"}, {"path", image}});
-    content.push_back({{"type", "text"}, {"text", question.text}});
-    return request_from_messages(OrderedJson::array({{{"role", "user"}, {"content", content}}}), {},
-                                 question.text, "");
 }
 
 class Demo {
@@ -77,13 +65,13 @@ class Demo {
     }
 
     void ask(const Question& question) {
-        for (const std::string& image : question.images) {
+        for (const std::string& image : question.request.images) {
             if (!arguments_.no_pictures)
                 std::cout << "\n" << picture_in_blocks(load_image(image), 64, 20);
             std::cout << fs::path(image).filename().string() << "\n";
         }
         std::cout << "\n  " << question.text << "\n  > " << std::flush;
-        const Prompt prompt = mllama_.prepare(request_of(question), {});
+        const Prompt prompt = mllama_.prepare(question.request, {});
         GenerationObserver observer;
         observer.text = [](size_t, const std::string& piece) { std::cout << piece << std::flush; };
         observer.cancelled = interrupted;

@@ -18,13 +18,16 @@
 
 namespace mllama::cpu {
 
+/// No table has a tile of more rows of x than this.
+inline constexpr int64_t most_tile_rows = 16;
+
 /// The pieces of a matrix product c = x w^T for one Compute. w is cut into panels of at most
 /// panel_width rows of w (columns of c), stored k-group by k-group so that the tile reads one
 /// contiguous stream:
 ///
-///     panel[k / k_group][column][k % k_group]     columns and k padded with zeros to whole lanes
-///     and groups
+///     panel[k / k_group][column][k % k_group]
 ///
+/// Columns and k are padded with zeros to whole lanes and groups.
 /// A row of x keeps its order and is only converted to the panel's element type. Every element of c
 /// is one float32 accumulator that goes over k in order, from 0 or from c, whatever the number of
 /// rows and columns.

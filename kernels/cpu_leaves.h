@@ -14,9 +14,9 @@
 //     round_bf16(a)             every lane rounded to bfloat16
 //     transpose(rows)           of lanes x lanes floats
 //     prefetch(p)               asks for the cache line of p
-//     F32, Bf16, F16            the element types: Element, load(p), store(p, v), load_part(p, n),
-//     store_part(p, v, n): the first n
-//                               lanes only, 0 in the others
+//     F32, Bf16, F16            the element types: Element, load(p), store(p, v),
+//                               load_part(p, n), store_part(p, v, n): the first n lanes only, 0 in
+//                               the others
 //
 // An element's value never depends on the lane it is in: the rest of a row uses the same
 // instructions on a part of a vector.
@@ -522,6 +522,7 @@ void few_float_rows(int64_t rows, int64_t k, const void* x, int64_t x_stride, co
 /// Products on float panels.
 template <bool rounded>
 Product float_product() {
+    static_assert(tile_rows <= most_tile_rows);
     Product product{};
     product.tile_rows = tile_rows;
     product.panel_width = panel_vectors * lanes;

@@ -393,7 +393,6 @@ void attend_tile(const QueryBlock& block, const Chunk& chunk, int64_t row, int64
                      block.q + row * block.q_stride * product.element_size, block.q_stride,
                      chunk.keys + at * product.element_size, scores + j, chunk_keys, false);
     }
-    constexpr int64_t most_tile_rows = 16;
     SoftmaxPart softmax[most_tile_rows];
     const KeyRange all{0, args.keys};
     for (int64_t r = 0; r < rows; ++r) {

@@ -6,10 +6,9 @@
 // Besides what cpu_leaves.h needs, its templates take
 //
 //     Dot    a multiply-add: Element, Panel (lanes groups), group, zero(), load_panel(p),
-//     store_panel(p, v), broadcast_x(p): one group
-//            in all lanes, multiply_add(x, w, sum)
+//            store_panel(p, v), broadcast_x(p): one group in all lanes, multiply_add(x, w, sum)
 //     Load   Element, load(p, n): lanes groups of an element type as a Panel; only the first n
-//     elements exist, 0 follows
+//            elements exist, 0 follows
 
 /// The register tile: rows x vectors accumulators, one pass over k. See Product::tile.
 template <class Dot, int rows, int vectors>

@@ -144,7 +144,8 @@ TEST_CASE("jinja_hostile_templates_end_with_an_error_soon") {
     CHECK(contains(error_of("{% set s = 'x' * 60000000 %}{% set t = 'x' * 60000000 %}"
                             "{% for i in range(99999) %}{% if s == t %}{% endif %}{% endfor %}"),
                    "steps"));
-    const auto seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;  // of processor
+    const auto seconds =
+        static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;  // of processor
     CHECK(seconds < 60);
 }
 

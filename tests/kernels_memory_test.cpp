@@ -1,0 +1,86 @@
+// The path of a token allocates nothing: scratch memory grows to the sizes of the first call and is
+// kept. This program counts what operator new is asked for.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "kernels/cpu_ops.h"
+#include "tests/compare.h"
+
+namespace {
+
+std::atomic<int64_t> allocations{0};
+
+void* counted(void* memory) {
+    ++allocations;
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+}
+
+}  // namespace
+
+void* operator new(size_t size) {
+    return counted(std::malloc(size + 1));
+}
+void* operator new(size_t size, std::align_val_t alignment) {
+    const auto unit = static_cast<size_t>(alignment);
+    return counted(std::aligned_alloc(unit, (size / unit + 1) * unit));
+}
+void operator delete(void* memory) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, size_t) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::align_val_t) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, size_t, std::align_val_t) noexcept {
+    std::free(memory);
+}
+
+namespace mllama::test {
+
+TEST_CASE("second_call_of_the_same_sizes_allocates_nothing") {
+    const int before = cpu::threads();
+    cpu::set_threads(1);  // with more, a thread may meet its first item only in the second call
+    for_each_table([] {
+        for (const int64_t rows : {1, 9}) {
+            const int64_t k = 96, n = 200, keys = 300;
+            std::vector<float> x = Numbers(1).floats(rows * k), out(static_cast<size_t>(rows * n));
+            const std::vector<float> kv = Numbers(2).floats(keys * k);
+            const Typed w(Numbers(3).floats(n * k), DType::bf16);
+            cpu::Attention args;
+            args.q = x.data();
+            args.k = kv.data();
+            args.v = kv.data();
+            args.out = out.data();
+            args.queries = rows;
+            args.keys = keys;
+            args.heads = args.kv_heads = 3;
+            args.head_dim = 32;
+            args.q_stride = args.kv_stride = args.out_stride = k;
+            const auto step = [&] {
+                cpu::rms_norm(x.data(), rows, k, kv.data(), DType::f32, 1e-5f, x.data());
+                cpu::linear(x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {},
+                            cpu::Compute::bf16, out.data(), n);
+                cpu::linear(x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {},
+                            cpu::Compute::f32, out.data(), n);
+                cpu::attention(args, cpu::Compute::bf16);
+                cpu::activate(out.data(), rows * n, cpu::Activation::gelu);
+            };
+            step();
+            const int64_t counted_before = allocations;
+            step();
+            CHECK(allocations - counted_before == 0);
+        }
+    });
+    CHECK(allocations > 0);  // the counter counts
+    cpu::set_threads(before);
+}
+
+}  // namespace mllama::test
