@@ -73,13 +73,13 @@ class Conversation {
             return completion;
         } catch (const Interrupted&) {
             if (said.empty()) {
-                messages_ = before;
+                forget_turn(before);
             } else {
                 remember(said);
             }
             throw;
         } catch (...) {
-            messages_ = before;
+            forget_turn(before);
             throw;
         }
     }
@@ -90,6 +90,16 @@ class Conversation {
         for (size_t i = 0; i < new_pictures_; ++i) content.push_back({{"type", "image"}});
         content.push_back({{"type", "text"}, {"text", text}});
         return content;
+    }
+
+    /// As before the turn that failed; its pictures go too.
+    void forget_turn(const OrderedJson& before) {
+        messages_ = before;
+        pictures_.resize(pictures_.size() - new_pictures_);
+        new_pictures_ = 0;
+        if (session_.sequence.num_images() > static_cast<int64_t>(pictures_.size())) {
+            session_ = mllama_.new_session();
+        }
     }
 
     void remember(const std::string& answer) {
@@ -150,7 +160,16 @@ class Chat {
     static bool read_line(bool terminal, std::string& line) {
         if (terminal) std::cerr << "\n> " << std::flush;
         clear_interrupt();
-        return static_cast<bool>(std::getline(std::cin, line));
+        for (;;) {
+            if (std::getline(std::cin, line)) break;
+            if (!interrupted() || !terminal) return false;
+            std::cin.clear();  // Ctrl-C at the prompt: the line is forgotten
+            clear_interrupt();
+            std::cerr << "\n> " << std::flush;
+        }
+        clear_interrupt();
+        line.erase(line.find_last_not_of(" \t\r") + 1);
+        return true;
     }
 
     void take(const std::string& line) {

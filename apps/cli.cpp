@@ -44,7 +44,9 @@ int physical_cores() {
 }
 
 void catch_interrupts() {
-    std::signal(SIGINT, on_interrupt);
+    struct sigaction action {};
+    action.sa_handler = on_interrupt;  // without SA_RESTART: a read from the terminal ends as well
+    sigaction(SIGINT, &action, nullptr);
 }
 
 bool interrupted() {
@@ -107,16 +109,19 @@ void RequestArguments::add_to(CLI::App& command) {
         command.add_option_group("Request", "What to ask; one of -p, --messages, --batch");
     source->add_option("-p,--prompt", prompt, "Raw text, with <|image|> where images stand")
         ->type_name("TEXT");
-    source
-        ->add_option("--messages", messages,
-                     "A JSON file with a list of {role, content}, rendered with the checkpoint's "
-                     "chat template")
-        ->type_name("FILE");
-    source
-        ->add_option(
-            "--batch", batch,
-            "One request a line: {\"prompt\": ..., \"images\": [...]} or {\"messages\": [...]}")
-        ->type_name("FILE");
+    messages_option =
+        source
+            ->add_option(
+                "--messages", messages,
+                "A JSON file with a list of {role, content}, rendered with the checkpoint's "
+                "chat template")
+            ->type_name("FILE");
+    batch_option =
+        source
+            ->add_option(
+                "--batch", batch,
+                "One request a line: {\"prompt\": ..., \"images\": [...]} or {\"messages\": [...]}")
+            ->type_name("FILE");
     source->require_option(1);
     command
         .add_option("--image", images,
@@ -130,11 +135,11 @@ void RequestArguments::add_to(CLI::App& command) {
 }
 
 std::vector<Request> RequestArguments::read() const {
-    if (!batch.empty()) {
+    if (batch_option->count() > 0) {
         if (!images.empty()) fail("--image does not go with --batch: name the images in ", batch);
         return read_batch_file(batch);
     }
-    if (!messages.empty()) return {read_messages_file(messages, images)};
+    if (messages_option->count() > 0) return {read_messages_file(messages, images)};
     Request request;
     request.prompt = prompt;
     request.images = images;

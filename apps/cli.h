@@ -30,6 +30,8 @@ struct RequestArguments {
     std::string batch;
     std::vector<std::string> images;
     std::string date;
+    const CLI::Option* messages_option = nullptr;
+    const CLI::Option* batch_option = nullptr;
 
     void add_to(CLI::App& command);
     /// Reads the requests. Error if none is stated or more than one way is used.

@@ -204,6 +204,10 @@ Tensor mean_loss(const Batch& batch, const std::vector<Tensor>& logits, const Mo
         for (size_t t = 0; t + 1 < ids.size(); ++t) {
             const int64_t label = ids[t + 1];
             if (label == config.image_token_id) continue;
+            if (label >= vocab_size) {
+                fail("--loss: token ", label, " has no logit (vocab_size ", vocab_size,
+                     "), so it cannot be a label");
+            }
             const float* row = logits[static_cast<size_t>(sample)].data<float>() +
                                static_cast<int64_t>(t) * vocab_size;
             const double largest = *std::max_element(row, row + vocab_size);

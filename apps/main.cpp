@@ -2,8 +2,10 @@
 // a subcommand.
 //
 // Exit codes: 0 done; 1 the work failed (one line on standard error); 2 the command line is wrong.
+#include <sys/prctl.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -42,6 +44,8 @@ void limit_spinning(char** argv) {
 
 int main(int argc, char** argv) {
     limit_spinning(argv);
+    prctl(PR_SET_NAME, "mllama");
+    std::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error of writing
     CLI::App app{"Llama 3.2 Vision (11B, 90B) straight from the published checkpoint directory."};
     app.name("mllama");
     app.require_subcommand(1);

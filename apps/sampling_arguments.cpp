@@ -10,7 +10,7 @@ void SamplingArguments::add_to(CLI::App& command) {
     group
         ->add_option("-n,--max-new-tokens", max_new_tokens,
                      "At most so many tokens (512 if the checkpoint does not say)")
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(int64_t{0}, int64_t{1} << 31))
         ->type_name("N");
     group->add_flag("--greedy", greedy, "Always the most probable token");
     group->add_option("--temperature", temperature, "Divides the logits; 0 is --greedy")

@@ -456,6 +456,10 @@ struct Factors {
     }
 };
 
+/// A bfloat16 is rounded already.
+template <>
+struct Factors<Bf16, true> : Factors<Bf16, false> {};
+
 #include "kernels/cpu_tile.h"
 
 template <bool rounded>

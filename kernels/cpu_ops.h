@@ -34,13 +34,14 @@ struct Epilogue {
     const float* bias = nullptr;  ///< (out_features), or none
     Activation activation = Activation::none;
     float scale = 1.0f;
-    const float* residual = nullptr;  ///< (rows, out_features), rows out_stride apart; may be the output itself; or none
+    const float* residual =
+        nullptr;  ///< (rows, out_features), rows out_stride apart; may be the output itself; or none
 };
 
 /// out = epilogue(x w^T).  x (rows, in_features), rows x_stride apart; w (out_features, in_features);
 /// out (rows, out_features), rows out_stride apart; out must not overlap x.
-void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w, const Epilogue& epilogue,
-            Compute compute, float* out, int64_t out_stride);
+void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride);
 
 /// Keys [begin, end).
 struct KeyRange {
@@ -51,16 +52,17 @@ struct KeyRange {
 /// A mask as a rule: which keys each query sees, as sorted disjoint ranges. Query i sees
 /// ranges[first[i]] ... ranges[first[i + 1] - 1]. Never an array of queries x keys.
 struct Visibility {
-    const int64_t* first = nullptr;     ///< (queries + 1), or none: every query sees every key
+    const int64_t* first = nullptr;  ///< (queries + 1), or none: every query sees every key
     const KeyRange* ranges = nullptr;
 };
 
 /// softmax(scale q k^T + key_bias, over the visible keys) v, grouped heads: query head h uses key head h / (heads / kv_heads).
 struct Attention {
     const float* q = nullptr;  ///< (queries, heads, head_dim), rows q_stride elements apart
-    const void* k = nullptr;   ///< (keys, kv_heads, head_dim), rows kv_stride elements apart, of kv_dtype
-    const void* v = nullptr;   ///< as k
-    float* out = nullptr;      ///< (queries, heads, head_dim), rows out_stride elements apart
+    const void* k =
+        nullptr;  ///< (keys, kv_heads, head_dim), rows kv_stride elements apart, of kv_dtype
+    const void* v = nullptr;      ///< as k
+    float* out = nullptr;         ///< (queries, heads, head_dim), rows out_stride elements apart
     DType kv_dtype = DType::f32;  ///< f32, bf16 or f16
     int64_t queries = 0, keys = 0, heads = 0, kv_heads = 0, head_dim = 0;
     int64_t q_stride = 0, kv_stride = 0, out_stride = 0;
@@ -78,20 +80,22 @@ void attention(const Attention& args, Compute compute);
 void attention_weights(const Attention& args, float* weights);
 
 /// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight.  x, out (rows, width), may be the same; weight (width) of weight_dtype.
-void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype, float eps, float* out);
+void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
+              float eps, float* out);
 
 /// out[r] = (x[r] - mean) / sqrt(variance + eps) * weight + bias.  Shapes as rms_norm; bias of weight_dtype too.
-void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias, DType weight_dtype,
-                float eps, float* out);
+void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
+                DType weight_dtype, float eps, float* out);
 
 /// Rotates pairs (x[i], x[i + head_dim/2]) of every head by the angle of the row (RoFormer, in the half-split layout):
 /// x (rows, heads, head_dim), rows x_stride apart, in place; cos, sin (rows, head_dim / 2).
-void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride, const float* cos, const float* sin);
+void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride,
+          const float* cos, const float* sin);
 
 /// out[r, i] = activation(gate[r, i]) * up[r, i]; rows of gate and up are in_stride apart (they may be the halves of one matrix), of
 /// out out_stride apart; out may be gate.
-void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride, Activation activation,
-           float* out, int64_t out_stride);
+void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride,
+           Activation activation, float* out, int64_t out_stride);
 
 /// x = activation(x) over n elements, in place.
 void activate(float* x, int64_t n, Activation activation);
@@ -103,7 +107,8 @@ void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n);
 void scale_rows(float* x, int64_t rows, int64_t width, const float* factor);
 
 /// out[i] = table[ids[i]] as f32: table (entries, width) of table_dtype, ids (n) all within [0, entries), out (n, width).
-void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width, float* out);
+void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
+               float* out);
 
 /// Converts n elements between f32, bf16 and f16 (rounding to nearest even); from == to copies.
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);

@@ -14,16 +14,20 @@ enum class DType : uint8_t { f32, bf16, f16, i8, i32, i64, u8, f64, f8_e4m3, f8_
 constexpr int64_t dtype_size(DType dtype) {
     switch (dtype) {
         case DType::f64:
-        case DType::i64: return 8;
+        case DType::i64:
+            return 8;
         case DType::f32:
-        case DType::i32: return 4;
+        case DType::i32:
+            return 4;
         case DType::bf16:
-        case DType::f16: return 2;
+        case DType::f16:
+            return 2;
         case DType::i8:
         case DType::u8:
         case DType::f8_e4m3:
         case DType::f8_e5m2:
-        case DType::boolean: return 1;
+        case DType::boolean:
+            return 1;
     }
     return 0;
 }
@@ -31,17 +35,28 @@ constexpr int64_t dtype_size(DType dtype) {
 /// The name that safetensors headers use: "F32", "BF16", "F8_E4M3", ...
 constexpr std::string_view dtype_name(DType dtype) {
     switch (dtype) {
-        case DType::f32: return "F32";
-        case DType::bf16: return "BF16";
-        case DType::f16: return "F16";
-        case DType::i8: return "I8";
-        case DType::i32: return "I32";
-        case DType::i64: return "I64";
-        case DType::u8: return "U8";
-        case DType::f64: return "F64";
-        case DType::f8_e4m3: return "F8_E4M3";
-        case DType::f8_e5m2: return "F8_E5M2";
-        case DType::boolean: return "BOOL";
+        case DType::f32:
+            return "F32";
+        case DType::bf16:
+            return "BF16";
+        case DType::f16:
+            return "F16";
+        case DType::i8:
+            return "I8";
+        case DType::i32:
+            return "I32";
+        case DType::i64:
+            return "I64";
+        case DType::u8:
+            return "U8";
+        case DType::f64:
+            return "F64";
+        case DType::f8_e4m3:
+            return "F8_E4M3";
+        case DType::f8_e5m2:
+            return "F8_E5M2";
+        case DType::boolean:
+            return "BOOL";
     }
     return "?";
 }

@@ -84,6 +84,19 @@ VisionConfig vision_config(const JsonObject& json) {
     return c;
 }
 
+/// Keys that change the computation and that Mllama does not have: only their neutral values pass.
+void check_neutral(const JsonObject& text, int64_t head_dim) {
+    for (const char* key : {"attention_bias", "mlp_bias"}) {
+        if (text.boolean_or(key, false)) text.reject(key, "false");
+    }
+    if (text.integer_or("head_dim", 1, largest_size, head_dim) != head_dim) {
+        text.reject("head_dim", "hidden_size / num_attention_heads = " + std::to_string(head_dim));
+    }
+    if (text.has("rope_parameters")) {
+        text.reject("rope_parameters", "rope_theta and rope_scaling instead");
+    }
+}
+
 RopeConfig rope_config(const JsonObject& text) {
     RopeConfig rope;
     rope.theta = text.number_or("rope_theta", 1, 1e12, 500000);
@@ -122,6 +135,7 @@ TextConfig text_config(const JsonObject& json) {
         json.reject("hidden_size",
                     "a multiple of num_attention_heads " + std::to_string(c.num_attention_heads));
     }
+    check_neutral(json, c.head_dim());
     if (c.head_dim() % 2 != 0)
         json.reject("hidden_size", "an even size of a head (RoPE rotates pairs)");
     if (c.num_attention_heads % c.num_key_value_heads != 0) {

@@ -26,7 +26,8 @@ struct Sample {
           fed(static_cast<size_t>(sequence.length())) {
         const int64_t positions = mllama.model().config().text.max_position_embeddings;
         completion.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
-        sequence.reserve(std::min(completion.prompt_tokens + options.max_new_tokens, positions));
+        sequence.reserve(completion.prompt_tokens +
+                         std::min(options.max_new_tokens, positions - completion.prompt_tokens));
     }
 
     const Prompt& prompt;
@@ -77,6 +78,9 @@ class Generation {
     }
 
   private:
+    /// Whose tokens a forward takes: while prompts are read, samples that have an answer wait.
+    enum class Feed { prompts, generated };
+
     void check_cancelled() const {
         if (observer_.cancelled && observer_.cancelled()) throw Interrupted();
     }
@@ -105,7 +109,7 @@ class Generation {
         int64_t done = 0;
         while (done < all) {
             check_cancelled();
-            done += forward(options_.prefill_chunk);
+            done += forward(options_.prefill_chunk, Feed::prompts);
             if (observer_.prefill) observer_.prefill(done, all);
         }
         timings_.prefill_tokens = all;
@@ -115,19 +119,20 @@ class Generation {
     /// One more token for every sample that is not finished. False if there is none.
     bool step() {
         check_cancelled();
-        const int64_t rows = forward(static_cast<int64_t>(samples_.size()));
+        const int64_t rows = forward(static_cast<int64_t>(samples_.size()), Feed::generated);
         timings_.decode_tokens += rows;
         return rows > 0;
     }
 
     /// Runs up to `most` waiting tokens through the model and draws the next token of every sample
     /// whose text is through. Returns the number of rows.
-    int64_t forward(int64_t most) {
+    int64_t forward(int64_t most, Feed feed) {
         inputs_.clear();
         fed_samples_.clear();
         int64_t rows = 0;
         for (Sample& sample : samples_) {
             if (sample.finished || sample.pending() == 0 || rows == most) continue;
+            if (feed == Feed::prompts && !sample.completion.tokens.empty()) continue;
             const size_t count = std::min(sample.pending(), static_cast<size_t>(most - rows));
             const bool through = count == sample.pending();
             inputs_.push_back(

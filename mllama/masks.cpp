@@ -13,9 +13,9 @@ ImageSpan ImageRule::next(bool is_image_token) {
     return span_;
 }
 
-TileLayout TileLayout::of(int64_t real_tiles, int64_t max_num_tiles, bool distinct) {
+TileLayout TileLayout::of(int64_t real_tiles, int64_t max_num_tiles, bool share_padding) {
     const int64_t missing = max_num_tiles - real_tiles;
-    if (distinct && missing > 1) return {real_tiles, 1, missing};
+    if (share_padding && missing > 1) return {real_tiles, 1, missing};
     return {real_tiles, missing, 1};
 }
 

@@ -14,11 +14,10 @@ namespace mllama {
 /// Where implementations disagree. `transformers` is transformers 4.56.2; `meta` is the code that
 /// the weights were trained with:
 /// - a text row that sees no image: transformers lets it attend to every image position, padding
-/// tiles included, and
-///   drops only its feed-forward output; meta drops the attention output too (transformers issue
-///   39379).
+///   tiles included, and drops only its feed-forward output; meta drops the attention output too
+///   (transformers issue 39379).
 /// - `intermediate_layers_indices`: transformers takes the output of the local layer of that index,
-/// meta its input.
+///   meta its input (as transformers did up to 4.54).
 enum class Reference { transformers, meta };
 
 /// The images [first, last) that a text row sees; empty: none.
@@ -54,8 +53,8 @@ struct TileLayout {
 
     [[nodiscard]] int64_t tiles() const { return real_tiles + padding_tiles; }
 
-    /// `distinct`: the padding tiles start equal and stay equal, so one is computed.
-    static TileLayout of(int64_t real_tiles, int64_t max_num_tiles, bool distinct);
+    /// `share_padding`: the padding tiles start equal and stay equal, so one is computed for all.
+    static TileLayout of(int64_t real_tiles, int64_t max_num_tiles, bool share_padding);
 };
 
 /// Attention inside the vision tower: only padding to padding is forbidden. A position is padding

@@ -108,7 +108,11 @@ std::string Mllama::prompt_text(const Request& request, const PrepareOptions& op
 }
 
 ProcessedImage Mllama::load_picture(const std::string& path) const {
-    ProcessedImage image = process(load_image(path), image_processor_);
+    const Image picture = load_image(path);
+    if (!image_processor_.do_convert_rgb && !picture.stored_as_rgb) {
+        fail(path, ": expected an RGB picture, since do_convert_rgb is false");
+    }
+    ProcessedImage image = process(picture, image_processor_);
     // The processor counts the shapes of its own number of tiles; the embeddings are indexed by the
     // model's list.
     const auto& ratios = model_.config().vision.supported_aspect_ratios;
@@ -148,11 +152,16 @@ std::vector<int64_t> Mllama::encode(const std::string& text) const {
 }
 
 Prompt Mllama::prepare(const Request& request, const PrepareOptions& options) const {
-    Prompt prompt;
-    prompt.ids = encode(prompt_text(request, options));
-    check_prompt(prompt.ids, request.images.size());
-    for (const std::string& path : request.images) prompt.images.push_back(load_picture(path));
-    return prompt;
+    try {
+        Prompt prompt;
+        prompt.ids = encode(prompt_text(request, options));
+        check_prompt(prompt.ids, request.images.size());
+        for (const std::string& path : request.images) prompt.images.push_back(load_picture(path));
+        return prompt;
+    } catch (const Error& error) {
+        if (request.where.empty()) throw;
+        fail(request.where, ": ", error.what());
+    }
 }
 
 }  // namespace mllama

@@ -101,7 +101,8 @@ class Mllama {
     /// The ids of a text that holds its begin-of-text already.
     [[nodiscard]] std::vector<int64_t> encode(const std::string& text) const;
 
-    /// Answers a batch. Each sample's answer is what it would be alone.
+    /// Answers a batch. Each sample's logits are what they would be alone, to the bit; draws are
+    /// seeded by its place in the batch.
     [[nodiscard]] std::vector<Completion> generate(std::span<const Prompt> prompts,
                                                    const GenerationOptions& options,
                                                    const GenerationObserver& observer) const;

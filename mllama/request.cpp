@@ -40,7 +40,10 @@ void read_message(const OrderedJson& message, const std::string& where,
     }
     if (!message.contains("content") || message["content"].is_null()) return;  // a call of a tool
     const OrderedJson& content = message["content"];
-    if (content.is_string() || content.is_object() || content.is_number()) return;
+    if (content.is_string()) return;
+    // What tools give back may be any value; only lists are looked into, for pictures.
+    const bool of_a_tool = message["role"] == "tool" || message["role"] == "ipython";
+    if (of_a_tool && !content.is_array()) return;
     if (!content.is_array()) fail(where, ": content: expected a string or a list");
     for (const OrderedJson& part : content) {
         if (!part.is_object() && !part.is_string()) {
@@ -48,6 +51,10 @@ void read_message(const OrderedJson& message, const std::string& where,
         }
         if (part.is_object() && (!part.contains("type") || !part["type"].is_string())) {
             fail(where, ": content: a part without a \"type\"");
+        }
+        if (part.is_object() && part["type"] == "text" &&
+            (!part.contains("text") || !part["text"].is_string())) {
+            fail(where, ": content: text: expected a string");
         }
         if (is_picture(part)) pictures.push_back(picture_path(part));
     }
@@ -90,6 +97,11 @@ Request parse_request(const OrderedJson& json, const std::string& where,
     if (has_prompt == json.contains("messages")) {
         fail(where, ": expected either \"prompt\" or \"messages\"");
     }
+    for (const auto& [key, value] : json.items()) {
+        if (key != "prompt" && key != "messages" && key != "images" && key != "tools") {
+            fail(where, ": ", key, ": expected prompt, messages, images or tools");
+        }
+    }
     std::vector<std::string> images;
     if (json.contains("images")) {
         if (!json["images"].is_array()) fail(where, ": images: expected a list of files");
@@ -105,10 +117,12 @@ Request parse_request(const OrderedJson& json, const std::string& where,
             if (!json["tools"].is_array()) fail(where, ": tools: expected a list");
             request.tools = std::make_shared<const OrderedJson>(json["tools"]);
         }
+        request.where = where;
         return request;
     }
     if (!json["prompt"].is_string()) fail(where, ": prompt: expected a string");
     Request request;
+    request.where = where;
     request.prompt = json["prompt"].get<std::string>();
     request.images = std::move(images);
     return request;

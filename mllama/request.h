@@ -10,6 +10,7 @@
 namespace mllama {
 
 struct Request {
+    std::string where;   ///< "requests.jsonl line 3": begins messages about it; may be empty
     std::string prompt;  ///< raw text, if there are no messages
     std::shared_ptr<const nlohmann::ordered_json>
         messages;  ///< a list of {role, content, ...}, or null

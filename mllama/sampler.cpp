@@ -42,7 +42,11 @@ int64_t Sampler::next(std::span<const float> logits, std::span<const int64_t> hi
     if (params_.greedy)
         return std::min_element(candidates_.begin(), candidates_.end(), more_probable)->id;
 
+    // Only differences count: with the largest at 0, no temperature makes a logit overflow upwards.
+    const float largest =
+        std::min_element(candidates_.begin(), candidates_.end(), more_probable)->logit;
     for (Candidate& candidate : candidates_) {
+        candidate.logit -= largest;
         candidate.logit = static_cast<float>(candidate.logit / params_.temperature);
     }
     keep_top_k();

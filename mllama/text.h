@@ -3,9 +3,8 @@
 //   ids ─ embed_tokens ─► h (rows, hidden_size)
 //     each layer, in order:
 //       self-attention   h += o_proj(attention(rope(q), rope(k), v));   h += mlp(norm(h))
-//       cross-attention  h += tanh(gate) o_proj(attention(norm(q), norm(k of pictures), v of
-//       pictures));  h += tanh(gate) mlp(norm(h))
-//                        skipped whole by texts without a picture
+//       cross-attention  h += tanh(gate) o_proj(attention(norm(q), norm(k), v));   k, v of pictures
+//                        h += tanh(gate) mlp(norm(h));   skipped whole by texts without a picture
 //     ─ norm ─ lm_head ─► logits (kept rows, vocab_size)
 //
 // One forward serves prefill and decode: every sequence brings some new rows, the rows of all stand

@@ -207,8 +207,8 @@ VisionFeatures VisionModel::forward(const ProcessedImage& image, Arena& scratch,
                                     const VisionProgress& progress, bool share_padding) const {
     const VisionConfig& c = config_;
     VisionFeatures features;
-    const bool distinct = share_padding && padding_tiles_equal(image.aspect_ratio_id);
-    features.layout = TileLayout::of(image.num_tiles, c.max_num_tiles, distinct);
+    const bool share = share_padding && padding_tiles_equal(image.aspect_ratio_id);
+    features.layout = TileLayout::of(image.num_tiles, c.max_num_tiles, share);
     features.num_patches = c.num_patches();
     features.padded_patches = c.padded_patches();
     const int64_t positions = features.layout.tiles() * c.padded_patches();

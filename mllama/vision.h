@@ -6,8 +6,8 @@
 //     ─ pad each tile to a multiple of 8 rows ─► (tiles * padded_patches, hidden_size)
 //     ─ num_hidden_layers local layers ──┬─ some states are kept (intermediate_layers_indices)
 //     ─ layernorm_post ─ + post_tile     │
-//     ─ num_global_layers gated layers ──┴─► final state and kept states side by side: (tiles *
-//     num_patches, vision_output_dim)
+//     ─ num_global_layers gated layers ──┴─► final and kept states side by side
+//                                            (tiles * num_patches, vision_output_dim)
 //
 // Source: MllamaVisionModel, modeling_mllama.py of transformers 4.56.2.
 #pragma once

@@ -233,6 +233,13 @@ TEST_CASE("cli_requests_that_are_none_name_their_line") {
     check_one_line_error(batch("{}\n"), {"requests.jsonl line 1"});
     check_one_line_error(batch("{\"prompt\": \"a\", \"images\": [3]}\n"),
                          {"requests.jsonl line 1", "images"});
+    check_one_line_error(batch("{\"prompt\": \"a\"}\n{\"prompt\": \"<|image|>\"}\n"),
+                         {"requests.jsonl line 2", "1 places"});
+    check_one_line_error(batch("{\"prompt\": \"a\", \"image\": []}\n"),
+                         {"requests.jsonl line 1", "image"});
+    check_one_line_error(
+        batch("{\"messages\": [{\"role\": \"user\", \"content\": {\"type\": \"image\"}}]}\n"),
+        {"content"});
     check_one_line_error(batch("\n\n"), {"requests.jsonl"});
     check_one_line_error(batch("{\"messages\": []}\n"), {"requests.jsonl line 1"});
     check_one_line_error(batch("{\"messages\": [{\"content\": \"x\"}]}\n"),

@@ -105,6 +105,10 @@ TEST_CASE("config_every_wrong_value_is_an_error_that_names_its_key") {
         {"/text_config/rope_scaling/factor", nullptr, "factor"},
         {"/text_config/rope_scaling/high_freq_factor", 1, "high_freq_factor"},
         {"/text_config/rope_theta", "big", "rope_theta"},
+        {"/text_config/rope_parameters", {{"rope_type", "llama3"}}, "rope_parameters"},
+        {"/text_config/attention_bias", true, "attention_bias"},
+        {"/text_config/mlp_bias", true, "mlp_bias"},
+        {"/text_config/head_dim", 99, "head_dim"},
         {"/text_config/hidden_act", "silu2", "hidden_act"},
         {"/text_config/eos_token_id", {1.5}, "eos_token_id"},
     };

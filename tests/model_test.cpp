@@ -374,3 +374,28 @@ TEST_CASE("generate_pieces_of_the_stream_are_the_text") {
     CHECK(streamed == completion.text);
     CHECK(!streamed.empty());
 }
+
+TEST_CASE("generate_long_prompt_beside_short_ones_is_prefilled_and_counted") {
+    const Mllama mllama = load("a_published");
+    std::string words;
+    for (int i = 0; i < 60; ++i) words += " the river";
+    const std::vector<Prompt> prompts = {prompt_of(mllama, "hi", {}), prompt_of(mllama, words, {}),
+                                         prompt_of(mllama, "hello", {})};
+    GenerationOptions options = greedy(9);
+    options.prefill_chunk = 4;
+    int64_t last = 0;
+    GenerationObserver observer;
+    observer.prefill = [&last](int64_t done, int64_t all) {
+        CHECK(done > last);
+        CHECK(done <= all);
+        last = done;
+    };
+    const std::vector<Completion> answers = mllama.generate(prompts, options, observer);
+    int64_t prompt_tokens = 0;
+    for (const Completion& answer : answers) prompt_tokens += answer.prompt_tokens;
+    CHECK(last == prompt_tokens);
+    CHECK(answers[0].timings.prefill_tokens == prompt_tokens);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+        CHECK(answers[i].tokens == mllama.generate({&prompts[i], 1}, greedy(9), {}).front().tokens);
+    }
+}

@@ -105,3 +105,10 @@ TEST_CASE("sampling_params_out_of_range_are_named") {
     const SamplingParams nan_penalty{.repetition_penalty = std::nan("")};
     CHECK_THROWS_WITH_AS(nan_penalty.check(), doctest::Contains("repetition_penalty"), Error);
 }
+
+TEST_CASE("sampler_tiny_temperature_is_greedy") {
+    for (const double temperature : {1e-10, 1e-40, 1e-300}) {
+        Sampler sampler(SamplingParams{.greedy = false, .temperature = temperature, .seed = 3});
+        CHECK(sampler.next(std::vector<float>{20, 30, 29.5, -4}, {}) == 1);
+    }
+}

@@ -46,9 +46,8 @@ class Cycler : public JinjaObject {
         if (name == "next") {
             return make_jinja_function("next", [values = values_, position = position_](
                                                    JinjaRuntime&, const JinjaArguments&) {
-                const Value value = values[*position];
-                *position = (*position + 1) % values.size();
-                return value;
+                const size_t now = std::exchange(*position, (*position + 1) % values.size());
+                return values[now];
             });
         }
         if (name == "reset") {
@@ -203,10 +202,15 @@ JinjaBoundArguments::JinjaBoundArguments(const std::string& function,
         const auto* found = std::find_if(parameters.begin(), parameters.end(),
                                          [&](const char* p) { return !name.empty() && name == p; });
         if (found == parameters.end()) {
-            fault(function + " got an unexpected keyword argument '" + name + "'");
+            fault(
+                std::string(function).append(" got an unexpected keyword argument '").append(name) +
+                "'");
         }
         auto& slot = values_[static_cast<size_t>(found - parameters.begin())];
-        if (slot) fault(function + " got multiple values for argument '" + name + "'");
+        if (slot) {
+            fault(std::string(function).append(" got multiple values for argument '").append(name) +
+                  "'");
+        }
         slot = given.second;
     }
     for (size_t i = 0; i < required; ++i) {
@@ -253,7 +257,7 @@ std::optional<std::string> JinjaBoundArguments::optional_text(size_t index) cons
 
 // --- JinjaNamespace ---
 
-JinjaNamespace::JinjaNamespace(JinjaValue attributes) {
+JinjaNamespace::JinjaNamespace(const JinjaValue& attributes) {
     for (const auto& [name, value] : attributes.dict().items) {
         if (name.is_string()) set(name.text(), value);
     }

@@ -64,7 +64,7 @@ JinjaValue make_jinja_function(std::string name, JinjaNative native);
 /// What {% set ns.name = value %} writes to.
 class JinjaNamespace : public JinjaObject {
   public:
-    explicit JinjaNamespace(JinjaValue attributes);
+    explicit JinjaNamespace(const JinjaValue& attributes);
     std::string type_name() const override { return "Namespace"; }
     void append_repr(std::string& out, int depth) const override;
     std::optional<JinjaValue> attribute(JinjaRuntime&, const std::string& name) override;

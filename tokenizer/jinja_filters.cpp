@@ -204,8 +204,10 @@ Value filter_urlencode(Runtime& runtime, const Value& input, Args arguments) {
     const Bound bound("urlencode", arguments, {});
     std::vector<Value> pairs;
     if (input.is(Kind::dict)) {
-        for (const auto& [key, value] : input.dict().items)
+        pairs.reserve(input.dict().items.size());
+        for (const auto& [key, value] : input.dict().items) {
             pairs.push_back(Value::tuple({key, value}));
+        }
     } else if (!input.is_sequence() && !input.as<JinjaIterator>()) {
         return Value(quote_url(input, "/", false));
     } else {
@@ -444,6 +446,7 @@ Value filter_sort(Runtime& runtime, const Value& input, Args arguments) {
         attributes.push_back(bound.at(2));
     }
     std::vector<ItemKey> parts;
+    parts.reserve(attributes.size());
     for (const Value& attribute : attributes) {
         parts.emplace_back(runtime, &attribute, bound.truthy(1, false));
     }
@@ -452,6 +455,7 @@ Value filter_sort(Runtime& runtime, const Value& input, Args arguments) {
     keys.reserve(items.size());
     for (const Value& item : items) {
         std::vector<Value> key;
+        key.reserve(parts.size());
         for (const ItemKey& part : parts) key.push_back(part(item));
         keys.push_back(Value::list(std::move(key)));
     }
@@ -552,6 +556,7 @@ Value filter_items(Runtime& runtime, const Value& input, Args arguments) {
     if (!input.is(Kind::dict)) fault("Can only get item pairs from a mapping.");
     runtime.charge(input.length().value_or(0));
     std::vector<Value> pairs;
+    pairs.reserve(input.dict().items.size());
     for (const auto& [key, value] : input.dict().items) pairs.push_back(Value::tuple({key, value}));
     return make_iterator("items", std::move(pairs));
 }

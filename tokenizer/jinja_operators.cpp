@@ -144,6 +144,7 @@ Value take_positions(const Value& value, const std::vector<int64_t>& positions) 
         return Value(std::move(out), value.is_markup());
     }
     std::vector<Value> items;
+    items.reserve(positions.size());
     for (const int64_t i : positions) items.push_back(value.items()[static_cast<size_t>(i)]);
     return value.is(ValueKind::list) ? Value::list(std::move(items))
                                      : Value::tuple(std::move(items));

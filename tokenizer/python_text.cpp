@@ -540,11 +540,12 @@ std::string python_repr(double value) {
                magnitude;
     }
     if (exponent < 0)
-        return sign + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
+        return sign + "0." + std::string(static_cast<size_t>(-exponent) - 1, '0') + digits;
     if (count <= exponent + 1) {
-        return sign + digits + std::string(static_cast<size_t>(exponent + 1 - count), '0') + ".0";
+        return sign + digits + std::string(static_cast<size_t>(exponent) + 1 - digits.size(), '0') +
+               ".0";
     }
-    return sign + digits.insert(static_cast<size_t>(exponent + 1), ".");
+    return sign + digits.insert(static_cast<size_t>(exponent) + 1, ".");
 }
 
 std::optional<int64_t> parse_python_int(std::string_view text, int base) {
