@@ -66,7 +66,9 @@ int main(int argc, char** argv) {
     try {
         app.parse(argc, argv);
         std::cout.flush();
-        if (!std::cout) return report("standard output: cannot be written");
+        if (!std::cout || std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+            return report("standard output: cannot be written");
+        }
         return 0;
     } catch (const CLI::ParseError& error) {
         return app.exit(error) == 0 ? 0 : 2;

@@ -401,3 +401,10 @@ TEST_CASE("cli_isa_override_is_checked") {
                     models_folder(), "", {"MLLAMA_ISA=portable"});
     CHECK(portable.exit_code == 0);
 }
+
+TEST_CASE("cli_output_that_nobody_reads_is_an_error_and_no_signal") {
+    const std::string command =
+        std::string(MLLAMA_PROGRAM) + " inspect -m a_published --json > /dev/full";
+    const ProgramResult result = run_program("/bin/sh", {"-c", command}, models_folder());
+    check_one_line_error(result, {"standard output"});
+}
