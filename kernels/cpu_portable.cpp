@@ -1,58 +1,112 @@
-// The portable table: the leaves over Eigen's fixed-size arrays, which the compiler turns into
-// whatever SIMD the target has by default (SSE2, NEON, ...). Eigen's own matrix product is not
-// used: the order of its sums depends on the sizes.
+// The portable table: the leaves over Eigen's packets, which are whatever SIMD the target has by
+// default (SSE2, NEON, AltiVec, ...; plain floats where it has none). Eigen's own matrix product is
+// not used: the order of its sums depends on the sizes.
 #include <Eigen/Core>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/cpu.h"
+
+// A packet as a template argument: its vector attribute is part of the type's alignment, which is kept.
+#pragma GCC diagnostic ignored "-Wignored-attributes"
 
 namespace mllama::cpu {
 namespace {
 
-constexpr int64_t lanes = 4;
+using Traits = Eigen::internal::packet_traits<float>;
+using Vec = Traits::type;
+using Mask = Vec;  // all bits of a lane, or none
+
+constexpr int64_t lanes = Traits::size;
 constexpr int tile_rows = 4;
 constexpr int panel_vectors = 2;
 constexpr int few_rows_max = 4;
 constexpr int64_t prefetch_blocks = 16;  // how far ahead rows are asked for, in vectors
 
-using Vec = Eigen::Array<float, lanes, 1>;
-using Mask = Eigen::Array<bool, lanes, 1>;
-
 Vec broadcast(float a) {
-    return Vec::Constant(a);
+    return Eigen::internal::pset1<Vec>(a);
 }
 Vec fma(Vec a, Vec b, Vec c) {
-    return a * b + c;
+    return Eigen::internal::pmadd(a, b, c);
 }
 Mask less(Vec a, Vec b) {
-    return a < b;
+    return Eigen::internal::pcmp_lt(a, b);
 }
 Vec select(Mask mask, Vec a, Vec b) {
-    return mask.select(a, b);
+    return Eigen::internal::pselect(mask, a, b);
 }
 Vec largest(Vec a, Vec b) {
-    return (a > b).select(a, b);
+    return select(less(b, a), a, b);
 }
 Vec smallest(Vec a, Vec b) {
-    return (a < b).select(a, b);
+    return select(less(a, b), a, b);
 }
+
+struct F32 {
+    using Element = float;
+    static Vec load(const Element* from) { return Eigen::internal::ploadu<Vec>(from); }
+    static void store(Element* to, Vec v) { Eigen::internal::pstoreu(to, v); }
+    static Vec load_part(const Element* from, int64_t n) {
+        float parts[lanes] = {};
+        for (int64_t i = 0; i < n; ++i) parts[i] = from[i];
+        return load(parts);
+    }
+    static void store_part(Element* to, Vec v, int64_t n) {
+        float parts[lanes];
+        store(parts, v);
+        for (int64_t i = 0; i < n; ++i) to[i] = parts[i];
+    }
+};
+
+/// The two-byte types, through the scalar conversions of dtype.h.
+template <float (*widen)(uint16_t), uint16_t (*narrow)(float)>
+struct TwoBytes {
+    using Element = uint16_t;
+    static Vec load(const Element* from) {
+        float parts[lanes];
+        for (int64_t i = 0; i < lanes; ++i) parts[i] = widen(from[i]);
+        return F32::load(parts);
+    }
+    static Vec load_part(const Element* from, int64_t n) {
+        float parts[lanes] = {};
+        for (int64_t i = 0; i < n; ++i) parts[i] = widen(from[i]);
+        return F32::load(parts);
+    }
+    static void store_part(Element* to, Vec v, int64_t n) {
+        float parts[lanes];
+        F32::store(parts, v);
+        for (int64_t i = 0; i < n; ++i) to[i] = narrow(parts[i]);
+    }
+    static void store(Element* to, Vec v) { store_part(to, v, lanes); }
+};
+
+/// Written so that the compiler sees whole vectors.
+struct Bf16 : TwoBytes<bf16_to_f32, f32_to_bf16> {
+    static Vec load(const Element* from) {
+        std::array<uint32_t, lanes> bits;
+        for (size_t i = 0; i < lanes; ++i) bits[i] = uint32_t{from[i]} << 16;
+        return F32::load(std::bit_cast<std::array<float, lanes>>(bits).data());
+    }
+};
+
+using F16 = TwoBytes<f16_to_f32, f32_to_f16>;
 
 /// Applies a scalar function to every lane.
 template <class Function>
 Vec each(Vec v, Function function) {
-    for (int64_t i = 0; i < lanes; ++i) v[i] = function(v[i]);
-    return v;
+    float parts[lanes];
+    F32::store(parts, v);
+    for (float& part : parts) part = function(part);
+    return F32::load(parts);
 }
 
 /// Adding 1.5 * 2^23 leaves no bits for a fraction: the sum is rounded to the nearest whole number.
 /// |a| < 2^22.
 Vec nearest(Vec a) {
     const Vec magic = broadcast(12582912.0f);
-    Vec rounded = a + magic;
-    return rounded - magic;
+    return (a + magic) - magic;
 }
 
 float power_of_two(int32_t n) {
@@ -62,12 +116,14 @@ float power_of_two(int32_t n) {
 /// In two steps, since 2^n itself may be out of range where a * 2^n is not. A NaN in n must not
 /// reach the conversion.
 Vec times_power_of_two(Vec a, Vec n) {
+    float first[lanes], second[lanes];
+    F32::store(first, n);
     for (int64_t i = 0; i < lanes; ++i) {
-        const int32_t whole = std::isnan(n[i]) ? 0 : static_cast<int32_t>(n[i]);
-        const int32_t half = whole / 2;
-        a[i] = a[i] * power_of_two(half) * power_of_two(whole - half);
+        const int32_t whole = std::isnan(first[i]) ? 0 : static_cast<int32_t>(first[i]);
+        first[i] = power_of_two(whole / 2);
+        second[i] = power_of_two(whole - whole / 2);
     }
-    return a;
+    return a * F32::load(first) * F32::load(second);
 }
 
 Vec upper_bits(Vec a) {
@@ -80,45 +136,13 @@ Vec round_bf16(Vec a) {
 }
 
 void transpose(Vec (&rows)[lanes]) {
-    Eigen::Array<float, lanes, lanes> square;
-    for (int64_t i = 0; i < lanes; ++i) square.col(i) = rows[i];
-    for (int64_t i = 0; i < lanes; ++i) rows[i] = square.row(i).transpose();
+    Eigen::internal::PacketBlock<Vec, lanes> block;
+    for (int64_t i = 0; i < lanes; ++i) block.packet[i] = rows[i];
+    Eigen::internal::ptranspose(block);
+    for (int64_t i = 0; i < lanes; ++i) rows[i] = block.packet[i];
 }
 
 void prefetch(const void*) {}
-
-struct F32 {
-    using Element = float;
-    static Vec load(const Element* from) { return Eigen::Map<const Vec>(from); }
-    static void store(Element* to, Vec v) { Eigen::Map<Vec>{to} = v; }
-    static Vec load_part(const Element* from, int64_t n) {
-        Vec v = Vec::Zero();
-        for (int64_t i = 0; i < n; ++i) v[i] = from[i];
-        return v;
-    }
-    static void store_part(Element* to, Vec v, int64_t n) {
-        for (int64_t i = 0; i < n; ++i) to[i] = v[i];
-    }
-};
-
-/// The two-byte types, through the scalar conversions of dtype.h.
-template <float (*widen)(uint16_t), uint16_t (*narrow)(float)>
-struct Half {
-    using Element = uint16_t;
-    static Vec load_part(const Element* from, int64_t n) {
-        Vec v = Vec::Zero();
-        for (int64_t i = 0; i < n; ++i) v[i] = widen(from[i]);
-        return v;
-    }
-    static void store_part(Element* to, Vec v, int64_t n) {
-        for (int64_t i = 0; i < n; ++i) to[i] = narrow(v[i]);
-    }
-    static Vec load(const Element* from) { return load_part(from, lanes); }
-    static void store(Element* to, Vec v) { store_part(to, v, lanes); }
-};
-
-using Bf16 = Half<bf16_to_f32, f32_to_bf16>;
-using F16 = Half<f16_to_f32, f32_to_f16>;
 
 #include "kernels/cpu_leaves.h"
 
