@@ -21,16 +21,42 @@ namespace mllama::cpu {
 /// No table has a tile of more rows of x than this.
 inline constexpr int64_t most_tile_rows = 16;
 
+/// What a softmax over one chunk of keys leaves: the largest logit in units of ln 2 (so that
+/// exp(logit) = 2^max), and the sum of 2^(x - max).
+struct SoftmaxPart {
+    float max;
+    float sum;
+};
+
+/// One row of scores over the keys [first_key, first_key + n).
+struct ScoreRow {
+    float* scores;  ///< (n, with room for whole lanes) q k^T; overwritten
+    int64_t n;
+    int64_t first_key;
+    float scale;             ///< above 0
+    const float* key_bias;   ///< (n), of these keys, or none
+    const KeyRange* ranges;  ///< sorted, disjoint; in numbers of all keys
+    int64_t range_count;
+};
+
 /// The pieces of a matrix product c = x w^T for one Compute. w is cut into panels of at most
-/// panel_width rows of w (columns of c), stored k-group by k-group so that the tile reads one
-/// contiguous stream:
+/// panel_width rows of w (columns of c), stored group by group (k_group neighbouring k) so that the
+/// tile reads one contiguous stream:
 ///
-///     panel[k / k_group][column][k % k_group]
+///     panel[group][column][k % k_group]
 ///
-/// Columns and k are padded with zeros to whole lanes and groups.
-/// A row of x keeps its order and is only converted to the panel's element type. Every element of c
-/// is one float32 accumulator that goes over k in order, from 0 or from c, whatever the number of
-/// rows and columns.
+/// Columns are padded with zeros to whole lanes. A row of x is converted to the panel's element
+/// type, and its groups stand in the same order as the panel's.
+///
+/// There are two orders of sums, each with a way for few rows that gives the same bits:
+///   in order   one accumulator that goes over k in order: pack_rows, tile; few_rows. Attention's.
+///   four sums  of which the j-th takes the groups j, j + 4, j + 8 ..., added up from j = 0: an
+///              order in which rows of w can be multiplied as they lie, without turning vectors
+///              into columns. pack_rows and pack_row write the groups in that order, and tile makes
+///              a pass for each sum; dot_rows reads the rows of w. Linear layers', which must
+///              decode at the speed of memory.
+/// Either way the order depends on k and k_block alone, never on how many rows and columns there
+/// are.
 struct Product {
     int64_t tile_rows;     ///< most rows of x that one tile takes
     int64_t panel_width;   ///< most columns of one panel
@@ -38,47 +64,60 @@ struct Product {
     int64_t k_group;       ///< neighbouring k that one multiply-add instruction sums
     int64_t element_size;  ///< bytes of one packed element
 
-    /// Converts a row of k elements to packed form, padded with zeros to a whole k_group.
-    void (*pack_row)(const float* x, int64_t k, void* packed);
+    /// Elements of a whole vector of groups: rows of x are padded with zeros to a multiple of it,
+    /// and so are panels in four sums.
+    [[nodiscard]] int64_t step() const { return lanes * k_group; }
+    static constexpr int64_t sums = 4;
+
+    /// Converts a row of k elements to packed form.
+    void (*pack_row)(const float* x, int64_t k, void* packed, bool by_sum);
 
     /// Packs n rows (n <= panel_width) of k elements of w, `stride` elements apart, as a panel.
-    void (*pack_rows)(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k,
-                      void* panel);
+    void (*pack_rows)(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel,
+                      bool by_sum);
 
-    /// Packs the transpose: n columns (n <= panel_width) of k rows of v, rows `stride` elements
-    /// apart.
+    /// Packs the transpose, in order: n columns (n <= panel_width) of k rows of v, rows `stride`
+    /// elements apart.
     void (*pack_columns)(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n,
                          void* panel);
 
-    /// c = x panel, or c += x panel.  x (rows, k) packed, rows x_stride elements apart, rows <=
-    /// tile_rows; panel of n columns; c (rows, n rounded up to lanes), rows c_stride apart.
-    void (*tile)(int64_t rows, int64_t n, int64_t k, const void* x, int64_t x_stride,
-                 const void* panel, float* c, int64_t c_stride, bool accumulate);
+    /// c = x panel, or c += x panel: in each of the passes over k elements of the packed x and
+    /// panel, accumulators start from 0 and are added to c at the end. x (rows, passes * k) packed,
+    /// rows x_stride elements apart, rows <= tile_rows; panel of n columns; c (rows, n rounded up
+    /// to lanes), rows c_stride apart.
+    void (*tile)(int64_t rows, int64_t n, int64_t passes, int64_t k, const void* x,
+                 int64_t x_stride, const void* panel, float* c, int64_t c_stride, bool accumulate);
 
-    /// Most rows that `few_rows` takes; 0: there is none.
+    /// Most rows that the functions below take.
     int64_t few_rows_max;
 
-    /// pack_rows and tile (from zero) in one pass over w, bit for bit, without storing the panel:
-    /// for few rows of x the time is that of reading w. Same arguments; n = panel_width.
+    /// In four sums, in blocks of k_block (a multiple of step()), the sums of a block being added to
+    /// those before it: x (rows, k) packed in order; panel_width rows of w (k), w_stride elements
+    /// apart; c (rows, panel_width).
+    void (*dot_rows)(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
+                     const void* w, DType dtype, int64_t w_stride, float* c, int64_t c_stride);
+
+    /// In order: pack_rows and tile in one pass over w, without storing the panel. n = panel_width.
     void (*few_rows)(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
                      DType dtype, int64_t w_stride, float* c, int64_t c_stride);
+
+    /// The same for pack_columns: c (rows, n rounded up to lanes) = x v, rows <= few_rows_max, any
+    /// n; v (k, n), rows v_stride elements apart.
+    void (*few_columns)(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
+                        const void* v, DType dtype, int64_t v_stride, float* c, int64_t c_stride);
+
+    /// x = (scale * score + key_bias) / ln 2, -inf where not visible; then 2^(x - max) as a packed
+    /// row (n, with room for whole lanes; 0 behind n). No visible key (or only logits of -inf): max
+    /// = -inf, sum = 0 and zeros.
+    SoftmaxPart (*softmax)(const ScoreRow& row, void* packed);
 };
 
-/// The largest of a row of logits, and the sum of exp(logit - largest).
-struct SoftmaxPart {
-    float max;
-    float sum;
-};
-
-/// One row of logits over the keys [first_key, first_key + n).
-struct ScoreRow {
-    float* scores;  ///< (n) in: q k^T; out: exp(logit - max), 0 where not visible
-    int64_t n;
-    int64_t first_key;
-    float scale;
-    const float* key_bias;   ///< (n), of these keys, or none
-    const KeyRange* ranges;  ///< sorted, disjoint; in numbers of all keys
-    int64_t range_count;
+/// A loop of multiply-adds on registers alone: `run` does rounds * multiply_adds of them. With one
+/// = 1, which the compiler must not know, each adds 1 to a sum, and the result is the total of the
+/// sums: the number of multiply-adds (exact up to 2^23 rounds). With one = 0 it is 0.
+struct PeakLoop {
+    int64_t multiply_adds;
+    double (*run)(int64_t rounds, int one);
 };
 
 struct Table {
@@ -90,10 +129,6 @@ struct Table {
     /// null; out may be residual.
     void (*epilogue)(const float* product, const float* bias, Activation activation, float scale,
                      const float* residual, float* out, int64_t n);
-
-    /// logits = scale * scores + key_bias, -inf where not visible; then exp(logits - max) in place.
-    /// No visible key (or only logits of -inf): max = -inf and sum = 0.
-    SoftmaxPart (*softmax_part)(const ScoreRow& row);
 
     /// y = y * y_factor + x * x_factor over n elements.
     void (*blend)(float* y, float y_factor, const float* x, float x_factor, int64_t n);
@@ -113,6 +148,13 @@ struct Table {
     /// x = exp(x), in place: the exponential of the softmax and the activations, alone for its
     /// test.
     void (*exponential)(float* x, int64_t n);
+
+    // What the machine can do at most (cpu_probe.h).
+
+    /// Sum of the n floats from x on, read as 1, 2, 4 or 8 equal parts side by side.
+    float (*read_sum[4])(const float* x, int64_t n);
+    /// The multiply-adds that products of these types are made of, or would be.
+    PeakLoop peak_f32, peak_bf16, peak_int8;
 };
 
 /// The tables, or null where this build has none (another architecture). Their code may run only

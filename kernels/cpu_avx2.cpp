@@ -21,7 +21,9 @@ namespace {
 constexpr int64_t lanes = 8;
 constexpr int tile_rows = 6;
 constexpr int panel_vectors = 2;
+constexpr int registers = 16;
 constexpr int few_rows_max = 4;
+constexpr int few_columns_vectors = 4;
 constexpr int64_t prefetch_blocks = 16;  // how far ahead rows are asked for, in vectors
 
 using Vec = __m256;
@@ -103,6 +105,21 @@ inline void transpose(Vec (&rows)[lanes]) {
     }
 }
 
+/// 2 x 2 halves of 128 bits.
+inline void transpose_quads(Vec (&rows)[2]) {
+    const Vec low = _mm256_permute2f128_ps(rows[0], rows[1], 0x20);
+    rows[1] = _mm256_permute2f128_ps(rows[0], rows[1], 0x31);
+    rows[0] = low;
+}
+
+inline Vec broadcast_quad(const float* from) {
+    return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(from));
+}
+
+inline Vec quads_by_place(Vec v) {
+    return _mm256_permutevar8x32_ps(v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
 inline void prefetch(const void* p) {
     _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
@@ -164,6 +181,29 @@ struct F16 : TwoBytes<F16> {
 };
 
 #include "kernels/cpu_leaves.h"
+#include "kernels/cpu_probe.h"
+
+/// The multiply-add of 32 pairs of int8: products of neighbours to 16 bits, those to 32 bits, and
+/// their sum.
+struct Int8Steps {
+    using Factor = __m256i;
+    using Sum = __m256i;
+    static constexpr int64_t multiply_adds = 32;
+    static Factor factor(int one) { return _mm256_set1_epi8(static_cast<char>(one)); }
+    static Sum start(int zero) { return _mm256_set1_epi32(zero); }
+    static Sum step(Sum sum, Factor& one) {
+        __asm__("" : "+x"(one));  // the products cannot be taken out of the loop
+        const __m256i pairs = _mm256_maddubs_epi16(one, one);
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    static double total(Sum sum) {
+        int32_t parts[8];
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(parts), sum);
+        double all = 0.0;
+        for (const int32_t part : parts) all += part;
+        return all;
+    }
+};
 
 }  // namespace
 }  // namespace mllama::cpu
@@ -177,7 +217,7 @@ struct F16 : TwoBytes<F16> {
 namespace mllama::cpu {
 
 const Table* avx2_table() {
-    static const Table table = make_table("avx2");
+    static const Table table = with_probes(make_table("avx2"), Peak<Int8Steps>::loop());
     return &table;
 }
 

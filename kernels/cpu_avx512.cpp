@@ -28,8 +28,10 @@ namespace {
 constexpr int64_t lanes = 16;
 constexpr int tile_rows = 6;
 constexpr int panel_vectors = 4;
+constexpr int registers = 32;
 constexpr int few_rows_max = 8;
-constexpr int64_t prefetch_blocks = 8;  // how far ahead rows are asked for, in vectors
+constexpr int few_columns_vectors = 4;
+constexpr int64_t prefetch_blocks = 16;  // how far ahead rows are asked for, in vectors
 
 using Vec = __m512;
 using Mask = __mmask16;
@@ -119,6 +121,40 @@ inline void transpose(Vec (&rows)[lanes]) {
     for (int i = 0; i < 16; ++i) rows[i] = _mm512_castsi512_ps(bits[i]);
 }
 
+/// 4 x 4 quarters of 128 bits: pairs, then halves.
+inline void transpose_quads(__m512i (&rows)[4]) {
+    const __m512i low_0 = _mm512_shuffle_i32x4(rows[0], rows[1], 0x44);
+    const __m512i high_0 = _mm512_shuffle_i32x4(rows[0], rows[1], 0xEE);
+    const __m512i low_1 = _mm512_shuffle_i32x4(rows[2], rows[3], 0x44);
+    const __m512i high_1 = _mm512_shuffle_i32x4(rows[2], rows[3], 0xEE);
+    rows[0] = _mm512_shuffle_i32x4(low_0, low_1, 0x88);
+    rows[1] = _mm512_shuffle_i32x4(low_0, low_1, 0xDD);
+    rows[2] = _mm512_shuffle_i32x4(high_0, high_1, 0x88);
+    rows[3] = _mm512_shuffle_i32x4(high_0, high_1, 0xDD);
+}
+
+inline void transpose_quads(Vec (&rows)[4]) {
+    __m512i bits[4];
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; ++i) bits[i] = _mm512_castps_si512(rows[i]);
+    transpose_quads(bits);
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; ++i) rows[i] = _mm512_castsi512_ps(bits[i]);
+}
+
+inline Vec broadcast_quad(const float* from) {
+    return _mm512_broadcast_f32x4(_mm_loadu_ps(from));
+}
+
+inline __m512i quads_by_place(__m512i v) {
+    return _mm512_permutexvar_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
+}
+
+inline Vec quads_by_place(Vec v) {
+    return _mm512_castsi512_ps(quads_by_place(_mm512_castps_si512(v)));
+}
+
 inline void prefetch(const void* p) {
     _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
@@ -184,6 +220,23 @@ struct F16 {
 };
 
 #include "kernels/cpu_leaves.h"
+#include "kernels/cpu_probe.h"
+
+/// The multiply-add of 64 pairs of int8: products of neighbours to 16 bits, those to 32 bits, and
+/// their sum.
+struct Int8Steps {
+    using Factor = __m512i;
+    using Sum = __m512i;
+    static constexpr int64_t multiply_adds = 64;
+    static Factor factor(int one) { return _mm512_set1_epi8(static_cast<char>(one)); }
+    static Sum start(int zero) { return _mm512_set1_epi32(zero); }
+    static Sum step(Sum sum, Factor& one) {
+        __asm__("" : "+v"(one));  // the products cannot be taken out of the loop
+        const __m512i pairs = _mm512_maddubs_epi16(one, one);
+        return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+    }
+    static double total(Sum sum) { return _mm512_reduce_add_epi32(sum); }
+};
 
 }  // namespace
 }  // namespace mllama::cpu
@@ -217,6 +270,10 @@ struct PairDot {
         __builtin_memcpy(&pair, from, sizeof pair);
         return _mm512_set1_epi32(pair);
     }
+    static Panel broadcast_quad(const Element* from) {
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    }
+    static Panel by_sum(Panel v) { return quads_by_place(v); }
     static Vec multiply_add(Panel x, Panel w, Vec sum) {
         return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(w));
     }
@@ -248,27 +305,32 @@ struct Pairs<Bf16> {
     }
 };
 
+#include "kernels/cpu_probe.h"
 #include "kernels/cpu_tile.h"
 
-void pack_row(const float* x, int64_t k, void* packed) {
-    auto* to = static_cast<uint16_t*>(packed);
-    for (; k >= 2 * lanes; k -= 2 * lanes) {
-        _mm512_storeu_si512(to, Pairs<F32>::load(x, k));
-        x += 2 * lanes;
-        to += 2 * lanes;
+/// The multiply-add of pairs of bfloat16: sum += 1 * 1 + 1 * 1.
+struct PairSteps {
+    using Factor = __m512i;
+    using Sum = Vec;
+    static constexpr int64_t multiply_adds = 2 * lanes;
+    static Factor factor(int one) {
+        return _mm512_set1_epi16(static_cast<short>(f32_to_bf16(static_cast<float>(one))));
     }
-    if (k > 0) _mm512_mask_storeu_epi16(to, first_elements(round_up(k, 2)), Pairs<F32>::load(x, k));
-}
+    static Sum start(int zero) { return broadcast(static_cast<float>(zero)); }
+    static Sum step(Sum sum, Factor& one) { return PairDot::multiply_add(one, one, sum); }
+    static double total(Sum sum) { return sum_of_lanes(sum); }
+};
 
 template <class Type>
 struct FromRows {
-    static void run(const void* w, int64_t stride, int64_t n, int64_t k, void* panel) {
-        pack_rows<PairDot, Pairs<Type>>(w, stride, n, k, panel);
+    static void run(const void* w, int64_t stride, int64_t n, int64_t k, void* panel, bool by_sum) {
+        pack_rows<PairDot, Pairs<Type>>(w, stride, n, k, panel, by_sum);
     }
 };
 
-void pack_rows_of(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel) {
-    with_type<FromRows>(dtype, w, stride, n, k, panel);
+void pack_rows_of(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel,
+                  bool by_sum) {
+    with_type<FromRows>(dtype, w, stride, n, k, panel, by_sum);
 }
 
 /// The first n of 16 elements of any type as bfloat16, in the lower half of each lane.
@@ -290,29 +352,40 @@ struct Lower<Bf16> {
     }
 };
 
+/// Columns of two rows of v as pairs.
+template <class Type>
+struct PairColumns {
+    using Element = typename Type::Element;
+    static __m512i load(const Element* from, int64_t stride, int64_t k, int64_t n) {
+        const __m512i first = Lower<Type>::load(from, n);
+        if (k < 2) return first;
+        return _mm512_or_si512(first, _mm512_slli_epi32(Lower<Type>::load(from + stride, n), 16));
+    }
+};
+
 template <class Type>
 struct FromColumns {
     static void run(const void* v, int64_t stride, int64_t k, int64_t n, void* panel) {
-        const auto* from = static_cast<const typename Type::Element*>(v);
-        auto* to = static_cast<uint16_t*>(panel);
-        for (int64_t i = 0; i < k; i += 2) {
-            for (int64_t column = 0; column < n; column += lanes) {
-                const auto* at = from + i * stride + column;
-                __m512i both = Lower<Type>::load(at, n - column);
-                if (i + 1 < k) {
-                    const __m512i second = Lower<Type>::load(at + stride, n - column);
-                    both = _mm512_or_si512(both, _mm512_slli_epi32(second, 16));
-                }
-                _mm512_storeu_si512(to, both);
-                to += 2 * lanes;
-            }
-        }
+        pack_columns<PairDot, PairColumns<Type>>(v, stride, k, n, panel);
     }
 };
 
 void pack_columns_of(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n,
                      void* panel) {
     with_type<FromColumns>(dtype, v, stride, k, n, panel);
+}
+
+template <class Type>
+struct DotRows {
+    static void run(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
+                    const void* w, int64_t w_stride, float* c, int64_t c_stride) {
+        dot_rows<PairDot, Pairs<Type>>(rows, k, k_block, x, x_stride, w, w_stride, c, c_stride);
+    }
+};
+
+void dot_rows_of(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
+                 const void* w, DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
+    with_type<DotRows>(dtype, rows, k, k_block, x, x_stride, w, w_stride, c, c_stride);
 }
 
 template <class Type>
@@ -328,6 +401,29 @@ void few_rows_of(int64_t rows, int64_t k, const void* x, int64_t x_stride, const
     with_type<FewRows>(dtype, rows, k, x, x_stride, w, w_stride, c, c_stride);
 }
 
+template <class Type>
+struct FewColumns {
+    static void run(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
+                    const void* v, int64_t v_stride, float* c, int64_t c_stride) {
+        few_columns<PairDot, PairColumns<Type>>(rows, k, n, x, x_stride, v, v_stride, c, c_stride);
+    }
+};
+
+void few_columns_of(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
+                    const void* v, DType dtype, int64_t v_stride, float* c, int64_t c_stride) {
+    with_type<FewColumns>(dtype, rows, k, n, x, x_stride, v, v_stride, c, c_stride);
+}
+
+/// Probabilities of the softmax as a row of x.
+struct Probabilities {
+    using Element = uint16_t;
+    static constexpr int degree = 4;
+    static void store(Element* to, Vec v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                            reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+    }
+};
+
 /// Products on panels of pairs.
 Product make_product() {
     Product product{};
@@ -336,16 +432,53 @@ Product make_product() {
     product.lanes = lanes;
     product.k_group = PairDot::group;
     product.element_size = sizeof(uint16_t);
-    product.pack_row = pack_row;
+    product.pack_row = pack_row<PairDot, Pairs<F32>>;
     product.pack_rows = pack_rows_of;
     product.pack_columns = pack_columns_of;
     product.tile = tile<PairDot>;
     product.few_rows_max = few_rows_max;
+    product.dot_rows = dot_rows_of;
     product.few_rows = few_rows_of;
+    product.few_columns = few_columns_of;
+    product.softmax = softmax<Probabilities>;
     return product;
 }
 
 }  // namespace pairs
+
+}  // namespace
+}  // namespace mllama::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(                                                          \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c"))), \
+    apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")
+#endif
+
+namespace mllama::cpu {
+namespace {
+
+namespace vnni {
+
+#include "kernels/cpu_probe.h"
+
+/// The multiply-add of four pairs of int8 to each of 16 sums: vpdpbusd.
+struct QuadSteps {
+    using Factor = __m512i;
+    using Sum = __m512i;
+    static constexpr int64_t multiply_adds = 4 * lanes;
+    static Factor factor(int one) { return _mm512_set1_epi8(static_cast<char>(one)); }
+    static Sum start(int zero) { return _mm512_set1_epi32(zero); }
+    static Sum step(Sum sum, Factor& one) { return _mm512_dpbusd_epi32(sum, one, one); }
+    static double total(Sum sum) { return _mm512_reduce_add_epi32(sum); }
+};
+
+}  // namespace vnni
 
 }  // namespace
 }  // namespace mllama::cpu
@@ -357,16 +490,26 @@ Product make_product() {
 #endif
 
 namespace mllama::cpu {
+namespace {
+
+Table make_table_with_probes(std::string_view name) {
+    const bool has_vnni = __builtin_cpu_supports("avx512vnni") != 0;
+    return with_probes(make_table(name),
+                       has_vnni ? vnni::Peak<vnni::QuadSteps>::loop() : Peak<Int8Steps>::loop());
+}
+
+}  // namespace
 
 const Table* avx512_table() {
-    static const Table table = make_table("avx512");
+    static const Table table = make_table_with_probes("avx512");
     return &table;
 }
 
 const Table* avx512_bf16_table() {
     static const Table table = [] {
-        Table with_pairs = make_table("avx512+bf16");
+        Table with_pairs = make_table_with_probes("avx512+bf16");
         with_pairs.bf16 = pairs::make_product();
+        with_pairs.peak_bf16 = pairs::Peak<pairs::PairSteps>::loop();
         return with_pairs;
     }();
     return &table;

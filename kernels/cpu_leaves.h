@@ -5,7 +5,10 @@
 //
 //     lanes                     floats in a vector
 //     tile_rows, panel_vectors  size of the register tile: rows of x, and vectors of columns of w
+//     registers                 vectors that the processor has registers for
 //     few_rows_max              rows of x whose products are made without storing a panel
+//     few_columns_vectors       vectors of columns of v that those products take at a time, for
+//                               at most half of those rows
 //     Vec, Mask                 a vector of floats with + - * /, and the result of a comparison
 //     broadcast(a), fma(a, b, c) = a * b + c, nearest(a), times_power_of_two(a, n) = a * 2^n
 //     largest(a, b), smallest(a, b)    b where either is a NaN
@@ -13,6 +16,10 @@
 //     upper_bits(a)             a with the lower 12 bits of the fraction cleared
 //     round_bf16(a)             every lane rounded to bfloat16
 //     transpose(rows)           of lanes x lanes floats
+//     transpose_quads(rows)     of lanes / 4 vectors, each taken as lanes / 4 quads of four floats:
+//                               the q-th result has the q-th quad of all rows
+//     broadcast_quad(p)         four floats from p on, in every quad
+//     quads_by_place(v)         the first float of every quad, then the second of every quad, ...
 //     prefetch(p)               asks for the cache line of p
 //     F32, Bf16, F16            the element types: Element, load(p), store(p, v),
 //                               load_part(p, n), store_part(p, v, n): the first n lanes only, 0 in
@@ -20,6 +27,13 @@
 //
 // An element's value never depends on the lane it is in: the rest of a row uses the same
 // instructions on a part of a vector.
+
+// ---- the shape of a vector ----
+
+constexpr int sums = 4;                    // floats of a quad: sums of a dot product, see Product
+constexpr int quads = lanes / sums;        // of a vector
+constexpr int strip_rows = lanes / quads;  // distance of the rows that share a vector in dot_rows
+static_assert(quads * sums == lanes);
 
 // ---- loads and stores of up to a whole vector ----
 
@@ -376,60 +390,6 @@ void layer_norm(const float* x, int64_t width, const void* weight, const void* b
     with_type<LayerNormed>(weight_dtype, x, width, weight, bias, eps, out);
 }
 
-// ---- softmax over one chunk of keys ----
-
-/// The largest of all lanes and `max`; a NaN counts for nothing.
-inline float largest_of_lanes(Vec v, float max) {
-    float parts[lanes];
-    F32::store(parts, v);
-    for (const float part : parts) max = part > max ? part : max;
-    return max;
-}
-
-/// The logits of the keys [begin, end) of the row, and the largest of them and `max`.
-inline float make_logits(const ScoreRow& row, int64_t begin, int64_t end, float max) {
-    Vec lane_max = broadcast(max);
-    for (int64_t i = begin; i < end; i += lanes) {
-        Vec logit = load<F32>(row.scores + i, end - i) * broadcast(row.scale);
-        if (row.key_bias != nullptr) logit = logit + load<F32>(row.key_bias + i, end - i);
-        store<F32>(row.scores + i, logit, end - i);
-        if (end - i >= lanes) {
-            lane_max = largest(logit, lane_max);
-        } else {
-            for (int64_t j = i; j < end; ++j) max = row.scores[j] > max ? row.scores[j] : max;
-        }
-    }
-    return largest_of_lanes(lane_max, max);
-}
-
-/// row.scores has room for n rounded up to lanes.
-SoftmaxPart softmax_part(const ScoreRow& row) {
-    const float minus_infinity = -__builtin_inff();
-    const int64_t padded = round_up(row.n, lanes);
-    float max = minus_infinity;
-    int64_t done = 0;  // logits before this are final
-    for (int64_t r = 0; r < row.range_count; ++r) {
-        int64_t begin = row.ranges[r].begin - row.first_key;
-        const int64_t end = at_most(row.ranges[r].end - row.first_key, row.n);
-        if (begin < done) begin = done;
-        if (begin >= end) continue;
-        for (; done < begin; ++done) row.scores[done] = minus_infinity;
-        max = make_logits(row, begin, end, max);
-        done = end;
-    }
-    for (; done < padded; ++done) row.scores[done] = minus_infinity;
-
-    // A NaN among the logits is not in max; it comes out of the exponential, and is in the sum.
-    const Vec shift = broadcast(max == minus_infinity ? 0.0f : max);
-    Vec lane_sum = broadcast(0.0f);
-    for (int64_t i = 0; i < padded; i += lanes) {
-        const Vec p = exponential(F32::load(row.scores + i) - shift);
-        F32::store(row.scores + i, p);
-        lane_sum = lane_sum + p;
-    }
-    return {max, static_cast<float>(sum_of_lanes(lane_sum))};
-}
-
 // ---- matrix products ----
 
 /// The multiply-add of a tile on plain floats.
@@ -441,6 +401,8 @@ struct FloatDot {
     static Panel load_panel(const Element* from) { return F32::load(from); }
     static void store_panel(Element* to, Panel v) { F32::store(to, v); }
     static Panel broadcast_x(const Element* from) { return broadcast(*from); }
+    static Panel broadcast_quad(const Element* from) { return mllama::cpu::broadcast_quad(from); }
+    static Panel by_sum(Panel v) { return quads_by_place(v); }
     static Vec multiply_add(Panel x, Panel w, Vec sum) { return fma(x, w, sum); }
 };
 
@@ -460,37 +422,59 @@ struct Factors {
 template <>
 struct Factors<Bf16, true> : Factors<Bf16, false> {};
 
+#include "kernels/cpu_softmax.h"
 #include "kernels/cpu_tile.h"
-
-template <bool rounded>
-void pack_float_row(const float* x, int64_t k, void* packed) {
-    auto* to = static_cast<float*>(packed);
-    for (int64_t i = 0; i < k; i += lanes) {
-        store<F32>(to + i, Factors<F32, rounded>::load(x + i, k - i), k - i);
-    }
-}
 
 template <bool rounded>
 struct FloatPanel {
     template <class Type>
     struct FromRows {
-        static void run(const void* w, int64_t stride, int64_t n, int64_t k, void* panel) {
-            pack_rows<FloatDot, Factors<Type, rounded>>(w, stride, n, k, panel);
+        static void run(const void* w, int64_t stride, int64_t n, int64_t k, void* panel,
+                        bool by_sum) {
+            pack_rows<FloatDot, Factors<Type, rounded>>(w, stride, n, k, panel, by_sum);
+        }
+    };
+
+    /// 16-bit or float columns of one row of v, as a panel's group.
+    template <class Type>
+    struct Columns {
+        using Element = typename Type::Element;
+        static Vec load(const Element* from, int64_t, int64_t, int64_t n) {
+            return Factors<Type, rounded>::load(from, n);
         }
     };
 
     template <class Type>
     struct FromColumns {
         static void run(const void* v, int64_t stride, int64_t k, int64_t n, void* panel) {
-            const auto* from = static_cast<const typename Type::Element*>(v);
-            auto* to = static_cast<float*>(panel);
-            for (int64_t i = 0; i < k; ++i) {
-                for (int64_t column = 0; column < n; column += lanes) {
-                    F32::store(
-                        to, Factors<Type, rounded>::load(from + i * stride + column, n - column));
-                    to += lanes;
-                }
-            }
+            pack_columns<FloatDot, Columns<Type>>(v, stride, k, n, panel);
+        }
+    };
+
+    template <class Type>
+    struct FewColumns {
+        static void run(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
+                        const void* v, int64_t v_stride, float* c, int64_t c_stride) {
+            few_columns<FloatDot, Columns<Type>>(rows, k, n, x, x_stride, v, v_stride, c, c_stride);
+        }
+    };
+
+    /// Probabilities of the softmax as a row of x.
+    struct Probabilities {
+        using Element = float;
+        static constexpr int degree = rounded ? 4 : 6;
+        static void store(Element* to, Vec v) {
+            if constexpr (rounded) v = round_bf16(v);
+            F32::store(to, v);
+        }
+    };
+
+    template <class Type>
+    struct DotRows {
+        static void run(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
+                        const void* w, int64_t w_stride, float* c, int64_t c_stride) {
+            dot_rows<FloatDot, Factors<Type, rounded>>(rows, k, k_block, x, x_stride, w, w_stride,
+                                                       c, c_stride);
         }
     };
 
@@ -505,9 +489,9 @@ struct FloatPanel {
 };
 
 template <bool rounded>
-void pack_float_rows(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k,
-                     void* panel) {
-    with_type<FloatPanel<rounded>::template FromRows>(dtype, w, stride, n, k, panel);
+void pack_float_rows(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel,
+                     bool by_sum) {
+    with_type<FloatPanel<rounded>::template FromRows>(dtype, w, stride, n, k, panel, by_sum);
 }
 
 template <bool rounded>
@@ -523,6 +507,20 @@ void few_float_rows(int64_t rows, int64_t k, const void* x, int64_t x_stride, co
                                                      c_stride);
 }
 
+template <bool rounded>
+void dot_float_rows(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
+                    const void* w, DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
+    with_type<FloatPanel<rounded>::template DotRows>(dtype, rows, k, k_block, x, x_stride, w,
+                                                     w_stride, c, c_stride);
+}
+
+template <bool rounded>
+void few_float_columns(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
+                       const void* v, DType dtype, int64_t v_stride, float* c, int64_t c_stride) {
+    with_type<FloatPanel<rounded>::template FewColumns>(dtype, rows, k, n, x, x_stride, v, v_stride,
+                                                        c, c_stride);
+}
+
 /// Products on float panels.
 template <bool rounded>
 Product float_product() {
@@ -533,12 +531,15 @@ Product float_product() {
     product.lanes = lanes;
     product.k_group = 1;
     product.element_size = sizeof(float);
-    product.pack_row = pack_float_row<rounded>;
+    product.pack_row = pack_row<FloatDot, Factors<F32, rounded>>;
     product.pack_rows = pack_float_rows<rounded>;
     product.pack_columns = pack_float_columns<rounded>;
     product.tile = tile<FloatDot>;
     product.few_rows_max = few_rows_max;
+    product.dot_rows = dot_float_rows<rounded>;
     product.few_rows = few_float_rows<rounded>;
+    product.few_columns = few_float_columns<rounded>;
+    product.softmax = softmax<typename FloatPanel<rounded>::Probabilities>;
     return product;
 }
 
@@ -549,7 +550,6 @@ Table make_table(std::string_view name) {
     table.f32 = float_product<false>();
     table.bf16 = float_product<true>();
     table.epilogue = epilogue;
-    table.softmax_part = softmax_part;
     table.blend = blend;
     table.rms_norm = rms_norm;
     table.layer_norm = layer_norm;

@@ -49,35 +49,45 @@ struct KeyRange {
     int64_t end = 0;
 };
 
-/// A mask as a rule: which keys each query sees, as sorted disjoint ranges. Query i sees
-/// ranges[first[i]] ... ranges[first[i + 1] - 1]. Never an array of queries x keys.
+/// A mask as a rule: which keys each query sees. Never an array of queries x keys. Either all keys,
+/// or (`causal_from`) query i sees the keys [0, causal_from + i], or (`first`) sorted disjoint
+/// ranges: query i sees ranges[first[i]] ... ranges[first[i + 1] - 1].
 struct Visibility {
-    const int64_t* first = nullptr;  ///< (queries + 1), or none: every query sees every key
+    const int64_t* first = nullptr;  ///< (queries + 1), or none
     const KeyRange* ranges = nullptr;
+    int64_t causal_from = -1;  ///< -1: not causal
 };
 
-/// softmax(scale q k^T + key_bias, over the visible keys) v, grouped heads: query head h uses key head h / (heads / kv_heads).
+/// softmax(scale q k^T + key_bias, over the visible keys) v, grouped heads: query head h uses key
+/// head h / (heads / kv_heads). Element d of key j of key head h is at h * kv_head_stride + j *
+/// kv_stride + d: keys may lie side by side, (keys, kv_heads, head_dim), or head by head.
 struct Attention {
-    const float* q = nullptr;  ///< (queries, heads, head_dim), rows q_stride elements apart
-    const void* k =
-        nullptr;  ///< (keys, kv_heads, head_dim), rows kv_stride elements apart, of kv_dtype
-    const void* v = nullptr;      ///< as k
+    const float* q = nullptr;     ///< (queries, heads, head_dim), rows q_stride elements apart
+    const void* k = nullptr;      ///< of kv_dtype
+    const void* v = nullptr;      ///< laid out as k; finite at every key, seen or not
     float* out = nullptr;         ///< (queries, heads, head_dim), rows out_stride elements apart
     DType kv_dtype = DType::f32;  ///< f32, bf16 or f16
     int64_t queries = 0, keys = 0, heads = 0, kv_heads = 0, head_dim = 0;
-    int64_t q_stride = 0, kv_stride = 0, out_stride = 0;
-    float scale = 1.0f;
+    int64_t q_stride = 0, kv_stride = 0, kv_head_stride = 0, out_stride = 0;
+    float scale = 1.0f;               ///< above 0
     const float* key_bias = nullptr;  ///< (keys) added to every query's logits, or none
     Visibility visible;
 };
 
-/// Blockwise, with online softmax: the (queries, keys) scores are never whole in memory, and blocks of keys that no
-/// query of a block sees are not computed. A query that sees no key gets zeros.
+/// Blockwise, with online softmax: the (queries, keys) scores are never whole in memory, and blocks
+/// of keys that no query of a block sees are not computed. A query that sees no key gets zeros; a
+/// logit of -inf is a key not seen.
 void attention(const Attention& args, Compute compute);
 
-/// The probabilities themselves, for those who want to look at them: weights (heads, queries, keys); 0 where not visible.
-/// Plain: `out` and `v` of args are not used.
+/// The probabilities themselves, for those who want to look at them: weights (heads, queries,
+/// keys); 0 where not visible. Plain: `out` and `v` of args are not used.
 void attention_weights(const Attention& args, float* weights);
+
+/// A projection's rows to the layout of a cache: to[h, r] = x[r, h]. x (rows, heads, head_dim) f32,
+/// rows x_stride apart; to (heads, rows, head_dim) of to_dtype (f32, bf16, f16), heads
+/// to_head_stride elements apart.
+void split_heads(const float* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t head_dim,
+                 void* to, DType to_dtype, int64_t to_head_stride);
 
 /// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight.  x, out (rows, width), may be the same; weight (width) of weight_dtype.
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
@@ -113,11 +123,13 @@ void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dty
 /// Converts n elements between f32, bf16 and f16 (rounding to nearest even); from == to copies.
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
 
-/// Sets the number of threads that operations use (at least 1). Default: the processors this process may run on.
+/// Sets the number of threads that operations use (at least 1; smaller numbers count as 1).
+/// Default: usable_cores() of processors.h.
 void set_threads(int threads);
 int threads();
 
-/// Runs body(i) for i in [0, n), on all threads, in no order. Calls may not nest.
+/// Runs body(i) for i in [0, n), on all threads, in no order. Inside of another loop the calling
+/// thread runs all of them.
 void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
 
 /// The table in use: "portable", "avx2", "avx512" (each as its source file says; with "+bf16" where the processor has it).

@@ -22,7 +22,9 @@ using Mask = Vec;  // all bits of a lane, or none
 constexpr int64_t lanes = Traits::size;
 constexpr int tile_rows = 4;
 constexpr int panel_vectors = 2;
+constexpr int registers = 16;
 constexpr int few_rows_max = 4;
+constexpr int few_columns_vectors = 4;
 constexpr int64_t prefetch_blocks = 16;  // how far ahead rows are asked for, in vectors
 
 Vec broadcast(float a) {
@@ -142,14 +144,63 @@ void transpose(Vec (&rows)[lanes]) {
     for (int64_t i = 0; i < lanes; ++i) rows[i] = block.packet[i];
 }
 
+// Quads through memory where a packet is wider than one.
+constexpr int64_t quad_count = lanes / 4;
+
+void transpose_quads(Vec (&rows)[quad_count]) {
+    if constexpr (quad_count > 1) {
+        float from[quad_count][lanes], to[quad_count][lanes];
+        for (int64_t i = 0; i < quad_count; ++i) F32::store(from[i], rows[i]);
+        for (int64_t i = 0; i < quad_count; ++i) {
+            for (int64_t j = 0; j < lanes; ++j) to[j / 4][i * 4 + j % 4] = from[i][j];
+        }
+        for (int64_t i = 0; i < quad_count; ++i) rows[i] = F32::load(to[i]);
+    }
+}
+
+Vec broadcast_quad(const float* from) {
+    float parts[lanes];
+    for (int64_t i = 0; i < lanes; ++i) parts[i] = from[i % 4];
+    return F32::load(parts);
+}
+
+Vec quads_by_place(Vec v) {
+    if constexpr (quad_count == 1) return v;
+    float from[lanes], to[lanes];
+    F32::store(from, v);
+    for (int64_t i = 0; i < lanes; ++i) to[i % 4 * quad_count + i / 4] = from[i];
+    return F32::load(to);
+}
+
 void prefetch(const void*) {}
 
 #include "kernels/cpu_leaves.h"
+#include "kernels/cpu_probe.h"
+
+/// int8 products as the compiler makes them of a plain loop.
+struct PlainInt8 {
+    static constexpr int64_t length = 256;
+
+    static double run(int64_t rounds, int one) {
+        int8_t x[length], y[length];
+        for (int64_t i = 0; i < length; ++i) x[i] = y[i] = static_cast<int8_t>(one);
+        double total = 0.0;
+        for (int64_t round = 0; round < rounds; ++round) {
+            const int8_t* from = x;
+            __asm__ volatile("" : "+r"(from) : : "memory");  // x may be another one every round
+            int32_t sum = 0;
+            for (int64_t i = 0; i < length; ++i) sum += from[i] * y[i];
+            total += sum;
+        }
+        return total;
+    }
+};
 
 }  // namespace
 
 const Table* portable_table() {
-    static const Table table = make_table("portable");
+    static const Table table =
+        with_probes(make_table("portable"), PeakLoop{PlainInt8::length, PlainInt8::run});
     return &table;
 }
 

@@ -9,166 +9,203 @@
 //            store_panel(p, v), broadcast_x(p): one group in all lanes, multiply_add(x, w, sum)
 //     Load   Element, load(p, n): lanes groups of an element type as a Panel; only the first n
 //            elements exist, 0 follows
+//     Columns  Element, load(p, stride, k, n): one group of lanes columns as a Panel: rows of v
+//            from p on, `stride` apart, of which k exist, and n columns; 0 elsewhere
 
-/// The register tile: rows x vectors accumulators, one pass over k. See Product::tile.
+/// The register tile: rows x vectors accumulators. In each pass they go over k elements from 0 and
+/// are then added to c (or set c, if it is the first pass and nothing is to be kept). See
+/// Product::tile.
 template <class Dot, int rows, int vectors>
-void register_tile(int64_t k, const typename Dot::Element* x, int64_t x_stride,
+void register_tile(int64_t passes, int64_t k, const typename Dot::Element* x, int64_t x_stride,
                    const typename Dot::Element* panel, float* c, int64_t c_stride,
                    bool accumulate) {
-    Vec sum[rows][vectors];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) {
-            sum[r][v] = accumulate ? F32::load(c + r * c_stride + v * lanes) : broadcast(0.0f);
-        }
-    }
-    for (int64_t i = 0; i < k; i += Dot::group) {
-        typename Dot::Panel w[vectors];
-#pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) w[v] = Dot::load_panel(panel + v * lanes * Dot::group);
+    for (int64_t pass = 0; pass < passes; ++pass) {
+        Vec sum[rows][vectors];
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
-            const typename Dot::Panel a = Dot::broadcast_x(x + r * x_stride + i);
 #pragma GCC unroll 16
-            for (int v = 0; v < vectors; ++v) sum[r][v] = Dot::multiply_add(a, w[v], sum[r][v]);
+            for (int v = 0; v < vectors; ++v) sum[r][v] = broadcast(0.0f);
         }
-        panel += vectors * lanes * Dot::group;
-    }
+        for (int64_t i = 0; i < k; i += Dot::group) {
+            typename Dot::Panel w[vectors];
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
+            for (int v = 0; v < vectors; ++v) {
+                w[v] = Dot::load_panel(panel + v * lanes * Dot::group);
+            }
 #pragma GCC unroll 16
-        for (int v = 0; v < vectors; ++v) F32::store(c + r * c_stride + v * lanes, sum[r][v]);
+            for (int r = 0; r < rows; ++r) {
+                const typename Dot::Panel a = Dot::broadcast_x(x + r * x_stride + i);
+#pragma GCC unroll 16
+                for (int v = 0; v < vectors; ++v) sum[r][v] = Dot::multiply_add(a, w[v], sum[r][v]);
+            }
+            panel += vectors * lanes * Dot::group;
+        }
+        x += k;
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; ++v) {
+                float* to = c + r * c_stride + v * lanes;
+                F32::store(to, accumulate ? F32::load(to) + sum[r][v] : sum[r][v]);
+            }
+        }
+        accumulate = true;
     }
 }
 
 /// Finds the register tile of this many rows and vectors.
 template <class Dot, int rows = tile_rows, int vectors = panel_vectors>
-void choose_tile(int64_t row_count, int64_t vector_count, int64_t k, const typename Dot::Element* x,
-                 int64_t x_stride, const typename Dot::Element* panel, float* c, int64_t c_stride,
-                 bool accumulate) {
+void choose_tile(int64_t row_count, int64_t vector_count, int64_t passes, int64_t k,
+                 const typename Dot::Element* x, int64_t x_stride,
+                 const typename Dot::Element* panel, float* c, int64_t c_stride, bool accumulate) {
     if (rows > 1 && row_count < rows) {
         choose_tile<Dot, (rows > 1 ? rows - 1 : 1), vectors>(
-            row_count, vector_count, k, x, x_stride, panel, c, c_stride, accumulate);
+            row_count, vector_count, passes, k, x, x_stride, panel, c, c_stride, accumulate);
     } else if (vectors > 1 && vector_count < vectors) {
         choose_tile<Dot, rows, (vectors > 1 ? vectors - 1 : 1)>(
-            row_count, vector_count, k, x, x_stride, panel, c, c_stride, accumulate);
+            row_count, vector_count, passes, k, x, x_stride, panel, c, c_stride, accumulate);
     } else {
-        register_tile<Dot, rows, vectors>(k, x, x_stride, panel, c, c_stride, accumulate);
+        register_tile<Dot, rows, vectors>(passes, k, x, x_stride, panel, c, c_stride, accumulate);
     }
 }
 
 template <class Dot>
-void tile(int64_t rows, int64_t n, int64_t k, const void* x, int64_t x_stride, const void* panel,
-          float* c, int64_t c_stride, bool accumulate) {
+void tile(int64_t rows, int64_t n, int64_t passes, int64_t k, const void* x, int64_t x_stride,
+          const void* panel, float* c, int64_t c_stride, bool accumulate) {
     using Element = typename Dot::Element;
-    choose_tile<Dot>(rows, (n + lanes - 1) / lanes, k, static_cast<const Element*>(x), x_stride,
-                     static_cast<const Element*>(panel), c, c_stride, accumulate);
+    choose_tile<Dot>(rows, (n + lanes - 1) / lanes, passes, k, static_cast<const Element*>(x),
+                     x_stride, static_cast<const Element*>(panel), c, c_stride, accumulate);
 }
 
-/// A strip of w on its way into registers: lanes rows, several blocks of lanes groups of each,
-/// block by block. Rows of w often lie a multiple of 4096 bytes apart, where the lines of all rows
-/// compete for the same few places of the first-level cache; so each row is read in one go for
-/// several blocks, before its neighbours displace it.
-template <class Dot>
-struct Strip {
-    static constexpr int64_t blocks = 4;
-    static constexpr int64_t step = lanes * Dot::group;  // elements of a row in one block
-    typename Dot::Panel rows[blocks][lanes];
-
-    /// Takes the first n elements of `row_count` rows, or as many as the blocks hold; 0 elsewhere
-    /// in the blocks that hold any.
-    template <class Load>
-    void read(const typename Load::Element* w, int64_t stride, int64_t row_count, int64_t n) {
-        n = at_most(n, blocks * step);
+/// Lanes rows of w, one vector of each, on their way through the registers: transposed, so that
+/// groups[j] holds the j-th group of all rows. Only the first n elements of `row_count` rows exist;
+/// 0 follows.
+template <class Dot, class Load>
+inline void transposed_block(const typename Load::Element* w, int64_t stride, int64_t row_count,
+                             int64_t n, typename Dot::Panel (&groups)[lanes]) {
+    if (row_count >= lanes && n >= lanes * Dot::group) {
+#pragma GCC unroll 16
         for (int64_t j = 0; j < lanes; ++j) {
-            if (j < row_count && n == blocks * step) {
-#pragma GCC unroll 4
-                for (int64_t b = 0; b < blocks; ++b) rows[b][j] = Load::load(w + b * step, step);
-#pragma GCC unroll 4
-                for (int64_t b = 0; b < blocks; ++b) prefetch(w + (prefetch_blocks + b) * step);
-            } else {
-                for (int64_t b = 0; b < blocks && b * step < n; ++b) {
-                    rows[b][j] =
-                        j < row_count ? Load::load(w + b * step, n - b * step) : Dot::zero();
-                }
-            }
-            w += stride;
+            groups[j] = Load::load(w + j * stride, lanes * Dot::group);
+        }
+    } else {
+        for (int64_t j = 0; j < lanes; ++j) {
+            groups[j] = j < row_count ? Load::load(w + j * stride, n) : Dot::zero();
         }
     }
-
-    /// Block b, transposed: group by group, lanes rows of w each.
-    void transposed(int64_t b, typename Dot::Panel (&groups)[lanes]) const {
-#pragma GCC unroll 16
-        for (int64_t j = 0; j < lanes; ++j) groups[j] = rows[b][j];
-        transpose(groups);
-    }
-};
+    transpose(groups);
+}
 
 /// See Product::pack_rows.
 template <class Dot, class Load>
-void pack_rows(const void* w, int64_t stride, int64_t n, int64_t k, void* panel) {
+void pack_rows(const void* w, int64_t stride, int64_t n, int64_t k, void* panel, bool by_sum) {
     const auto* from = static_cast<const typename Load::Element*>(w);
     auto* to = static_cast<typename Dot::Element*>(panel);
-    const int64_t width = round_up(n, lanes);
-    const int64_t step = Strip<Dot>::step;
-    Strip<Dot> strip;
+    const int64_t group_size =
+        round_up(n, lanes) * Dot::group;  // elements of one group of all rows
+    constexpr int64_t step = lanes * Dot::group;
+    const int64_t blocks = (k + step - 1) / step;
     for (int64_t column = 0; column < n; column += lanes) {
-        for (int64_t i = 0; i < k; i += step) {
-            const int64_t b = i / step % Strip<Dot>::blocks;
-            if (b == 0)
-                strip.template read<Load>(from + column * stride + i, stride, n - column, k - i);
+        for (int64_t b = 0; b < blocks; ++b) {
             typename Dot::Panel groups[lanes];
-            strip.transposed(b, groups);
-            const int64_t count = at_most((k - i + Dot::group - 1) / Dot::group, lanes);
+            const int64_t rest = k - b * step;
+            transposed_block<Dot, Load>(from + column * stride + b * step, stride, n - column, rest,
+                                        groups);
+            auto* at = to + column * Dot::group;
+            if (by_sum) {
+#pragma GCC unroll 16
+                for (int64_t j = 0; j < lanes; ++j) {
+                    const int64_t place = (j % sums * blocks + b) * quads + j / sums;
+                    Dot::store_panel(at + place * group_size, groups[j]);
+                }
+                continue;
+            }
+            const int64_t count = at_most((rest + Dot::group - 1) / Dot::group, lanes);
             for (int64_t j = 0; j < count; ++j) {
-                Dot::store_panel(to + (i + j * Dot::group) * width + column * Dot::group,
-                                 groups[j]);
+                Dot::store_panel(at + (b * lanes + j) * group_size, groups[j]);
             }
         }
     }
 }
 
-/// pack_rows and register_tile in one: each transposed block is multiplied from the registers. One
-/// vector of columns.
-template <class Dot, class Load, int rows>
+/// See Product::pack_row.
+template <class Dot, class Load>
+void pack_row(const float* x, int64_t k, void* packed, bool by_sum) {
+    auto* to = static_cast<typename Dot::Element*>(packed);
+    constexpr int64_t step = lanes * Dot::group;
+    constexpr int64_t piece = quads * Dot::group;  // elements of one sum in a vector
+    const int64_t blocks = (k + step - 1) / step;
+    for (int64_t b = 0; b < blocks; ++b) {
+        const typename Dot::Panel v = Load::load(x + b * step, at_most(k - b * step, step));
+        if (!by_sum) {
+            Dot::store_panel(to + b * step, v);
+            continue;
+        }
+        typename Dot::Element pieces[step];
+        Dot::store_panel(pieces, Dot::by_sum(v));
+#pragma GCC unroll 16
+        for (int64_t sum = 0; sum < sums; ++sum) {
+            __builtin_memcpy(to + (sum * blocks + b) * piece, pieces + sum * piece,
+                             piece * sizeof(typename Dot::Element));
+        }
+    }
+}
+
+/// pack_rows and register_tile in one: each transposed block is multiplied from the registers.
+/// `strips` strips of lanes rows of w go side by side: an accumulator waits for its last
+/// multiply-add, and meanwhile there is another strip's to do.
+template <class Dot, class Load, int rows, int strips>
 void few_rows_tile(int64_t k, const typename Dot::Element* x, int64_t x_stride,
                    const typename Load::Element* w, int64_t w_stride, float* c, int64_t c_stride) {
-    const int64_t step = Strip<Dot>::step;
-    Strip<Dot> strip;
-    Vec sum[rows];
+    constexpr int64_t step = lanes * Dot::group;
+    // Short rows (keys of one head) end soon: what comes next are the next rows.
+    const int64_t ahead = k <= 4 * step ? strips * lanes * w_stride : prefetch_blocks * step;
+    Vec sum[rows][strips];
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) sum[r] = broadcast(0.0f);
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+        for (int s = 0; s < strips; ++s) sum[r][s] = broadcast(0.0f);
+    }
     int64_t i = 0;
     for (; k - i >= step; i += step) {
-        const int64_t b = i / step % Strip<Dot>::blocks;
-        if (b == 0) strip.template read<Load>(w + i, w_stride, lanes, k - i);
-        typename Dot::Panel groups[lanes];
-        strip.transposed(b, groups);
 #pragma GCC unroll 16
-        for (int64_t j = 0; j < lanes; ++j) {
+        for (int s = 0; s < strips; ++s) {
+            const typename Load::Element* block = w + s * lanes * w_stride + i;
 #pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                const auto a = Dot::broadcast_x(x + r * x_stride + i + j * Dot::group);
-                sum[r] = Dot::multiply_add(a, groups[j], sum[r]);
+            for (int64_t j = 0; j < lanes; ++j) prefetch(block + j * w_stride + ahead);
+            typename Dot::Panel groups[lanes];
+            transposed_block<Dot, Load>(block, w_stride, lanes, step, groups);
+#pragma GCC unroll 16
+            for (int64_t j = 0; j < lanes; ++j) {
+#pragma GCC unroll 16
+                for (int r = 0; r < rows; ++r) {
+                    const auto a = Dot::broadcast_x(x + r * x_stride + i + j * Dot::group);
+                    sum[r][s] = Dot::multiply_add(a, groups[j], sum[r][s]);
+                }
             }
         }
     }
-    if (i < k) {
-        const int64_t b = i / step % Strip<Dot>::blocks;
-        if (b == 0) strip.template read<Load>(w + i, w_stride, lanes, k - i);
-        typename Dot::Panel
-            groups[lanes];  // indexed by a variable, so in memory; those above stay in registers
-        strip.transposed(b, groups);
+    for (int s = 0; i < k && s < strips; ++s) {
+        // Indexed by a variable, so in memory; those above stay in registers.
+        typename Dot::Panel groups[lanes];
+        transposed_block<Dot, Load>(w + s * lanes * w_stride + i, w_stride, lanes, k - i, groups);
         for (int64_t j = 0; j * Dot::group < k - i; ++j) {
             for (int r = 0; r < rows; ++r) {
                 const auto a = Dot::broadcast_x(x + r * x_stride + i + j * Dot::group);
-                sum[r] = Dot::multiply_add(a, groups[j], sum[r]);
+                sum[r][s] = Dot::multiply_add(a, groups[j], sum[r][s]);
             }
         }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) F32::store(c + r * c_stride, sum[r]);
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+        for (int s = 0; s < strips; ++s) F32::store(c + r * c_stride + s * lanes, sum[r][s]);
+    }
+}
+
+/// Strips side by side for so many rows: two multiply-adds on their way hide each other's wait.
+constexpr int few_rows_strips(int rows) {
+    return rows == 1 ? panel_vectors : rows == 2 ? 2 : 1;
 }
 
 /// Finds the tile of this many rows.
@@ -179,8 +216,12 @@ void choose_few_rows(int64_t row_count, int64_t k, const typename Dot::Element* 
     if (rows > 1 && row_count < rows) {
         choose_few_rows<Dot, Load, (rows > 1 ? rows - 1 : 1)>(row_count, k, x, x_stride, w,
                                                               w_stride, c, c_stride);
-    } else {
-        few_rows_tile<Dot, Load, rows>(k, x, x_stride, w, w_stride, c, c_stride);
+        return;
+    }
+    constexpr int strips = few_rows_strips(rows);
+    for (int64_t column = 0; column < panel_vectors * lanes; column += strips * lanes) {
+        few_rows_tile<Dot, Load, rows, strips>(k, x, x_stride, w + column * w_stride, w_stride,
+                                               c + column, c_stride);
     }
 }
 
@@ -188,9 +229,217 @@ void choose_few_rows(int64_t row_count, int64_t k, const typename Dot::Element* 
 template <class Dot, class Load>
 void few_rows(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
               int64_t w_stride, float* c, int64_t c_stride) {
+    choose_few_rows<Dot, Load>(rows, k, static_cast<const typename Dot::Element*>(x), x_stride,
+                               static_cast<const typename Load::Element*>(w), w_stride, c,
+                               c_stride);
+}
+
+/// One step of dot_block: n elements (of at most a vector) of each row. The rows of a strip are
+/// taken apart into quads and put together again as vectors of the same quad of all of them; the
+/// quad of x is the same for all.
+template <class Dot, class Load, int rows, int strips>
+inline __attribute__((always_inline)) void add_dots(const typename Dot::Element* x,
+                                                    int64_t x_stride,
+                                                    const typename Load::Element* w,
+                                                    int64_t w_stride, int64_t n,
+                                                    Vec (&sum)[rows][strips]) {
+    typename Dot::Panel weights[strips][quads];
+#pragma GCC unroll 16
+    for (int s = 0; s < strips; ++s) {
+#pragma GCC unroll 16
+        for (int q = 0; q < quads; ++q) {
+            weights[s][q] = Load::load(w + (s + q * strip_rows) * w_stride, n);
+        }
+        transpose_quads(weights[s]);
+    }
+#pragma GCC unroll 16
+    for (int q = 0; q < quads; ++q) {
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            const auto a = Dot::broadcast_quad(x + r * x_stride + q * sums * Dot::group);
+#pragma GCC unroll 16
+            for (int s = 0; s < strips; ++s) {
+                sum[r][s] = Dot::multiply_add(a, weights[s][q], sum[r][s]);
+            }
+        }
+    }
+}
+
+/// Dot products of `rows` rows of x and `strips` strips of w, a strip being the rows first, first +
+/// strip_rows, ... of `lanes`. parts[r][row of w][sum] are the sums.
+template <class Dot, class Load, int rows, int strips>
+void dot_block(int64_t k, const typename Dot::Element* x, int64_t x_stride,
+               const typename Load::Element* w, int64_t w_stride, float (*parts)[lanes][sums],
+               int64_t first) {
+    constexpr int64_t step = lanes * Dot::group;
+    Vec sum[rows][strips];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+        for (int s = 0; s < strips; ++s) sum[r][s] = broadcast(0.0f);
+    }
+    const typename Load::Element* from = w + first * w_stride;
+    int64_t i = 0;
+    for (; k - i >= step; i += step) {
+#pragma GCC unroll 16
+        for (int s = 0; s < strips; ++s) {
+#pragma GCC unroll 16
+            for (int q = 0; q < quads; ++q) {
+                prefetch(from + (s + q * strip_rows) * w_stride + i + prefetch_blocks * step);
+            }
+        }
+        add_dots<Dot, Load, rows, strips>(x + i, x_stride, from + i, w_stride, step, sum);
+    }
+    if (i < k) add_dots<Dot, Load, rows, strips>(x + i, x_stride, from + i, w_stride, k - i, sum);
+    for (int r = 0; r < rows; ++r) {
+        for (int s = 0; s < strips; ++s) {
+            float values[quads][sums];
+            F32::store(values[0], sum[r][s]);
+            for (int q = 0; q < quads; ++q) {
+                __builtin_memcpy(parts[r][first + s + q * strip_rows], values[q], sizeof values[q]);
+            }
+        }
+    }
+}
+
+/// Strips side by side for so many rows of x: two hide each other's waiting, if there are registers
+/// for them; more would be more streams from memory than the processor follows.
+constexpr int dot_strips(int rows) {
+    return 2 * (rows + quads) + 1 <= registers ? 2 : 1;
+}
+
+/// c (rows, lanes) = x w^T for `lanes` rows of w, block of k by block of k.
+template <class Dot, class Load, int rows>
+void dot_strip(int64_t k, int64_t k_block, const typename Dot::Element* x, int64_t x_stride,
+               const typename Load::Element* w, int64_t w_stride, float* c, int64_t c_stride) {
+    constexpr int strips = dot_strips(rows);
+    for (int64_t start = 0; start == 0 || start < k; start += k_block) {
+        float parts[rows][lanes][sums];
+        for (int64_t first = 0; first < strip_rows; first += strips) {
+            dot_block<Dot, Load, rows, strips>(at_most(k - start, k_block), x + start, x_stride,
+                                               w + start, w_stride, parts, first);
+        }
+        for (int r = 0; r < rows; ++r) {
+            for (int64_t j = 0; j < lanes; ++j) {
+                float total = parts[r][j][0];
+                if (start > 0) total = c[r * c_stride + j] + total;
+                for (int64_t sum = 1; sum < sums; ++sum) total += parts[r][j][sum];
+                c[r * c_stride + j] = total;
+            }
+        }
+    }
+}
+
+/// Finds the strip of this many rows.
+template <class Dot, class Load, int rows = few_rows_max>
+void choose_dot_strip(int64_t row_count, int64_t k, int64_t k_block, const typename Dot::Element* x,
+                      int64_t x_stride, const typename Load::Element* w, int64_t w_stride, float* c,
+                      int64_t c_stride) {
+    if (rows > 1 && row_count < rows) {
+        choose_dot_strip<Dot, Load, (rows > 1 ? rows - 1 : 1)>(row_count, k, k_block, x, x_stride,
+                                                               w, w_stride, c, c_stride);
+    } else {
+        dot_strip<Dot, Load, rows>(k, k_block, x, x_stride, w, w_stride, c, c_stride);
+    }
+}
+
+/// See Product::dot_rows.
+template <class Dot, class Load>
+void dot_rows(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
+              const void* w, int64_t w_stride, float* c, int64_t c_stride) {
     const auto* from = static_cast<const typename Load::Element*>(w);
     for (int64_t column = 0; column < panel_vectors * lanes; column += lanes) {
-        choose_few_rows<Dot, Load>(rows, k, static_cast<const typename Dot::Element*>(x), x_stride,
-                                   from + column * w_stride, w_stride, c + column, c_stride);
+        choose_dot_strip<Dot, Load>(rows, k, k_block, static_cast<const typename Dot::Element*>(x),
+                                    x_stride, from + column * w_stride, w_stride, c + column,
+                                    c_stride);
+    }
+}
+
+/// See Product::pack_columns.
+template <class Dot, class Columns>
+void pack_columns(const void* v, int64_t stride, int64_t k, int64_t n, void* panel) {
+    const auto* from = static_cast<const typename Columns::Element*>(v);
+    auto* to = static_cast<typename Dot::Element*>(panel);
+    for (int64_t i = 0; i < k; i += Dot::group) {
+        for (int64_t column = 0; column < n; column += lanes) {
+            Dot::store_panel(to,
+                             Columns::load(from + i * stride + column, stride, k - i, n - column));
+            to += lanes * Dot::group;
+        }
+    }
+}
+
+/// pack_columns and register_tile in one: each group of rows of v is multiplied as it is loaded.
+template <class Dot, class Columns, int rows, int vectors>
+void few_columns_tile(int64_t k, int64_t n, const typename Dot::Element* x, int64_t x_stride,
+                      const typename Columns::Element* v, int64_t v_stride, float* c,
+                      int64_t c_stride) {
+    Vec sum[rows][vectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+        for (int j = 0; j < vectors; ++j) sum[r][j] = broadcast(0.0f);
+    }
+    for (int64_t i = 0; i < k; i += Dot::group) {
+        typename Dot::Panel w[vectors];
+#pragma GCC unroll 16
+        for (int j = 0; j < vectors; ++j) {
+            w[j] = Columns::load(v + i * v_stride + j * lanes, v_stride, k - i, n - j * lanes);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            const typename Dot::Panel a = Dot::broadcast_x(x + r * x_stride + i);
+#pragma GCC unroll 16
+            for (int j = 0; j < vectors; ++j) sum[r][j] = Dot::multiply_add(a, w[j], sum[r][j]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+        for (int j = 0; j < vectors; ++j) F32::store(c + r * c_stride + j * lanes, sum[r][j]);
+    }
+}
+
+/// Finds the tile of this many rows and vectors.
+template <class Dot, class Columns, int rows, int vectors>
+void choose_few_columns(int64_t row_count, int64_t k, int64_t n, const typename Dot::Element* x,
+                        int64_t x_stride, const typename Columns::Element* v, int64_t v_stride,
+                        float* c, int64_t c_stride) {
+    if (rows > 1 && row_count < rows) {
+        choose_few_columns<Dot, Columns, (rows > 1 ? rows - 1 : 1), vectors>(
+            row_count, k, n, x, x_stride, v, v_stride, c, c_stride);
+    } else if (vectors > 1 && n <= (vectors - 1) * lanes) {
+        choose_few_columns<Dot, Columns, rows, (vectors > 1 ? vectors - 1 : 1)>(
+            row_count, k, n, x, x_stride, v, v_stride, c, c_stride);
+    } else {
+        few_columns_tile<Dot, Columns, rows, vectors>(k, n, x, x_stride, v, v_stride, c, c_stride);
+    }
+}
+
+/// v in strips of `vectors` vectors of columns, for at most `rows` rows.
+template <class Dot, class Columns, int rows, int vectors>
+void few_columns_strips(int64_t row_count, int64_t k, int64_t n, const typename Dot::Element* x,
+                        int64_t x_stride, const typename Columns::Element* v, int64_t v_stride,
+                        float* c, int64_t c_stride) {
+    constexpr int64_t width = vectors * lanes;
+    for (int64_t column = 0; column < n; column += width) {
+        choose_few_columns<Dot, Columns, rows, vectors>(row_count, k, at_most(n - column, width), x,
+                                                        x_stride, v + column, v_stride, c + column,
+                                                        c_stride);
+    }
+}
+
+/// See Product::few_columns. The fewer the rows, the more columns there are registers for.
+template <class Dot, class Columns>
+void few_columns(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride, const void* v,
+                 int64_t v_stride, float* c, int64_t c_stride) {
+    const auto* factors = static_cast<const typename Dot::Element*>(x);
+    const auto* from = static_cast<const typename Columns::Element*>(v);
+    if (rows <= few_rows_max / 2) {
+        few_columns_strips<Dot, Columns, few_rows_max / 2, few_columns_vectors>(
+            rows, k, n, factors, x_stride, from, v_stride, c, c_stride);
+    } else {
+        few_columns_strips<Dot, Columns, few_rows_max, few_columns_vectors / 2>(
+            rows, k, n, factors, x_stride, from, v_stride, c, c_stride);
     }
 }

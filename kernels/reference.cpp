@@ -64,6 +64,7 @@ void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
 namespace {
 
 bool sees(const cpu::Visibility& visible, int64_t query, int64_t key) {
+    if (visible.causal_from >= 0) return key <= visible.causal_from + query;
     if (visible.first == nullptr) return true;
     for (int64_t i = visible.first[query]; i < visible.first[query + 1]; ++i) {
         if (visible.ranges[i].begin <= key && key < visible.ranges[i].end) return true;
@@ -83,7 +84,7 @@ std::vector<double> probabilities(const Attention& args, Compute compute, int64_
         if (!sees(args.visible, query, j)) continue;
         double dot = 0.0;
         for (int64_t d = 0; d < args.head_dim; ++d) {
-            const int64_t at = j * args.kv_stride + kv_head * args.head_dim + d;
+            const int64_t at = kv_head * args.kv_head_stride + j * args.kv_stride + d;
             dot += factor(q[d], compute) * factor(element(args.k, args.kv_dtype, at), compute);
         }
         const double logit = args.scale * dot + (args.key_bias != nullptr ? args.key_bias[j] : 0.0);
@@ -111,7 +112,7 @@ void attention(const Attention& args, Compute compute, float* out, int64_t out_s
                 double sum = 0.0;
                 for (int64_t j = 0; j < args.keys; ++j) {
                     if (!sees(args.visible, query, j)) continue;
-                    const int64_t at = j * args.kv_stride + kv_head * args.head_dim + d;
+                    const int64_t at = kv_head * args.kv_head_stride + j * args.kv_stride + d;
                     sum += p[static_cast<size_t>(j)] *
                            factor(element(args.v, args.kv_dtype, at), compute);
                 }
@@ -129,6 +130,17 @@ void attention_weights(const Attention& args, Compute compute, float* weights) {
                 weights[(head * args.queries + query) * args.keys + j] =
                     static_cast<float>(p[static_cast<size_t>(j)]);
             }
+        }
+    }
+}
+
+void split_heads(const float* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t head_dim,
+                 void* to, DType to_dtype, int64_t to_head_stride) {
+    for (int64_t h = 0; h < heads; ++h) {
+        for (int64_t r = 0; r < rows; ++r) {
+            auto* row = static_cast<std::byte*>(to) +
+                        (h * to_head_stride + r * head_dim) * dtype_size(to_dtype);
+            convert(x + r * x_stride + h * head_dim, DType::f32, row, to_dtype, head_dim);
         }
     }
 }

@@ -37,6 +37,8 @@ void attention(const Attention& args, Compute compute, float* out, int64_t out_s
 /// The p of `attention`: weights (heads, queries, keys).
 void attention_weights(const Attention& args, Compute compute, float* weights);
 
+void split_heads(const float* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t head_dim,
+                 void* to, DType to_dtype, int64_t to_head_stride);
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
               float eps, float* out);
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,

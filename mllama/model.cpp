@@ -17,7 +17,7 @@ Model::Model(const ModelConfig& config, const WeightLoader& weights, const Model
           "multi_modal_projector", config.text.hidden_size, config.vision.vision_output_dim)),
       text_(config, weights, options.reference),
       kv_dtype_(text_.compute() == Compute::bf16 ? DType::bf16 : DType::f32),
-      scratch_(std::make_unique<Arena>()) {}
+      workspace_(std::make_unique<TextModel::Workspace>()) {}
 
 std::string Model::weight_type_name() const {
     switch (text_.weight_dtype()) {
@@ -31,13 +31,13 @@ std::string Model::weight_type_name() const {
 }
 
 VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress& progress) const {
-    const Arena::Scope scope(*scratch_);
-    const VisionFeatures features = vision_.forward(image, *scratch_, progress);
+    const Arena::Scope scope(workspace_->arena);
+    const VisionFeatures features = vision_.forward(image, workspace_->arena, progress);
     const int64_t num_patches = features.num_patches;
     const int64_t tiles = features.layout.tiles();
     VisionRows result{features.layout,
                       Tensor::empty({tiles * num_patches, config_.text.hidden_size}, DType::f32)};
-    Tensor tile_rows = scratch_->take({num_patches, config_.vision.vision_output_dim});
+    Tensor tile_rows = workspace_->arena.take({num_patches, config_.vision.vision_output_dim});
     for (int64_t tile = 0; tile < tiles; ++tile) {
         features.tile_rows(tile, tile_rows);
         Tensor projected = result.rows.rows(tile * num_patches, (tile + 1) * num_patches);
@@ -47,13 +47,12 @@ VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress
 }
 
 void Model::add_image(Sequence& sequence, const VisionRows& image) const {
-    const Arena::Scope scope(*scratch_);
-    text_.add_image(sequence, image, *scratch_);
+    const Arena::Scope scope(workspace_->arena);
+    text_.add_image(sequence, image, workspace_->arena);
 }
 
 Tensor Model::forward(std::span<const SequenceInput> batch, const ForwardTrace* trace) const {
-    scratch_->reset();
-    return text_.forward(batch, *scratch_, trace);
+    return text_.forward(batch, *workspace_, trace);
 }
 
 Tensor Model::prefill(Sequence& sequence, std::span<const int64_t> ids, int64_t chunk,

@@ -24,6 +24,12 @@ class Model {
     /// and found.
     static Model load(const std::string& checkpoint_dir, const ModelOptions& options);
 
+    /// The same with weights from elsewhere.
+    static Model build(const ModelConfig& config, const WeightLoader& weights,
+                       const ModelOptions& options) {
+        return {config, weights, options};
+    }
+
     [[nodiscard]] const ModelConfig& config() const { return config_; }
     [[nodiscard]] const VisionModel& vision() const { return vision_; }
     [[nodiscard]] const TextModel& text() const { return text_; }
@@ -56,7 +62,8 @@ class Model {
     Linear multi_modal_projector_;  // (text hidden_size, vision_output_dim) with bias
     TextModel text_;
     DType kv_dtype_;
-    std::unique_ptr<Arena> scratch_;  // of whichever call runs: a Model serves one thread at a time
+    // Of whichever call runs: a Model serves one thread at a time.
+    std::unique_ptr<TextModel::Workspace> workspace_;
 };
 
 }  // namespace mllama

@@ -9,7 +9,8 @@ Sequence::Sequence(const TextConfig& config, DType kv_dtype)
       cross_attention(static_cast<size_t>(config.num_hidden_layers)) {
     for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
         auto& caches = config.is_cross_attention(layer) ? cross_attention : self_attention;
-        caches[static_cast<size_t>(layer)] = KvCache(config.kv_size(), kv_dtype);
+        caches[static_cast<size_t>(layer)] =
+            KvCache(config.num_key_value_heads, config.head_dim(), kv_dtype);
     }
 }
 

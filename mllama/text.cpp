@@ -57,59 +57,29 @@ void norm_heads(const RmsNorm& norm, Tensor& x) {
 void add_image_query(const Sequence& sequence, ImageSpan span, Reference reference,
                      KeyVisibility& visible) {
     const std::vector<ImageKeys>& images = sequence.images();
-    if (span.empty()) {
-        if (reference == Reference::transformers) {
-            visible.add_query(KeyRange{0, images.back().end});
-        } else {
-            visible.add_query(std::span<const KeyRange>());
-        }
-        return;
-    }
-    std::vector<KeyRange> ranges;
     for (int64_t i = span.first; i < span.last; ++i) {
         const ImageKeys& keys = images[static_cast<size_t>(i)];
-        ranges.push_back({keys.begin, keys.real_end});
+        visible.add_range({keys.begin, keys.real_end});
     }
-    visible.add_query(ranges);
-}
-
-int64_t layer_weights(const Linear& q, const Linear& k, const Linear& v, const Linear& o,
-                      const GatedMlp& mlp, bool cross, bool bytes) {
-    int64_t sum = 0;
-    const auto add = [&](const Linear& linear) {
-        sum += bytes ? linear.weight.bytes() : linear.weight.numel();
-    };
-    for (const Linear* linear : {&q, &o, &mlp.gate, &mlp.up, &mlp.down}) add(*linear);
-    if (!cross) {  // cross-attention has its keys and values already
-        add(k);
-        add(v);
+    if (span.empty() && reference == Reference::transformers) {
+        visible.add_range({0, images.back().end});
     }
-    return sum;
+    visible.end_query();
 }
 
 }  // namespace
 
-/// The rows of one forward. Sequences with pictures stand first, so that the rows of
-/// cross-attention are contiguous; a sequence's results do not depend on where it stands.
-struct TextModel::Batch {
-    struct Part {
-        const SequenceInput* input;
-        size_t place;   // in the caller's batch
-        int64_t begin;  // first row
-        int64_t end;    // behind the last row
-        KeyVisibility causal;
-        KeyVisibility images;
-    };
-    std::vector<Part> parts;
-    int64_t rows = 0;
-    int64_t image_rows = 0;          // rows of sequences with pictures, in front
-    std::vector<int64_t> ids;        // (rows)
-    std::vector<int64_t> positions;  // (rows)
-    std::vector<float> sees_image;   // (image_rows) 1, or 0 for a row that sees no picture
-    Tensor row_factor;               // the same as a tensor, if any is 0
-    Tensor cos, sin;                 // (rows, head_dim / 2)
-    const ForwardTrace* trace = nullptr;
-};
+void TextModel::Batch::clear() {
+    parts.clear();
+    rows = 0;
+    image_rows = 0;
+    ids.clear();
+    positions.clear();
+    images.clear();
+    sees_image.clear();
+    row_factor = cos = sin = Tensor();
+    trace = nullptr;
+}
 
 TextModel::TextModel(const ModelConfig& config, const WeightLoader& weights, Reference reference)
     : config_(config.text),
@@ -133,7 +103,22 @@ TextModel::TextModel(const ModelConfig& config, const WeightLoader& weights, Ref
     lm_head_ = weights.linear("language_model.lm_head", c.vocab_size, c.hidden_size);
 }
 
-void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Batch& batch,
+/// Attention of one sequence's rows, and its probabilities for those who asked.
+void TextModel::attend(const Batch& batch, const Part& part, size_t layer, const Tensor& q,
+                       const KeysValues& kv, const Tensor& key_bias, Visibility visible,
+                       Compute compute, Tensor& out) const {
+    const ops::AttentionShape shape{config_.head_dim(), attention_scale_};
+    const Tensor queries = q.rows(part.begin, part.end);
+    Tensor rows = out.rows(part.begin, part.end);
+    ops::attention(queries, kv, shape, key_bias, visible, compute, rows);
+    if (!batch.trace || !batch.trace->attention) return;
+    Tensor weights =
+        Tensor::empty({config_.num_attention_heads, queries.rows(), kv.keys}, DType::f32);
+    ops::attention_weights(queries, kv, shape, key_bias, visible, weights);
+    batch.trace->attention(part.place, static_cast<int64_t>(layer), weights);
+}
+
+void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, const Batch& batch,
                                Tensor& h, Arena& scratch) const {
     const TextConfig& c = config_;
     const Arena::Scope scope(scratch);
@@ -151,20 +136,11 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Ba
         layer.v_proj.forward(x, v);
         ops::rope(q, c.head_dim(), batch.cos, batch.sin);
         ops::rope(k, c.head_dim(), batch.cos, batch.sin);
-        for (const Batch::Part& part : batch.parts) {
+        for (const Part& part : batch.parts) {
             KvCache& cache = part.input->sequence->self_attention[index];
             cache.append(k.rows(part.begin, part.end), v.rows(part.begin, part.end));
-            const Tensor queries = q.rows(part.begin, part.end);
-            Tensor out = x.rows(part.begin, part.end);
-            ops::attention(queries, cache.keys(), cache.values(), {c.head_dim(), attention_scale_},
-                           Tensor(), part.causal, layer.q_proj.compute, out);
-            if (batch.trace && batch.trace->attention) {
-                Tensor weights = Tensor::empty(
-                    {c.num_attention_heads, queries.rows(), cache.length()}, DType::f32);
-                ops::attention_weights(queries, cache.keys(), {c.head_dim(), attention_scale_},
-                                       Tensor(), part.causal, weights);
-                batch.trace->attention(part.place, static_cast<int64_t>(index), weights);
-            }
+            attend(batch, part, index, q, cache.keys_values(), Tensor(), causal(part.position),
+                   layer.q_proj.compute, x);
         }
         layer.o_proj.add_to(h, x);
     }
@@ -172,7 +148,7 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Ba
     layer.mlp.add_to(h, x, 1.0f, scratch);
 }
 
-void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, Batch& batch,
+void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, const Batch& batch,
                                 Tensor& h, Arena& scratch) const {
     const TextConfig& c = config_;
     const Arena::Scope scope(scratch);
@@ -184,21 +160,12 @@ void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, 
         layer.input_layernorm.forward(h, x);
         layer.q_proj.forward(x, q);
         norm_heads(layer.q_norm, q);
-        for (const Batch::Part& part : batch.parts) {
+        for (const Part& part : batch.parts) {
             if (part.begin >= batch.image_rows) break;
             const Sequence& sequence = *part.input->sequence;
-            const KvCache& cache = sequence.cross_attention[index];
-            const Tensor queries = q.rows(part.begin, part.end);
-            Tensor out = x.rows(part.begin, part.end);
-            ops::attention(queries, cache.keys(), cache.values(), {c.head_dim(), attention_scale_},
-                           sequence.key_bias(), part.images, layer.q_proj.compute, out);
-            if (batch.trace && batch.trace->attention) {
-                Tensor weights = Tensor::empty(
-                    {c.num_attention_heads, queries.rows(), cache.length()}, DType::f32);
-                ops::attention_weights(queries, cache.keys(), {c.head_dim(), attention_scale_},
-                                       sequence.key_bias(), part.images, weights);
-                batch.trace->attention(part.place, static_cast<int64_t>(index), weights);
-            }
+            attend(batch, part, index, q, sequence.cross_attention[index].keys_values(),
+                   sequence.key_bias(), batch.images.of_queries(part.begin, part.end),
+                   layer.q_proj.compute, x);
         }
         layer.o_proj.add_to(h, x, layer.attn_gate);
     }
@@ -214,36 +181,65 @@ void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, 
     ops::add_scaled(h, mlp_out, 1.0f);
 }
 
-Tensor TextModel::forward(std::span<const SequenceInput> inputs, Arena& scratch,
-                          const ForwardTrace* trace) const {
-    const TextConfig& c = config_;
-    Batch batch;
-    batch.trace = trace;
+/// Gives every new token its row, its position and the pictures that it sees.
+void TextModel::lay_out(std::span<const SequenceInput> inputs, Batch& batch) const {
     for (const bool with_images : {true, false}) {
+        int64_t logits = 0;
         for (size_t place = 0; place < inputs.size(); ++place) {
-            Sequence& sequence = *inputs[place].sequence;
-            if (sequence.has_images() != with_images) continue;
-            Batch::Part part{&inputs[place], place, batch.rows, batch.rows, {}, {}};
-            for (const int64_t id : inputs[place].ids) {
-                const int64_t position = sequence.length() + part.end - part.begin;
-                const ImageSpan span = sequence.image_rule.next(id == image_token_id_);
-                assert(sequence.image_rule.images() <= sequence.num_images());
-                part.causal.add_query(KeyRange{0, position + 1});
-                if (with_images) {
-                    add_image_query(sequence, span, reference_, part.images);
+            const SequenceInput& input = inputs[place];
+            Sequence& sequence = *input.sequence;
+            if (sequence.has_images() == with_images) {
+                const auto count = static_cast<int64_t>(input.ids.size());
+                batch.parts.push_back(
+                    {&input, place, batch.rows, batch.rows + count, sequence.length(), logits});
+                for (int64_t i = 0; i < count; ++i) {
+                    const int64_t id = input.ids[static_cast<size_t>(i)];
+                    const ImageSpan span = sequence.image_rule.next(id == image_token_id_);
+                    assert(sequence.image_rule.images() <= sequence.num_images());
+                    batch.ids.push_back(id);
+                    batch.positions.push_back(sequence.length() + i);
+                    if (!with_images) continue;
+                    add_image_query(sequence, span, reference_, batch.images);
                     batch.sees_image.push_back(span.empty() ? 0.0f : 1.0f);
                 }
-                batch.ids.push_back(id);
-                batch.positions.push_back(position);
-                ++part.end;
+                batch.rows += count;
             }
-            batch.rows = part.end;
-            if (with_images) batch.image_rows = part.end;
-            batch.parts.push_back(std::move(part));
+            logits += input.logits_to_keep;
         }
+        if (with_images) batch.image_rows = batch.rows;
     }
+}
+
+/// Logits (kept, vocab_size) of the last rows of each sequence, in the order of the caller's batch.
+Tensor TextModel::kept_logits(const Batch& batch, int64_t kept, const Tensor& h,
+                              Arena& scratch) const {
+    Tensor logits = scratch.take({kept, config_.vocab_size});
+    const Arena::Scope scope(scratch);
+    Tensor last = scratch.take({kept, config_.hidden_size});
+    for (const Part& part : batch.parts) {
+        const int64_t count = part.input->logits_to_keep;
+        Tensor rows = last.rows(part.logits, part.logits + count);
+        ops::convert(h.rows(part.end - count, part.end), rows);
+    }
+    norm_.forward(last, last);
+    lm_head_.forward(last, logits);
+    return logits;
+}
+
+Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& workspace,
+                          const ForwardTrace* trace) const {
+    const TextConfig& c = config_;
+    Arena& scratch = workspace.arena;
+    Batch& batch = workspace.batch;
+    batch.clear();
+    scratch.reset();
+    batch.trace = trace;
+    lay_out(inputs, batch);
     const auto blind = std::count(batch.sees_image.begin(), batch.sees_image.end(), 0.0f);
-    if (blind > 0) batch.row_factor = Tensor::from(batch.sees_image);
+    if (blind > 0) {
+        batch.row_factor = scratch.take({batch.image_rows});
+        std::copy(batch.sees_image.begin(), batch.sees_image.end(), batch.row_factor.data<float>());
+    }
     batch.cos = scratch.take({batch.rows, c.head_dim() / 2});
     batch.sin = scratch.take({batch.rows, c.head_dim() / 2});
     rotary_embedding_.angles(batch.positions, batch.cos, batch.sin);
@@ -252,7 +248,7 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Arena& scratch,
     ops::embedding(batch.ids, embed_tokens_, h);
     const auto report = [&](size_t layer, const Tensor& state) {
         if (!trace || !trace->hidden_state) return;
-        for (const Batch::Part& part : batch.parts) {
+        for (const Part& part : batch.parts) {
             trace->hidden_state(part.place, static_cast<int64_t>(layer),
                                 state.rows(part.begin, part.end));
         }
@@ -268,29 +264,17 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Arena& scratch,
                             scratch);
         }
     }
-    for (const Batch::Part& part : batch.parts)
+    int64_t kept = 0;
+    for (const Part& part : batch.parts) {
         part.input->sequence->advance(part.end - part.begin);
+        kept += part.input->logits_to_keep;
+    }
     if (trace && trace->hidden_state) {
         Tensor last = scratch.take(h.shape());
         norm_.forward(h, last);
         report(layers_.size(), last);
     }
-
-    // The last rows of each sequence, in the order of the caller's batch.
-    int64_t kept = 0;
-    for (const SequenceInput& input : inputs) kept += input.logits_to_keep;
-    Tensor logits = scratch.take({kept, c.vocab_size});
-    const Arena::Scope scope(scratch);
-    Tensor last = scratch.take({kept, c.hidden_size});
-    std::vector<int64_t> starts(inputs.size() + 1, 0);
-    for (size_t i = 0; i < inputs.size(); ++i) starts[i + 1] = starts[i] + inputs[i].logits_to_keep;
-    for (const Batch::Part& part : batch.parts) {
-        Tensor rows = last.rows(starts[part.place], starts[part.place + 1]);
-        ops::convert(h.rows(part.end - part.input->logits_to_keep, part.end), rows);
-    }
-    norm_.forward(last, last);
-    lm_head_.forward(last, logits);
-    return logits;
+    return kept_logits(batch, kept, h, scratch);
 }
 
 void TextModel::add_image(Sequence& sequence, const VisionRows& image, Arena& scratch) const {
@@ -315,33 +299,35 @@ void TextModel::add_image(Sequence& sequence, const VisionRows& image, Arena& sc
     sequence.add_image(image.layout, rows_per_tile);
 }
 
-int64_t TextModel::bytes_per_token(bool with_image) const {
-    int64_t bytes = lm_head_.weight.bytes();
+/// The linear layers that a token goes through; cross-attention has its keys and values already.
+void TextModel::for_each_linear(bool with_image,
+                                const std::function<void(const Linear&)>& visit) const {
+    const auto visit_common = [&](const auto& layer) {
+        for (const Linear* linear :
+             {&layer.q_proj, &layer.o_proj, &layer.mlp.gate, &layer.mlp.up, &layer.mlp.down}) {
+            visit(*linear);
+        }
+    };
     for (const auto& layer : layers_) {
         if (const auto* self = std::get_if<SelfAttentionLayer>(&layer)) {
-            bytes += layer_weights(self->q_proj, self->k_proj, self->v_proj, self->o_proj,
-                                   self->mlp, false, true);
+            visit_common(*self);
+            visit(self->k_proj);
+            visit(self->v_proj);
         } else if (with_image) {
-            const auto& cross = std::get<CrossAttentionLayer>(layer);
-            bytes += layer_weights(cross.q_proj, cross.k_proj, cross.v_proj, cross.o_proj,
-                                   cross.mlp, true, true);
+            visit_common(std::get<CrossAttentionLayer>(layer));
         }
     }
+}
+
+int64_t TextModel::bytes_per_token(bool with_image) const {
+    int64_t bytes = lm_head_.weight.bytes();
+    for_each_linear(with_image, [&](const Linear& linear) { bytes += linear.weight.bytes(); });
     return bytes;
 }
 
 double TextModel::multiply_adds_per_row(bool with_image) const {
     int64_t weights = 0;
-    for (const auto& layer : layers_) {
-        if (const auto* self = std::get_if<SelfAttentionLayer>(&layer)) {
-            weights += layer_weights(self->q_proj, self->k_proj, self->v_proj, self->o_proj,
-                                     self->mlp, false, false);
-        } else if (with_image) {
-            const auto& cross = std::get<CrossAttentionLayer>(layer);
-            weights += layer_weights(cross.q_proj, cross.k_proj, cross.v_proj, cross.o_proj,
-                                     cross.mlp, true, false);
-        }
-    }
+    for_each_linear(with_image, [&](const Linear& linear) { weights += linear.weight.numel(); });
     return static_cast<double>(weights);
 }
 

@@ -75,10 +75,11 @@ class TextModel {
     TextModel(const ModelConfig& config, const WeightLoader& weights, Reference reference);
 
     /// Runs new rows through the tower and extends the caches. Returns the logits of the kept rows,
-    /// (kept rows of all sequences in the order of the batch, vocab_size) f32, in `scratch`. Ids
+    /// (kept rows of all sequences in the order of the batch, vocab_size) f32, in `workspace`. Ids
     /// must be below embedding_rows, and a sequence needs its pictures before the tokens that stand
-    /// for them.
-    Tensor forward(std::span<const SequenceInput> batch, Arena& scratch,
+    /// for them. `workspace` serves one forward at a time; the second one of the same size allocates nothing.
+    struct Workspace;
+    Tensor forward(std::span<const SequenceInput> batch, Workspace& workspace,
                    const ForwardTrace* trace = nullptr) const;
 
     /// Computes keys and values of a picture in every cross-attention layer and appends them to the
@@ -93,15 +94,46 @@ class TextModel {
     /// What the products of the layers are computed in, and how their weights are held.
     [[nodiscard]] Compute compute() const { return lm_head_.compute; }
     [[nodiscard]] DType weight_dtype() const { return lm_head_.weight.dtype(); }
-    [[nodiscard]] int64_t lm_head_bytes() const { return lm_head_.weight.bytes(); }
 
   private:
-    struct Batch;  // the rows of one forward and where they belong
+    /// The part of a forward's rows that belongs to one sequence.
+    struct Part {
+        const SequenceInput* input;
+        size_t place;      // in the caller's batch
+        int64_t begin;     // first row
+        int64_t end;       // behind the last row
+        int64_t position;  // of the first row in its text
+        int64_t logits;    // row of the result that the first kept row gives
+    };
 
-    void self_attention(const SelfAttentionLayer& layer, size_t index, Batch& batch, Tensor& h,
-                        Arena& scratch) const;
-    void cross_attention(const CrossAttentionLayer& layer, size_t index, Batch& batch, Tensor& h,
-                         Arena& scratch) const;
+    /// The rows of one forward and where they belong. Sequences with pictures stand first, so that
+    /// the rows of cross-attention are contiguous; a sequence's results do not depend on where it
+    /// stands.
+    struct Batch {
+        std::vector<Part> parts;
+        int64_t rows = 0;
+        int64_t image_rows = 0;          // rows of sequences with pictures, in front
+        std::vector<int64_t> ids;        // (rows)
+        std::vector<int64_t> positions;  // (rows)
+        KeyVisibility images;            // (image_rows) keys of pictures that a row sees
+        std::vector<float> sees_image;   // (image_rows) 1, or 0 for a row that sees no picture
+        Tensor row_factor;               // the same as a tensor, if any is 0
+        Tensor cos, sin;                 // (rows, head_dim / 2)
+        const ForwardTrace* trace = nullptr;
+
+        void clear();
+    };
+
+    void lay_out(std::span<const SequenceInput> inputs, Batch& batch) const;
+    void self_attention(const SelfAttentionLayer& layer, size_t index, const Batch& batch,
+                        Tensor& h, Arena& scratch) const;
+    void cross_attention(const CrossAttentionLayer& layer, size_t index, const Batch& batch,
+                         Tensor& h, Arena& scratch) const;
+    void attend(const Batch& batch, const Part& part, size_t layer, const Tensor& q,
+                const KeysValues& kv, const Tensor& key_bias, Visibility visible, Compute compute,
+                Tensor& out) const;
+    Tensor kept_logits(const Batch& batch, int64_t kept, const Tensor& h, Arena& scratch) const;
+    void for_each_linear(bool with_image, const std::function<void(const Linear&)>& visit) const;
 
     TextConfig config_;
     int64_t image_token_id_;
@@ -112,6 +144,12 @@ class TextModel {
     std::vector<std::variant<SelfAttentionLayer, CrossAttentionLayer>> layers_;
     RmsNorm norm_;
     Linear lm_head_;  // (vocab_size, hidden_size)
+};
+
+/// What a forward works in.
+struct TextModel::Workspace {
+    Arena arena;
+    Batch batch;
 };
 
 }  // namespace mllama

@@ -181,22 +181,24 @@ void VisionModel::embed(const ProcessedImage& image, const TileLayout& layout, T
     }
 }
 
-void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config,
-                                 const KeyVisibility& visible, const Tensor& key_bias,
-                                 Arena& scratch) const {
+void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config, Visibility visible,
+                                 const Tensor& key_bias, Arena& scratch) const {
     const Arena::Scope scope(scratch);
     Tensor x = scratch.take(h.shape());  // (positions, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
-        Tensor q = scratch.take(h.shape());  // (positions, heads * head_dim), as k and v
-        Tensor k = scratch.take(h.shape());
-        Tensor v = scratch.take(h.shape());
+        const DType kv_dtype = q_proj.compute == Compute::bf16 ? DType::bf16 : DType::f32;
+        const Shape by_head{config.num_attention_heads, h.rows(), config.head_dim()};
+        KeysValues kv{scratch.take(by_head, kv_dtype), scratch.take(by_head, kv_dtype), h.rows()};
+        Tensor q = scratch.take(h.shape());  // (positions, heads * head_dim); k, then v, before
         input_layernorm.forward(h, x);
+        k_proj.forward(x, q);
+        ops::split_heads(q, kv.k, 0);
+        v_proj.forward(x, q);
+        ops::split_heads(q, kv.v, 0);
         q_proj.forward(x, q);
-        k_proj.forward(x, k);
-        v_proj.forward(x, v);
         const float scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim()));
-        ops::attention(q, k, v, {config.head_dim(), scale}, key_bias, visible, q_proj.compute, x);
+        ops::attention(q, kv, {config.head_dim(), scale}, key_bias, visible, q_proj.compute, x);
         o_proj.add_to(h, x, gate_attn);
     }
     post_attention_layernorm.forward(h, x);
@@ -219,8 +221,9 @@ VisionFeatures VisionModel::forward(const ProcessedImage& image, Arena& scratch,
     }
     embed(image, features.layout, h, scratch);
 
-    const KeyVisibility visible =
+    const KeyVisibility rule =
         tile_visibility(features.layout, c.num_patches(), c.padded_patches());
+    const Visibility visible = rule.of_all();
     std::vector<float> bias;
     if (features.layout.multiplicity > 1)
         append_key_bias(features.layout, c.padded_patches(), bias);

@@ -33,8 +33,8 @@ struct VisionEncoderLayer {
     float gate_ffn = 1;   ///< tanh of the stored gate
 
     /// h (positions, hidden_size), in place.
-    void forward(Tensor& h, const VisionConfig& config, const KeyVisibility& visible,
-                 const Tensor& key_bias, Arena& scratch) const;
+    void forward(Tensor& h, const VisionConfig& config, Visibility visible, const Tensor& key_bias,
+                 Arena& scratch) const;
 };
 
 /// MllamaPrecomputedAspectRatioEmbedding: one vector a tile, by the picture's aspect ratio.

@@ -2,43 +2,39 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
+#include <utility>
 
 namespace mllama {
 
 void KvCache::reserve(int64_t capacity) {
     if (capacity <= this->capacity()) return;
-    for (Tensor* rows : {&keys_, &values_}) {
-        Tensor larger = Tensor::empty({capacity, width_}, dtype_);
-        if (length_ > 0) {
-            Tensor kept = larger.rows(0, length_);
-            ops::convert(rows->rows(0, length_), kept);
+    const int64_t before = this->capacity();
+    const int64_t key_bytes = head_dim_ * dtype_size(dtype_);
+    for (Tensor* kept : {&keys_, &values_}) {
+        Tensor larger = Tensor::empty({kv_heads_, capacity, head_dim_}, dtype_);
+        for (int64_t head = 0; head < kv_heads_ && length_ > 0; ++head) {
+            std::memcpy(static_cast<std::byte*>(larger.data()) + head * capacity * key_bytes,
+                        static_cast<const std::byte*>(std::as_const(*kept).data()) +
+                            head * before * key_bytes,
+                        static_cast<size_t>(length_ * key_bytes));
         }
-        *rows = larger;
+        *kept = larger;
     }
 }
 
 void KvCache::append(const Tensor& k, const Tensor& v) {
-    assert(k.cols() == width_ && v.cols() == width_ && k.rows() == v.rows());
+    assert(k.cols() == width() && v.cols() == width() && k.rows() == v.rows());
     const int64_t end = length_ + k.rows();
     if (end > capacity()) reserve(std::max(end, 2 * capacity()));
-    Tensor new_keys = keys_.rows(length_, end);
-    Tensor new_values = values_.rows(length_, end);
-    ops::convert(k, new_keys);
-    ops::convert(v, new_values);
+    ops::split_heads(k, keys_, length_);
+    ops::split_heads(v, values_, length_);
     length_ = end;
 }
 
 void KvCache::truncate(int64_t length) {
     assert(length >= 0 && length <= length_);
     length_ = length;
-}
-
-Tensor KvCache::keys() const {
-    return keys_.rows(0, length_);
-}
-
-Tensor KvCache::values() const {
-    return values_.rows(0, length_);
 }
 
 }  // namespace mllama

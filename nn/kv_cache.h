@@ -5,37 +5,40 @@
 
 namespace mllama {
 
+/// Head by head, (kv_heads, capacity, head_dim): attention goes over the keys of one head at a
+/// time, and finds them side by side in memory.
 class KvCache {
   public:
     KvCache() = default;
-    /// Rows are `width` = kv_heads * head_dim elements of `dtype` (f32, bf16 or f16). Empty; room
-    /// is made by reserve.
-    KvCache(int64_t width, DType dtype) : width_(width), dtype_(dtype) {}
+    /// Of element type f32, bf16 or f16. Empty; room is made by reserve.
+    KvCache(int64_t kv_heads, int64_t head_dim, DType dtype)
+        : kv_heads_(kv_heads), head_dim_(head_dim), dtype_(dtype) {}
 
-    /// Makes room for `capacity` rows in all, keeping what is there. Memory is touched only as rows
+    /// Makes room for `capacity` keys in all, keeping what is there. Memory is touched only as keys
     /// arrive.
     void reserve(int64_t capacity);
 
-    /// k, v (rows, width) f32, rounded to the cache's type. Makes room if there is none (doubling).
+    /// k, v (keys, kv_heads * head_dim) f32, rounded to the cache's type. Makes room if there is
+    /// none (doubling).
     void append(const Tensor& k, const Tensor& v);
 
-    /// Forgets all rows from `length` on.
+    /// Forgets all keys from `length` on.
     void truncate(int64_t length);
 
     [[nodiscard]] int64_t length() const { return length_; }
-    [[nodiscard]] int64_t width() const { return width_; }
+    [[nodiscard]] int64_t width() const { return kv_heads_ * head_dim_; }
     /// Bytes of the keys and values that are there.
-    [[nodiscard]] int64_t bytes() const { return 2 * length_ * width_ * dtype_size(dtype_); }
-    [[nodiscard]] int64_t capacity() const { return keys_.defined() ? keys_.dim(0) : 0; }
-    [[nodiscard]] Tensor keys() const;    ///< (length, width)
-    [[nodiscard]] Tensor values() const;  ///< (length, width)
+    [[nodiscard]] int64_t bytes() const { return 2 * length_ * width() * dtype_size(dtype_); }
+    [[nodiscard]] int64_t capacity() const { return keys_.defined() ? keys_.dim(1) : 0; }
+    [[nodiscard]] KeysValues keys_values() const { return {keys_, values_, length_}; }
 
   private:
-    int64_t width_ = 0;
+    int64_t kv_heads_ = 0;
+    int64_t head_dim_ = 0;
     DType dtype_ = DType::f32;
     int64_t length_ = 0;
-    Tensor keys_;    // (capacity, width)
-    Tensor values_;  // (capacity, width)
+    Tensor keys_;    // (kv_heads, capacity, head_dim)
+    Tensor values_;  // (kv_heads, capacity, head_dim)
 };
 
 }  // namespace mllama

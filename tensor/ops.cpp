@@ -4,12 +4,14 @@
 
 namespace mllama {
 
+void KeyVisibility::add_range(KeyRange range) {
+    assert(range.begin < range.end);
+    ranges_.push_back(range);
+}
+
 void KeyVisibility::add_query(std::span<const KeyRange> ranges) {
-    for (const KeyRange& range : ranges) {
-        assert(range.begin < range.end);
-        ranges_.push_back(range);
-    }
-    first_.push_back(static_cast<int64_t>(ranges_.size()));
+    for (const KeyRange& range : ranges) add_range(range);
+    end_query();
 }
 
 void KeyVisibility::clear() {
@@ -17,9 +19,9 @@ void KeyVisibility::clear() {
     ranges_.clear();
 }
 
-cpu::Visibility KeyVisibility::view() const {
-    if (queries() == 0) return {};
-    return {first_.data(), ranges_.data()};
+Visibility KeyVisibility::of_queries(int64_t begin, int64_t end) const {
+    assert(0 <= begin && begin <= end && end <= queries());
+    return {first_.data() + begin, ranges_.data(), -1};
 }
 
 namespace ops {
@@ -43,26 +45,29 @@ cpu::Matrix matrix(const Tensor& w) {
 }
 
 /// The arguments that attention and attention_weights share.
-cpu::Attention attention_args(const Tensor& q, const Tensor& k, const AttentionShape& shape,
-                              const Tensor& key_bias, const KeyVisibility& visible) {
-    assert(is_f32(q) && is_float(k.dtype()));
-    assert(q.cols() % shape.head_dim == 0 && k.cols() % shape.head_dim == 0);
-    assert(is_vector_or_none(key_bias, k.rows()));
-    assert(visible.queries() == 0 || visible.queries() == q.rows());
+cpu::Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
+                              const Tensor& key_bias, Visibility visible) {
+    const Tensor& k = kv.k;
+    const bool head_by_head = k.rank() == 3;
+    assert(is_f32(q) && is_float(k.dtype()) && q.cols() % shape.head_dim == 0);
+    assert(head_by_head ? k.dim(1) >= kv.keys && k.dim(2) == shape.head_dim
+                        : k.rows() == kv.keys && k.cols() % shape.head_dim == 0);
+    assert(is_vector_or_none(key_bias, kv.keys));
     cpu::Attention args;
     args.q = q.data<float>();
     args.k = k.data();
     args.kv_dtype = k.dtype();
     args.queries = q.rows();
-    args.keys = k.rows();
+    args.keys = kv.keys;
     args.heads = q.cols() / shape.head_dim;
-    args.kv_heads = k.cols() / shape.head_dim;
+    args.kv_heads = head_by_head ? k.dim(0) : k.cols() / shape.head_dim;
     args.head_dim = shape.head_dim;
     args.q_stride = q.row_stride();
     args.kv_stride = k.row_stride();
+    args.kv_head_stride = head_by_head ? k.dim(1) * shape.head_dim : shape.head_dim;
     args.scale = shape.scale;
     args.key_bias = data_or_null(key_bias);
-    args.visible = visible.view();
+    args.visible = visible;
     assert(args.heads % args.kv_heads == 0);
     return args;
 }
@@ -111,24 +116,33 @@ void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin) {
               cos.data<float>(), sin.data<float>());
 }
 
-void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
-               const Tensor& key_bias, const KeyVisibility& visible, Compute compute, Tensor& out) {
-    cpu::Attention args = attention_args(q, k, shape, key_bias, visible);
+void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
+               const Tensor& key_bias, Visibility visible, Compute compute, Tensor& out) {
+    cpu::Attention args = attention_args(q, kv, shape, key_bias, visible);
     assert(is_f32(out) && out.rows() == q.rows() && out.cols() == q.cols());
-    assert(v.dtype() == k.dtype() && v.rows() == k.rows() && v.cols() == k.cols());
-    assert(v.row_stride() == k.row_stride());
-    args.v = v.data();
+    assert(kv.v.dtype() == kv.k.dtype() && kv.v.shape() == kv.k.shape());
+    assert(kv.v.row_stride() == kv.k.row_stride());
+    args.v = kv.v.data();
     args.out = out.data<float>();
     args.out_stride = out.row_stride();
     cpu::attention(args, compute);
 }
 
-void attention_weights(const Tensor& q, const Tensor& k, const AttentionShape& shape,
-                       const Tensor& key_bias, const KeyVisibility& visible, Tensor& weights) {
-    const cpu::Attention args = attention_args(q, k, shape, key_bias, visible);
+void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
+                       const Tensor& key_bias, Visibility visible, Tensor& weights) {
+    const cpu::Attention args = attention_args(q, kv, shape, key_bias, visible);
     assert(is_f32(weights) && weights.contiguous());
     assert(weights.numel() == args.heads * args.queries * args.keys);
     cpu::attention_weights(args, weights.data<float>());
+}
+
+void split_heads(const Tensor& x, Tensor& to, int64_t begin) {
+    assert(is_f32(x) && is_float(to.dtype()) && to.rank() == 3 && to.contiguous());
+    const int64_t heads = to.dim(0), capacity = to.dim(1), head_dim = to.dim(2);
+    assert(x.cols() == heads * head_dim && begin >= 0 && begin + x.rows() <= capacity);
+    auto* first = static_cast<std::byte*>(to.data()) + begin * head_dim * dtype_size(to.dtype());
+    cpu::split_heads(x.data<float>(), x.rows(), x.row_stride(), heads, head_dim, first, to.dtype(),
+                     capacity * head_dim);
 }
 
 void gated(Tensor& gate, const Tensor& up, Activation activation) {

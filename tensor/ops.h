@@ -19,23 +19,47 @@ using cpu::Activation;
 using cpu::Compute;
 using cpu::KeyRange;
 
-/// Which keys each query may see, as ranges: a mask as a rule, never a (queries, keys) array.
-/// Without any query added, every query sees every key.
+/// Which keys each query may see, as a rule: a (queries, keys) array is never made. {}: every query
+/// sees every key.
+using cpu::Visibility;
+
+/// Query i sees the keys [0, first + i]: the queries of a text of which `first` tokens are already
+/// there.
+inline Visibility causal(int64_t first) {
+    return {nullptr, nullptr, first};
+}
+
+/// The ranges of keys that queries see, query by query.
 class KeyVisibility {
   public:
     /// The next query sees these ranges: sorted, disjoint, none empty.
     void add_query(std::span<const KeyRange> ranges);
     /// As above, one range.
     void add_query(KeyRange range) { add_query(std::span<const KeyRange>(&range, 1)); }
+    /// As above, range by range: the query that is being described sees this one too, and ends.
+    void add_range(KeyRange range);
+    void end_query() { first_.push_back(static_cast<int64_t>(ranges_.size())); }
     /// Forgets all queries, keeps the memory.
     void clear();
 
     [[nodiscard]] int64_t queries() const { return static_cast<int64_t>(first_.size()) - 1; }
-    [[nodiscard]] cpu::Visibility view() const;
+    /// The rule of the queries [begin, end), valid as long as this is not changed.
+    [[nodiscard]] Visibility of_queries(int64_t begin, int64_t end) const;
+    [[nodiscard]] Visibility of_all() const { return of_queries(0, queries()); }
 
   private:
     std::vector<int64_t> first_{0};
     std::vector<KeyRange> ranges_;
+};
+
+/// Keys and values of attention: side by side as a projection makes them, k and v (keys, kv_heads *
+/// head_dim); or head by head as a cache keeps them, (kv_heads, capacity, head_dim), of which the
+/// first `keys` are there.
+struct KeysValues {
+    Tensor k, v;
+    int64_t keys = 0;
+
+    static KeysValues side_by_side(const Tensor& k, const Tensor& v) { return {k, v, k.rows()}; }
 };
 
 namespace ops {
@@ -62,18 +86,22 @@ void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float
 /// In place: x (rows, heads * head_dim) f32; cos, sin (rows, head_dim / 2) f32.
 void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin);
 
-/// q (queries, heads * head_dim) f32, k and v (keys, kv_heads * head_dim) -> out (queries, heads *
-/// head_dim) f32. key_bias (keys) f32 is added to the logits, or undefined.
+/// q (queries, heads * head_dim) f32 -> out (queries, heads * head_dim) f32. key_bias (keys) f32 is
+/// added to the logits, or undefined.
 struct AttentionShape {
     int64_t head_dim = 0;
     float scale = 1.0f;
 };
-void attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionShape& shape,
-               const Tensor& key_bias, const KeyVisibility& visible, Compute compute, Tensor& out);
+void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
+               const Tensor& key_bias, Visibility visible, Compute compute, Tensor& out);
 
 /// The probabilities of the same attention: weights (heads, queries, keys) f32.
-void attention_weights(const Tensor& q, const Tensor& k, const AttentionShape& shape,
-                       const Tensor& key_bias, const KeyVisibility& visible, Tensor& weights);
+void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
+                       const Tensor& key_bias, Visibility visible, Tensor& weights);
+
+/// x (rows, heads * head_dim) f32 -> to[h, begin + r] = x[r, h], to (heads, capacity, head_dim)
+/// f32, bf16 or f16.
+void split_heads(const Tensor& x, Tensor& to, int64_t begin);
 
 /// gate = activation(gate) * up, in place; both (rows, width) f32.
 void gated(Tensor& gate, const Tensor& up, Activation activation);

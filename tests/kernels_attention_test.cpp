@@ -49,6 +49,7 @@ struct Problem {
         args.head_dim = s.head_dim;
         args.q_stride = s.heads * s.head_dim + 1;
         args.kv_stride = s.kv_heads * s.head_dim + 3;
+        args.kv_head_stride = s.head_dim;
         args.out_stride = s.heads * s.head_dim + 2;
         args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
     }
@@ -59,6 +60,32 @@ struct Problem {
             see({{0, std::max<int64_t>(0, shape.keys - shape.queries + i + 1)}});
         }
         use_mask();
+    }
+
+    /// The same mask as a rule.
+    void causal_rule() { args.visible = {nullptr, nullptr, shape.keys - shape.queries}; }
+
+    /// The same keys and values head by head, as a cache keeps them, with room for more.
+    void head_by_head() {
+        const int64_t capacity = shape.keys + 5;
+        for (Typed* x : {&k, &v}) {
+            std::vector<float> by_head(
+                static_cast<size_t>(shape.kv_heads * capacity * shape.head_dim));
+            for (int64_t h = 0; h < shape.kv_heads; ++h) {
+                for (int64_t j = 0; j < shape.keys; ++j) {
+                    for (int64_t d = 0; d < shape.head_dim; ++d) {
+                        const int64_t from = j * args.kv_stride + h * args.kv_head_stride + d;
+                        by_head[static_cast<size_t>((h * capacity + j) * shape.head_dim + d)] =
+                            static_cast<float>(reference::element(x->data(), args.kv_dtype, from));
+                    }
+                }
+            }
+            *x = Typed(by_head, args.kv_dtype);
+        }
+        args.k = k.data();
+        args.v = v.data();
+        args.kv_stride = shape.head_dim;
+        args.kv_head_stride = capacity * shape.head_dim;
     }
 
     /// Any sorted disjoint ranges, also none, and some of whole chunks.
@@ -83,6 +110,7 @@ struct Problem {
         one.q = args.q + begin * args.q_stride;
         one.queries = count;
         if (one.visible.first != nullptr) one.visible.first += begin;
+        if (one.visible.causal_from >= 0) one.visible.causal_from += begin;
         one.out = out + begin * args.out_stride;
         return one;
     }
@@ -133,7 +161,7 @@ constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 TEST_CASE("attention_any_number_of_keys_and_head_dim_matches_reference") {
     for_each_table([] {
         for (const Compute compute : computes) {
-            for (const int64_t keys : {0, 1, 2, 3, 15, 16, 17, 255, 256, 257, 515}) {
+            for (const int64_t keys : {0, 1, 2, 3, 15, 16, 17, 63, 64, 65, 511, 512, 513, 1030}) {
                 Problem problem({5, keys, 2, 1, 10}, DType::f32);
                 check(problem, compute);
             }
@@ -150,10 +178,50 @@ TEST_CASE("attention_grouped_heads_of_every_type_match_reference") {
         for (const Compute compute : computes) {
             for (const DType type : types) {
                 for (const int64_t kv_heads : {1, 2, 3, 6}) {
-                    Problem problem({11, 300, 6, kv_heads, 24}, type);
+                    for (const int64_t queries : {1, 3, 11}) {
+                        Problem problem({queries, 600, 6, kv_heads, 24}, type);
+                        check(problem, compute);
+                        problem.causal();
+                        check(problem, compute);
+                    }
+                }
+                for (const int64_t heads : {5, 7, 8, 9}) {  // rows of a token, around few_rows_max
+                    Problem problem({1, 1030, heads, 1, 80}, type);
                     check(problem, compute);
-                    problem.causal();
+                }
+            }
+        }
+    });
+}
+
+TEST_CASE("attention_causal_rule_equals_causal_ranges_bit_for_bit") {
+    for_each_table([] {
+        for (const Compute compute : computes) {
+            Problem problem({70, 1100, 4, 2, 20}, DType::bf16);
+            problem.causal();
+            std::vector<float> ranges = problem.empty_output(), rule = ranges;
+            cpu::attention(problem.part(0, 70, ranges.data()), compute);
+            problem.causal_rule();
+            check(problem, compute);
+            cpu::attention(problem.part(0, 70, rule.data()), compute);
+            CHECK(compare_bits(rule, ranges) == "");
+        }
+    });
+}
+
+TEST_CASE("attention_keys_head_by_head_equal_keys_side_by_side_bit_for_bit") {
+    for_each_table([] {
+        for (const Compute compute : computes) {
+            for (const DType type : types) {
+                for (const int64_t queries : {1, 2, 40}) {
+                    Problem problem({queries, 1300, 6, 3, 24}, type);
+                    problem.causal_rule();
+                    std::vector<float> rows = problem.empty_output(), heads = rows;
+                    cpu::attention(problem.part(0, queries, rows.data()), compute);
+                    problem.head_by_head();
                     check(problem, compute);
+                    cpu::attention(problem.part(0, queries, heads.data()), compute);
+                    CHECK(compare_bits(heads, rows) == "");
                 }
             }
         }
@@ -229,7 +297,7 @@ TEST_CASE("attention_does_not_depend_on_the_split_of_queries_or_threads_bit_for_
     for_each_table([] {
         for (const Compute compute : computes) {
             for (const bool causal : {true, false}) {
-                Problem problem({70, 600, 4, 2, 20}, DType::bf16);
+                Problem problem({70, 1100, 4, 2, 20}, DType::bf16);
                 if (causal) {
                     problem.causal();
                 } else {
@@ -261,12 +329,12 @@ TEST_CASE("attention_does_not_depend_on_the_split_of_queries_or_threads_bit_for_
 TEST_CASE("attention_one_query_with_fewer_keys_equals_prefill_bit_for_bit") {
     for_each_table([] {
         for (const Compute compute : computes) {
-            Problem problem({600, 600, 2, 1, 16}, DType::bf16);
+            Problem problem({1100, 1100, 2, 1, 16}, DType::bf16);
             problem.causal();
             std::vector<float> whole = problem.empty_output(), one = whole;
-            cpu::attention(problem.part(0, 600, whole.data()), compute);
-            for (int64_t i = 0; i < 600;
-                 i += 7) {  // as a decoder would: only the keys that exist yet
+            cpu::attention(problem.part(0, 1100, whole.data()), compute);
+            for (int64_t i = 0; i < 1100;
+                 i += 13) {  // as a decoder would: only the keys that exist yet
                 Attention step = problem.part(i, 1, one.data());
                 step.keys = i + 1;
                 step.visible = {};

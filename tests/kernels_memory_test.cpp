@@ -1,47 +1,13 @@
 // The path of a token allocates nothing: scratch memory grows to the sizes of the first call and is
-// kept. This program counts what operator new is asked for.
+// kept.
 #include <doctest/doctest.h>
 
-#include <atomic>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
 #include "kernels/cpu_ops.h"
+#include "tests/allocation_counter.h"
 #include "tests/compare.h"
-
-namespace {
-
-std::atomic<int64_t> allocations{0};
-
-void* counted(void* memory) {
-    ++allocations;
-    if (memory == nullptr) throw std::bad_alloc();
-    return memory;
-}
-
-}  // namespace
-
-void* operator new(size_t size) {
-    return counted(std::malloc(size + 1));
-}
-void* operator new(size_t size, std::align_val_t alignment) {
-    const auto unit = static_cast<size_t>(alignment);
-    return counted(std::aligned_alloc(unit, (size / unit + 1) * unit));
-}
-void operator delete(void* memory) noexcept {
-    std::free(memory);
-}
-void operator delete(void* memory, size_t) noexcept {
-    std::free(memory);
-}
-void operator delete(void* memory, std::align_val_t) noexcept {
-    std::free(memory);
-}
-void operator delete(void* memory, size_t, std::align_val_t) noexcept {
-    std::free(memory);
-}
 
 namespace mllama::test {
 
@@ -64,6 +30,7 @@ TEST_CASE("second_call_of_the_same_sizes_allocates_nothing") {
             args.heads = args.kv_heads = 3;
             args.head_dim = 32;
             args.q_stride = args.kv_stride = args.out_stride = k;
+            args.kv_head_stride = 32;
             const auto step = [&] {
                 cpu::rms_norm(x.data(), rows, k, kv.data(), DType::f32, 1e-5f, x.data());
                 cpu::linear(x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {},

@@ -1,0 +1,53 @@
+// What the blocked operations share: scratch memory, and arithmetic of blocks. Internal to kernels/.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+#include "kernels/cpu.h"
+
+namespace mllama::cpu {
+
+/// Memory of one thread that grows to the largest size ever asked for and is kept, so that a second
+/// call of the same size allocates nothing. Aligned to cache lines.
+class Scratch {
+  public:
+    template <class T>
+    T* get(int64_t count) {
+        const auto bytes = static_cast<size_t>(count) * sizeof(T);
+        if (bytes > capacity_) {
+            memory_.reset();
+            capacity_ = 0;
+            memory_.reset(::operator new(bytes, alignment));
+            capacity_ = bytes;
+        }
+        return static_cast<T*>(memory_.get());
+    }
+
+  private:
+    static constexpr std::align_val_t alignment{64};
+    struct Release {
+        void operator()(void* memory) const { ::operator delete(memory, alignment); }
+    };
+    std::unique_ptr<void, Release> memory_;
+    size_t capacity_ = 0;
+};
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+    return (n + multiple - 1) / multiple * multiple;
+}
+constexpr int64_t pieces(int64_t n, int64_t piece) {
+    return (n + piece - 1) / piece;
+}
+
+inline const std::byte* element_at(const void* data, DType dtype, int64_t index) {
+    return static_cast<const std::byte*>(data) + index * dtype_size(dtype);
+}
+
+inline const Product& product_of(const Table& leaves, Compute compute) {
+    return compute == Compute::bf16 ? leaves.bf16 : leaves.f32;
+}
+
+}  // namespace mllama::cpu

@@ -1,0 +1,212 @@
+// Linear layers: blocking and threads over the product leaves of a table.
+//
+// The rows of x are packed once per block of rows; the work items of the threads are panels of w.
+// Per item and block of k, a panel is packed (it stays in the second-level cache) and the register
+// tile goes over all rows:
+//
+//     for each block of rows of x                  (packed: shared by the threads)
+//       for each panel of w                        (an item)
+//         for each block of k: pack the panel; for each tile of rows: c += x panel
+//         for each row: out = epilogue(c)          (while c is in the cache)
+//
+// Few rows, a token's, take a way of their own: rows of w are read once, as they lie, and multiplied
+// on their way through the registers. The order of sums is the same (see Product, "four sums").
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/blocking.h"
+#include "kernels/cpu.h"
+#include "kernels/cpu_ops.h"
+#include "kernels/thread_team.h"
+
+namespace mllama::cpu {
+namespace {
+
+constexpr int64_t most_panel_bytes = 512 << 10;  // of one panel: it stays in the second-level cache
+constexpr int64_t most_depth = 4096;             // of one panel
+constexpr int64_t most_rows = 1024;              // rows of x that are packed at once, and
+constexpr int64_t most_packed_bytes = 16 << 20;  // their size
+constexpr int64_t row_padding =
+    64;  // bytes between packed rows, lest all rows fall into the same cache set
+
+/// Depth of the blocks that k is cut into: equal ones, as few as possible. Part of the order of
+/// sums, so a function of k and the table alone.
+int64_t k_block_of(const Product& product, int64_t k) {
+    const int64_t fits = most_panel_bytes / (product.panel_width * product.element_size);
+    const int64_t blocks = std::max<int64_t>(1, pieces(k, std::min(fits, most_depth)));
+    return std::max(product.step(), round_up(pieces(k, blocks), product.step()));
+}
+
+/// Rows of x that are multiplied by rows of w as they lie; more are worth a panel.
+int64_t most_dot_rows(const Product& product) {
+    return 4 * product.few_rows_max;
+}
+
+/// Packed rows of x. Few rows lie whole and in order, one after the other; many are cut into blocks
+/// of k, in four sums, so that the rows of a tile are neighbours.
+struct PackedRows {
+    std::byte* data;
+    int64_t row_stride;    ///< elements
+    int64_t block_stride;  ///< elements from one block of k to the next
+};
+
+/// One call of `linear`, while it works on `rows` rows from `x` on.
+struct LinearBlock {
+    const Product& product;
+    const Matrix& w;
+    const Epilogue& epilogue;
+    const Table& leaves;
+    int64_t k_block;
+    PackedRows packed;
+    int64_t rows;
+    const float* residual;
+    float* out;
+    int64_t out_stride;
+
+    [[nodiscard]] bool few() const { return rows <= most_dot_rows(product); }
+    [[nodiscard]] const std::byte* weights(int64_t row, int64_t column) const {
+        return element_at(w.data, w.dtype, row * w.stride + column);
+    }
+};
+
+PackedRows pack_x(const Product& product, const float* x, int64_t rows, int64_t x_stride, int64_t k,
+                  int64_t k_block, Scratch& scratch) {
+    const bool whole = rows <= most_dot_rows(product);
+    const int64_t block = whole ? std::max<int64_t>(k, 1) : k_block;
+    const int64_t blocks = std::max<int64_t>(1, pieces(k, block));
+    PackedRows packed{};
+    packed.row_stride =
+        round_up(std::min(block, k), product.step()) + row_padding / product.element_size;
+    packed.block_stride = rows * packed.row_stride;
+    packed.data = scratch.get<std::byte>(blocks * packed.block_stride * product.element_size);
+    for_each_row(rows, k, [&](int64_t r) {
+        for (int64_t b = 0; b < blocks; ++b) {
+            const int64_t at = b * packed.block_stride + r * packed.row_stride;
+            product.pack_row(x + r * x_stride + b * block, std::min(k - b * block, block),
+                             packed.data + at * product.element_size, !whole);
+        }
+    });
+    return packed;
+}
+
+/// Rows of w as they lie: a pointer to the first and the distance of the others in elements.
+struct WeightRows {
+    const std::byte* data;
+    int64_t stride;
+};
+
+/// `columns` rows of w from `column` on; where they are fewer than a panel has, a copy of them with
+/// rows of zeros behind.
+WeightRows whole_panel(const LinearBlock& block, int64_t column, int64_t columns,
+                       Scratch& scratch) {
+    const int64_t width = block.product.panel_width;
+    const Matrix& w = block.w;
+    if (columns == width) return {block.weights(column, 0), w.stride};
+    const int64_t row_bytes = w.cols * dtype_size(w.dtype);
+    auto* copy = scratch.get<std::byte>(width * row_bytes);
+    for (int64_t j = 0; j < columns; ++j) {
+        std::memcpy(copy + j * row_bytes, block.weights(column + j, 0),
+                    static_cast<size_t>(row_bytes));
+    }
+    std::memset(copy + columns * row_bytes, 0, static_cast<size_t>((width - columns) * row_bytes));
+    return {copy, w.cols};
+}
+
+/// c (row_count, panel_width) = rows [row, row + row_count) of x times the rows [column, column +
+/// columns) of w, as they lie.
+void multiply_rows(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column,
+                   int64_t columns, float* c) {
+    const Product& product = block.product;
+    thread_local Scratch copy_scratch;
+    const WeightRows w = whole_panel(block, column, columns, copy_scratch);
+    for (int64_t r = 0; r < row_count; r += product.few_rows_max) {
+        const int64_t at = (row + r) * block.packed.row_stride * product.element_size;
+        product.dot_rows(std::min(product.few_rows_max, row_count - r), block.w.cols, block.k_block,
+                         block.packed.data + at, block.packed.row_stride, w.data, block.w.dtype,
+                         w.stride, c + r * product.panel_width, product.panel_width);
+    }
+}
+
+/// The same with packed panels of w.
+void multiply_panels(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column,
+                     int64_t columns, float* c) {
+    const Product& product = block.product;
+    const PackedRows& packed = block.packed;
+    const int64_t k = block.w.cols;
+    const int64_t c_stride = product.panel_width;
+    thread_local Scratch panel_scratch;
+    auto* panel = panel_scratch.get<std::byte>(round_up(columns, product.lanes) * block.k_block *
+                                               product.element_size);
+    for (int64_t start = 0; start == 0 || start < k; start += block.k_block) {
+        const int64_t depth = std::min(k - start, block.k_block);
+        product.pack_rows(block.weights(column, start), block.w.dtype, block.w.stride, columns,
+                          depth, panel, true);
+        const int64_t pass = round_up(depth, product.step()) / Product::sums;
+        const std::byte* x =
+            packed.data + (start / block.k_block * packed.block_stride + row * packed.row_stride) *
+                              product.element_size;
+        for (int64_t r = 0; r < row_count; r += product.tile_rows) {
+            product.tile(std::min(row_count - r, product.tile_rows), columns, Product::sums, pass,
+                         x + r * packed.row_stride * product.element_size, packed.row_stride, panel,
+                         c + r * c_stride, c_stride, start > 0);
+        }
+    }
+}
+
+void finish_rows(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column,
+                 int64_t columns, const float* c) {
+    const float* bias = block.epilogue.bias != nullptr ? block.epilogue.bias + column : nullptr;
+    for (int64_t r = 0; r < row_count; ++r) {
+        const int64_t at = (row + r) * block.out_stride + column;
+        const float* residual = block.residual != nullptr ? block.residual + at : nullptr;
+        block.leaves.epilogue(c + r * block.product.panel_width, bias, block.epilogue.activation,
+                              block.epilogue.scale, residual, block.out + at, columns);
+    }
+}
+
+void multiply_block(const LinearBlock& block) {
+    const int64_t width = block.product.panel_width;
+    const int64_t panels = pieces(block.w.rows, width);
+    // Few panels and many threads: the rows are cut as well.
+    const int64_t wanted = std::max<int64_t>(1, 4 * threads() / panels);
+    const int64_t piece = std::max(pieces(block.rows, wanted), 8 * block.product.tile_rows);
+    const int64_t row_pieces = pieces(block.rows, piece);
+    const bool serial = block.rows * block.w.rows * block.w.cols / 16 < worth_threads;
+    for_each_item(panels * row_pieces, serial, [&](int64_t item) {
+        const int64_t column = item / row_pieces * width;
+        const int64_t columns = std::min(width, block.w.rows - column);
+        const int64_t row = item % row_pieces * piece;
+        const int64_t row_count = std::min(piece, block.rows - row);
+        thread_local Scratch c_scratch;
+        auto* c = c_scratch.get<float>(row_count * width);
+        const auto multiply = block.few() ? multiply_rows : multiply_panels;
+        multiply(block, row, row_count, column, columns, c);
+        finish_rows(block, row, row_count, column, columns, c);
+    });
+}
+
+}  // namespace
+
+void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
+    if (rows <= 0 || w.rows <= 0) return;
+    const Table& leaves = table();
+    const Product& product = product_of(leaves, compute);
+    const int64_t row_bytes = std::max<int64_t>(1, w.cols * product.element_size);
+    const int64_t block = std::clamp<int64_t>(most_packed_bytes / row_bytes, 96, most_rows);
+    const int64_t k_block = k_block_of(product, w.cols);
+    thread_local Scratch scratch;
+    for (int64_t r = 0; r < rows; r += block) {
+        const int64_t count = std::min(block, rows - r);
+        const PackedRows packed =
+            pack_x(product, x + r * x_stride, count, x_stride, w.cols, k_block, scratch);
+        const float* residual =
+            epilogue.residual != nullptr ? epilogue.residual + r * out_stride : nullptr;
+        multiply_block({product, w, epilogue, leaves, k_block, packed, count, residual,
+                        out + r * out_stride, out_stride});
+    }
+}
+
+}  // namespace mllama::cpu

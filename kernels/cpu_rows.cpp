@@ -1,0 +1,108 @@
+// Operations row by row and element by element: threads over the leaves of a table.
+#include <cstring>
+
+#include "kernels/blocking.h"
+#include "kernels/cpu.h"
+#include "kernels/cpu_ops.h"
+#include "kernels/thread_team.h"
+
+namespace mllama::cpu {
+namespace {
+
+/// Elements that a thread takes at a time in the operations without rows.
+constexpr int64_t element_piece = 16384;
+
+}  // namespace
+
+void split_heads(const float* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t head_dim,
+                 void* to, DType to_dtype, int64_t to_head_stride) {
+    for_each_row(rows, heads * head_dim, [&](int64_t r) {
+        const Table& leaves = table();
+        for (int64_t h = 0; h < heads; ++h) {
+            const float* from = x + r * x_stride + h * head_dim;
+            std::byte* row = static_cast<std::byte*>(to) +
+                             (h * to_head_stride + r * head_dim) * dtype_size(to_dtype);
+            if (to_dtype == DType::f32) {
+                std::memcpy(row, from, static_cast<size_t>(head_dim) * sizeof(float));
+            } else {
+                leaves.convert(from, DType::f32, row, to_dtype, head_dim);
+            }
+        }
+    });
+}
+
+void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
+              float eps, float* out) {
+    const Table& leaves = table();
+    for_each_row(rows, width, [&](int64_t r) {
+        leaves.rms_norm(x + r * width, width, weight, weight_dtype, eps, out + r * width);
+    });
+}
+
+void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
+                DType weight_dtype, float eps, float* out) {
+    const Table& leaves = table();
+    for_each_row(rows, width, [&](int64_t r) {
+        leaves.layer_norm(x + r * width, width, weight, bias, weight_dtype, eps, out + r * width);
+    });
+}
+
+void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride,
+          const float* cos, const float* sin) {
+    const Table& leaves = table();
+    const int64_t half = head_dim / 2;
+    for_each_row(rows, heads * head_dim, [&](int64_t r) {
+        leaves.rope(x + r * x_stride, heads, head_dim, cos + r * half, sin + r * half);
+    });
+}
+
+void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride,
+           Activation activation, float* out, int64_t out_stride) {
+    const Table& leaves = table();
+    for_each_row(rows, width, [&](int64_t r) {
+        leaves.gated(gate + r * in_stride, up + r * in_stride, activation, out + r * out_stride,
+                     width);
+    });
+}
+
+void activate(float* x, int64_t n, Activation activation) {
+    const Table& leaves = table();
+    for_each_piece(n, element_piece, n < worth_threads, [&](int64_t begin, int64_t end) {
+        leaves.activate(x + begin, end - begin, activation);
+    });
+}
+
+void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n) {
+    const Table& leaves = table();
+    for_each_piece(n, element_piece, n < worth_threads, [&](int64_t begin, int64_t end) {
+        leaves.add_scaled(y + begin, element_at(x, x_dtype, begin), x_dtype, scale, end - begin);
+    });
+}
+
+void scale_rows(float* x, int64_t rows, int64_t width, const float* factor) {
+    const Table& leaves = table();
+    for_each_row(rows, width, [&](int64_t r) { leaves.scale(x + r * width, factor[r], width); });
+}
+
+void embedding(const int64_t* ids, int64_t n, const void* table_data, DType table_dtype,
+               int64_t width, float* out) {
+    for_each_row(n, width, [&](int64_t i) {
+        convert(element_at(table_data, table_dtype, ids[i] * width), table_dtype, out + i * width,
+                DType::f32, width);
+    });
+}
+
+void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n) {
+    const Table& leaves = table();
+    for_each_piece(n, element_piece, n < worth_threads, [&](int64_t begin, int64_t end) {
+        const std::byte* source = element_at(from, from_dtype, begin);
+        std::byte* target = static_cast<std::byte*>(to) + begin * dtype_size(to_dtype);
+        if (from_dtype == to_dtype) {
+            std::memcpy(target, source, static_cast<size_t>((end - begin) * dtype_size(to_dtype)));
+        } else {
+            leaves.convert(source, from_dtype, target, to_dtype, end - begin);
+        }
+    });
+}
+
+}  // namespace mllama::cpu

@@ -1,0 +1,171 @@
+#include "kernels/limits.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu.h"
+#include "kernels/error.h"
+
+namespace mllama::cpu {
+namespace {
+
+constexpr int64_t huge_page = int64_t{2} << 20;
+constexpr int64_t stream_counts[] = {1, 2, 4, 8};
+
+/// One float of each group of this many is 1, the others are 0: a sum that is exact and that no
+/// reader can know without reading.
+constexpr int64_t ones_apart = 1024;
+
+/// Parts that a thread takes one after the other. Not a power of two: the streams of a part would
+/// begin at the same place of the caches.
+constexpr int64_t parts_of_a_thread = 7;
+
+using Clock = std::chrono::steady_clock;
+
+/// The shortest of up to `runs` runs; no more are begun after a tenth of a second.
+template <class Work>
+double best_seconds(int runs, const Work& work) {
+    using Seconds = std::chrono::duration<double>;
+    const auto begin = Clock::now();
+    double best = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < runs && (i == 0 || Seconds(Clock::now() - begin).count() < 0.1); ++i) {
+        const auto start = Clock::now();
+        work();
+        best = std::min(best, Seconds(Clock::now() - start).count());
+    }
+    return best;
+}
+
+/// 1e9 operations a second of a loop on all threads at once.
+double peak_gop_s(const PeakLoop& loop, const char* type) {
+    constexpr int64_t rounds = 1 << 19;
+    const int64_t items = threads();
+    const double multiply_adds = static_cast<double>(rounds * loop.multiply_adds);
+    std::vector<double> results(static_cast<size_t>(items));
+    const double seconds = best_seconds(10, [&] {
+        parallel_for(items,
+                     [&](int64_t i) { results[static_cast<size_t>(i)] = loop.run(rounds, 1); });
+    });
+    for (const double result : results) {
+        if (result != multiply_adds) {
+            fail("limit of ", type, " multiply-adds: expected a sum of ", multiply_adds, ", found ",
+                 result);
+        }
+    }
+    return 2 * multiply_adds * static_cast<double>(items) / seconds / 1e9;
+}
+
+/// The first number behind `key` in a file of lines "key number"; or of the file if `key` is empty;
+/// -1 if there is none.
+int64_t number_in_file(const char* path, const std::string& key) {
+    std::ifstream file(path);
+    std::string word;
+    int64_t number = -1;
+    while (!key.empty() && file >> word && word != key) {
+    }
+    return file >> number ? number : -1;
+}
+
+}  // namespace
+
+Limits best(const Limits& a, const Limits& b) {
+    Limits result;
+    const Limits& reader = a.read_gb_s >= b.read_gb_s ? a : b;
+    result.read_gb_s = reader.read_gb_s;
+    result.read_streams = reader.read_streams;
+    result.f32_gflop_s = std::max(a.f32_gflop_s, b.f32_gflop_s);
+    result.bf16_gflop_s = std::max(a.bf16_gflop_s, b.bf16_gflop_s);
+    result.int8_gop_s = std::max(a.int8_gop_s, b.int8_gop_s);
+    return result;
+}
+
+void LimitProbe::Free::operator()(float* memory) const {
+    std::free(memory);
+}
+
+LimitProbe::LimitProbe(int64_t bytes)
+    : bytes_((std::max<int64_t>(bytes, 1 << 20) + huge_page - 1) / huge_page * huge_page) {
+    const auto size = static_cast<size_t>(bytes_);
+    memory_.reset(static_cast<float*>(std::aligned_alloc(static_cast<size_t>(huge_page), size)));
+    if (memory_ == nullptr) fail("out of memory: ", bytes_, " bytes to read cannot be allocated");
+    ::madvise(memory_.get(), size, MADV_HUGEPAGE);  // only advice
+    // Touched by writing: pages that were only read would all be the same page of zeros.
+    parallel_for(bytes_ / huge_page, [this](int64_t page) {
+        constexpr int64_t floats = huge_page / int64_t{sizeof(float)};
+        float* to = memory_.get() + page * floats;
+        for (int64_t i = 0; i < floats; ++i) to[i] = i % ones_apart == 0 ? 1.0f : 0.0f;
+    });
+}
+
+int64_t LimitProbe::default_bytes() {
+    constexpr int64_t wanted = int64_t{1} << 30;
+    const int64_t available = available_memory();
+    return available > 0 ? std::min(wanted, available / 4) : wanted;
+}
+
+double LimitProbe::read_gb_s(int64_t streams) const {
+    const Table& leaves = table();
+    const auto* place = std::find(std::begin(stream_counts), std::end(stream_counts), streams);
+    const auto read_sum = leaves.read_sum[place - std::begin(stream_counts)];
+    const int64_t floats = bytes_ / int64_t{sizeof(float)};
+    const int64_t parts = parts_of_a_thread * threads();
+    const int64_t part = (floats + parts - 1) / parts;
+    std::vector<float> sums(static_cast<size_t>(parts));
+    const double seconds = best_seconds(2, [&] {
+        parallel_for(parts, [&](int64_t i) {
+            const int64_t begin = std::min(i * part, floats);
+            sums[static_cast<size_t>(i)] =
+                read_sum(memory_.get() + begin, std::min(part, floats - begin));
+        });
+    });
+    double sum = 0.0;
+    for (const float of_part : sums) sum += double{of_part};
+    const auto expected = static_cast<double>(floats / ones_apart);
+    if (sum != expected) fail("limit of reading: expected a sum of ", expected, ", found ", sum);
+    return static_cast<double>(bytes_) / seconds / 1e9;
+}
+
+Limits LimitProbe::measure() const {
+    Limits limits;
+    const Table& leaves = table();
+    limits.f32_gflop_s = peak_gop_s(leaves.peak_f32, "f32");
+    limits.bf16_gflop_s = peak_gop_s(leaves.peak_bf16, "bf16");
+    limits.int8_gop_s = peak_gop_s(leaves.peak_int8, "int8");
+    for (const int64_t streams : stream_counts) {
+        const double rate = read_gb_s(streams);
+        if (rate <= limits.read_gb_s) continue;
+        limits.read_gb_s = rate;
+        limits.read_streams = streams;
+    }
+    return limits;
+}
+
+int64_t available_memory() {
+    const int64_t kb = number_in_file("/proc/meminfo", "MemAvailable:");
+    int64_t available = std::max<int64_t>(0, kb * 1024);
+    const int64_t most = number_in_file("/sys/fs/cgroup/memory.max", "");
+    const int64_t used = number_in_file("/sys/fs/cgroup/memory.current", "");
+    if (most >= 0 && used >= 0) {
+        const int64_t left = std::max<int64_t>(0, most - used);
+        available = available > 0 ? std::min(available, left) : left;
+    }
+    return available;
+}
+
+int64_t last_level_cache() {
+    const long level3 = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
+    const long level2 = ::sysconf(_SC_LEVEL2_CACHE_SIZE);
+    const int64_t bytes = level3 > 0 ? level3 : level2;
+    return bytes > 0 ? bytes : int64_t{32} << 20;
+}
+
+}  // namespace mllama::cpu

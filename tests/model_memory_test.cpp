@@ -1,0 +1,134 @@
+// What a token costs beside time: no allocation, and of the weights only those that it needs.
+#include <doctest/doctest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cinttypes>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "io/checkpoint.h"
+#include "mllama/mllama.h"
+#include "mllama/weights.h"
+#include "tests/allocation_counter.h"
+
+using namespace mllama;
+
+namespace {
+
+const std::string demo_model = std::string(MLLAMA_TEST_DATA) + "/../apps/demo/model";
+const std::string demo_pictures = std::string(MLLAMA_TEST_DATA) + "/../apps/demo/pictures";
+
+Prompt prompt_of(const Mllama& mllama, const std::string& text, bool with_picture) {
+    Request request;
+    request.prompt = text;
+    if (with_picture) {
+        const auto first = std::filesystem::directory_iterator(demo_pictures);
+        request.prompt = "<|image|>" + text;
+        request.images.push_back(begin(first)->path().string());
+    }
+    return mllama.prepare(request, {});
+}
+
+/// Allocations of `tokens` steps of decoding, after a few that may grow what is kept.
+int64_t allocations_of_decoding(const Mllama& mllama, const Prompt& prompt, int tokens) {
+    Sequence sequence = mllama.model().new_sequence();
+    sequence.reserve(static_cast<int64_t>(prompt.ids.size()) + tokens + 3);
+    for (const ProcessedImage& image : prompt.images) {
+        mllama.model().add_image(sequence, mllama.model().encode_image(image));
+    }
+    (void)mllama.model().prefill(sequence, prompt.ids);
+    const int64_t token = prompt.ids.back();
+    const SequenceInput input{&sequence, {&token, 1}, 1};
+    for (int i = 0; i < 3; ++i) (void)mllama.model().forward({&input, 1});
+    const int64_t before = allocations;
+    for (int i = 0; i < tokens; ++i) (void)mllama.model().forward({&input, 1});
+    return allocations - before;
+}
+
+/// The addresses where a file is mapped.
+std::vector<uintptr_t> mappings_of(const std::string& path) {
+    std::vector<uintptr_t> begins;
+    std::ifstream maps("/proc/self/maps");
+    std::string line;
+    const std::string name = std::filesystem::canonical(path).string();
+    while (std::getline(maps, line)) {
+        uintptr_t begin = 0;
+        if (line.size() > name.size() && line.ends_with(name) &&
+            std::sscanf(line.c_str(), "%" SCNxPTR, &begin) == 1) {
+            begins.push_back(begin);
+        }
+    }
+    return begins;
+}
+
+bool only_for_pictures(const std::string& name, const TextConfig& config) {
+    if (name.starts_with("vision_model.") || name.starts_with("multi_modal_projector."))
+        return true;
+    for (const int64_t layer : config.cross_attention_layers) {
+        if (name.starts_with("language_model.model.layers." + std::to_string(layer) + ".")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/// Sets the protection of all whole pages of the matrices that only pictures need, in the mapping
+/// that begins at `mapped`. Returns how many bytes that were.
+int64_t protect_picture_weights(const Checkpoint& checkpoint, const TextConfig& config,
+                                uintptr_t mapped, uintptr_t checkpoint_mapped, int protection) {
+    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    int64_t bytes = 0;
+    for (const std::string& name : checkpoint.names()) {
+        const TensorInfo& info = checkpoint.info(name);
+        if (info.shape.size() < 2 || !only_for_pictures(name, config)) continue;
+        const Tensor tensor = checkpoint.get(name, Shape(info.shape));
+        const uintptr_t begin =
+            reinterpret_cast<uintptr_t>(tensor.data()) - checkpoint_mapped + mapped;
+        const uintptr_t first = (begin + page - 1) / page * page;
+        const uintptr_t last = (begin + static_cast<uintptr_t>(info.bytes)) / page * page;
+        if (first >= last) continue;
+        REQUIRE(mprotect(reinterpret_cast<void*>(first), last - first, protection) == 0);
+        bytes += static_cast<int64_t>(last - first);
+    }
+    return bytes;
+}
+
+}  // namespace
+
+TEST_CASE("decoding_allocates_nothing") {
+    for (const WeightType type : {WeightType::as_stored, WeightType::f32}) {
+        const Mllama mllama = Mllama::load(demo_model, {type, Reference::transformers});
+        CHECK(allocations_of_decoding(mllama, prompt_of(mllama, "What is 2 plus 3?", false), 20) ==
+              0);
+        CHECK(allocations_of_decoding(mllama, prompt_of(mllama, "What is it?", true), 20) == 0);
+    }
+    CHECK(allocations > 0);  // the counter counts
+}
+
+TEST_CASE("text_alone_touches_no_page_of_what_only_pictures_need") {
+    const Mllama mllama = Mllama::load(demo_model, {});
+    const std::string file = demo_model + "/model.safetensors";
+    const std::vector<uintptr_t> of_model = mappings_of(file);
+    REQUIRE(of_model.size() == 1);
+    const Checkpoint checkpoint = open_checkpoint(demo_model);
+    const std::vector<uintptr_t> of_both = mappings_of(file);
+    REQUIRE(of_both.size() == 2);
+    const uintptr_t mapped = of_model.front();
+    const uintptr_t other = of_both.front() == mapped ? of_both.back() : of_both.front();
+    const TextConfig& config = mllama.model().config().text;
+    const auto protect = [&](int protection) {
+        return protect_picture_weights(checkpoint, config, mapped, other, protection);
+    };
+
+    // From here on, touching one of these pages would end this program.
+    CHECK(protect(PROT_NONE) > 2'000'000);
+    const Prompt question = prompt_of(mllama, "What is 2 plus 3?", false);
+    const Completion answer = mllama.generate({&question, 1}, mllama.default_options(), {}).front();
+    CHECK(!answer.tokens.empty());
+    CHECK(protect(PROT_READ) > 2'000'000);
+    const Prompt about_picture = prompt_of(mllama, "What does the image show?", true);
+    CHECK(
+        !mllama.generate({&about_picture, 1}, mllama.default_options(), {}).front().tokens.empty());
+}
