@@ -1,42 +1,41 @@
-// mllama bench: how long the parts take with a checkpoint: a picture, a prompt, a token.
-#include <chrono>
+// mllama bench: how long a picture, a prompt and a token take, beside what the machine could do at
+// most, measured in the same process, before and after each run.
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
-#include <random>
+#include <limits>
 
+#include "apps/bench_check.h"
+#include "apps/bench_model.h"
+#include "apps/bench_report.h"
+#include "apps/bench_workloads.h"
 #include "apps/cli.h"
-#include "io/json.h"
+#include "apps/terminal.h"
+#include "mllama/stopwatch.h"
 
 namespace mllama {
 namespace {
 
 struct Arguments {
     ModelArguments model;
-    int64_t prompt_tokens = 512;
-    int64_t new_tokens = 32;
+    std::string config;
+    bool random_weights = false;
+    int64_t layers = 0;         // 0: all
+    int64_t prompt_tokens = 0;  // 0: 512, or what the model takes
+    int64_t new_tokens = 0;     // 0: 32, or what the model takes
     int64_t images = 0;
     int64_t repeats = 3;
+    bool full = false;
     bool json = false;
+
+    [[nodiscard]] std::string config_path() const {
+        return config.empty() ? model.model + "/config.json" : config;
+    }
 };
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// The best of several runs: what the machine can do when nothing disturbs it.
-template <class Work>
-double best_of(int64_t repeats, const Work& work) {
-    double best = 1e300;
-    for (int64_t i = 0; i < repeats; ++i) {
-        const auto start = Clock::now();
-        work();
-        best = std::min(best, seconds_since(start));
-    }
-    return best;
-}
+constexpr int64_t usual_prompt = 512;
+constexpr int64_t usual_new_tokens = 32;
 
 /// Memory of this process that is not backed by files, in MB.
 double anonymous_mb() {
@@ -50,203 +49,207 @@ double anonymous_mb() {
     return 0;
 }
 
-/// A picture of noise that is cut into `high` x `wide` tiles, as the processor would give it.
-ProcessedImage noise_picture(const VisionConfig& config, size_t aspect_ratio) {
-    const auto [high, wide] = config.supported_aspect_ratios[aspect_ratio];
-    ProcessedImage image;
-    image.tiles_high = high;
-    image.tiles_wide = wide;
-    image.num_tiles = high * wide;
-    image.aspect_ratio_id = static_cast<int64_t>(aspect_ratio) + 1;
-    image.tile_size = config.image_size;
-    std::mt19937 random(1);
-    std::normal_distribution<float> normal;
-    image.pixel_values.resize(
-        static_cast<size_t>(image.num_tiles * 3 * config.image_size * config.image_size));
-    for (float& value : image.pixel_values) value = normal(random);
-    return image;
+ModelConfig load_config(const Arguments& arguments) {
+    ModelConfig config = ModelConfig::load_file(arguments.config_path());
+    return arguments.layers > 0 ? first_layers(std::move(config), arguments.layers) : config;
 }
 
-/// The supported shape with the most tiles, the squarest of those, and the one of a single tile.
-std::vector<size_t> shapes_to_time(const VisionConfig& config) {
-    size_t most = 0;
-    size_t one = 0;
-    const auto tiles = [&](size_t i) {
-        return config.supported_aspect_ratios[i].first * config.supported_aspect_ratios[i].second;
-    };
-    const auto skew = [&](size_t i) {
-        return std::abs(config.supported_aspect_ratios[i].first -
-                        config.supported_aspect_ratios[i].second);
-    };
-    for (size_t i = 0; i < config.supported_aspect_ratios.size(); ++i) {
-        if (tiles(i) > tiles(most) || (tiles(i) == tiles(most) && skew(i) < skew(most))) most = i;
-        if (tiles(i) == 1) one = i;
+Model load_model(const Arguments& arguments, const ModelConfig& config,
+                 const ModelOptions& options) {
+    if (!arguments.random_weights) return Model::load(arguments.model.model, options);
+    return random_model(config, options, arguments.config);
+}
+
+/// What to time, all of it within the positions of the model. Throws Error where the command line
+/// asks for more than that.
+BenchPlan make_plan(const Arguments& arguments, const TextConfig& config,
+                    std::vector<std::string>& notes) {
+    const int64_t most = config.max_position_embeddings;
+    const std::string where =
+        std::to_string(most) + ", the max_position_embeddings of " + arguments.config_path();
+    int64_t tokens = arguments.prompt_tokens;
+    int64_t new_tokens = arguments.new_tokens;
+    if (new_tokens == 0) new_tokens = std::clamp<int64_t>(most / 2, 1, usual_new_tokens);
+    if (tokens == 0) tokens = std::clamp<int64_t>(most - new_tokens, 1, usual_prompt);
+    if (tokens > most) fail("--prompt-tokens ", tokens, ": expected at most ", where);
+    if (tokens > most - new_tokens) {
+        fail("--prompt-tokens ", tokens, " and --new-tokens ", new_tokens,
+             ": expected together at most ", where);
     }
-    if (tiles(one) != 1 || tiles(most) == 1) return {most};
-    return {most, one};
-}
+    if (arguments.images >= tokens) {
+        fail("--images ", arguments.images, ": expected fewer than --prompt-tokens ", tokens,
+             ", since each is a token of the prompt");
+    }
 
-std::vector<int64_t> random_tokens(int64_t count, int64_t vocab_size) {
-    std::mt19937_64 random(2);
-    std::vector<int64_t> ids(static_cast<size_t>(count));
-    for (int64_t& id : ids) id = static_cast<int64_t>(random() % static_cast<uint64_t>(vocab_size));
-    return ids;
-}
-
-class Bench {
-  public:
-    Bench(const Model& model, const Arguments& arguments) : model_(model), arguments_(arguments) {}
-
-    OrderedJson vision() {
-        OrderedJson rows = OrderedJson::array();
-        if (arguments_.images == 0) return rows;
-        for (const size_t shape : shapes_to_time(model_.config().vision)) {
-            const ProcessedImage picture = noise_picture(model_.config().vision, shape);
-            VisionRows result;
-            const double seconds =
-                best_of(arguments_.repeats, [&] { result = model_.encode_image(picture); });
-            if (image_.rows.rows() < result.rows.rows()) image_ = result;
-            const double flop = 2 * model_.vision().multiply_adds(picture.num_tiles);
-            rows.push_back({{"tiles", picture.num_tiles},
-                            {"seconds", seconds},
-                            {"gflop_s", flop / seconds / 1e9}});
-            say("vision, %lld tiles: %.3f s, %.1f GFLOP/s",
-                static_cast<long long>(picture.num_tiles), seconds, flop / seconds / 1e9);
+    BenchPlan plan{arguments.images, {tokens}, new_tokens, {tokens}, {1, 8}};
+    if (!arguments.full) return plan;
+    const auto add = [&](std::vector<int64_t>& lengths, const char* what, int64_t length,
+                         int64_t more) {
+        if (length > most - more) {
+            notes.push_back(std::string(what) + " " + std::to_string(length) +
+                            ": more than max_position_embeddings");
+        } else if (length > tokens) {
+            lengths.push_back(length);
         }
-        return rows;
-    }
+    };
+    for (const int64_t length : {2048, 8192}) add(plan.prefill_tokens, "prefill of", length, 0);
+    for (const int64_t length : {8192, 32768})
+        add(plan.decode_contexts, "decode at", length, new_tokens);
+    plan.decode_batches = {1, 2, 4, 8};
+    return plan;
+}
 
-    OrderedJson prefill() {
-        const auto ids = random_tokens(arguments_.prompt_tokens, model_.config().text.vocab_size);
-        const double seconds = best_of(arguments_.repeats, [&] {
-            Sequence sequence = start();
-            model_.prefill(sequence, ids);
+std::vector<Checked> check(const Model& model, WeightType type, ProgressLine& progress) {
+    const DType stored = model.text().weight_dtype();
+    const Compute compute = model.text().compute();
+    int64_t step = 0;
+    std::vector<Checked> checked = check_operations(
+        model.config(), stored, compute, CheckedPaths::ops(), [&](const std::string& what) {
+            progress.update("comparing with the reference: " + what, ++step, 0);
         });
-        const auto tokens = static_cast<double>(ids.size());
-        const double flop = 2 * prefill_multiply_adds();
-        say("prefill, %.0f tokens: %.3f s, %.1f tokens/s, %.1f GFLOP/s", tokens, seconds,
-            tokens / seconds, flop / seconds / 1e9);
-        return OrderedJson::array({{{"tokens", ids.size()},
-                                    {"seconds", seconds},
-                                    {"tokens_per_s", tokens / seconds},
-                                    {"gflop_s", flop / seconds / 1e9}}});
-    }
+    progress.update("comparing with the reference: both towers", ++step, 0);
+    const std::vector<Checked> towers = check_towers(model.config(), stored, type);
+    checked.insert(checked.end(), towers.begin(), towers.end());
+    return checked;
+}
 
-    OrderedJson decode() {
-        const auto ids = random_tokens(arguments_.prompt_tokens, model_.config().text.vocab_size);
-        Sequence sequence = start();
-        sequence.reserve(arguments_.prompt_tokens + arguments_.new_tokens);
-        model_.prefill(sequence, ids);
-        const int64_t token = ids.back();
-        const SequenceInput input{&sequence, {&token, 1}, 1};
-        double bytes = 0;
-        const auto start_time = Clock::now();
-        for (int64_t i = 0; i < arguments_.new_tokens; ++i) {
-            model_.forward({&input, 1});
-            bytes += static_cast<double>(model_.text().bytes_per_token(sequence.has_images()) +
-                                         sequence.cache_bytes());
+std::string checked_text(const std::vector<Checked>& checked) {
+    const auto worst = std::max_element(checked.begin(), checked.end(), [](auto& a, auto& b) {
+        return a.largest_error / a.tolerance < b.largest_error / b.tolerance;
+    });
+    char text[256];
+    std::snprintf(text, sizeof text,
+                  "checked: %zu results against the reference; the worst, %s: %.1e of its size, "
+                  "%.0e is allowed",
+                  checked.size(), worst->what.c_str(), worst->largest_error, worst->tolerance);
+    return text;
+}
+
+/// Runs every workload `repeats` times, in turns, so that a bad moment of the machine meets each
+/// once at most; the limits are measured before and after every run.
+void time_all(const std::vector<Workload>& workloads, int64_t repeats, ProgressLine& progress,
+              BenchReport& report) {
+    const cpu::LimitProbe probe(cpu::LimitProbe::default_bytes());
+    for (const Workload& workload : workloads) {
+        report.rows.push_back({&workload, {}, {}});
+        report.rows.back().run.seconds = std::numeric_limits<double>::infinity();
+    }
+    const int64_t all = repeats * static_cast<int64_t>(workloads.size());
+    int64_t done = 0;
+    report.limits.push_back(probe.measure());
+    for (int64_t repeat = 0; repeat < repeats; ++repeat) {
+        for (BenchRow& row : report.rows) {
+            progress.update(row.workload->label, ++done, all);
+            const cpu::Limits before = report.limits.back();
+            const BenchRun run = row.workload->run();
+            report.limits.push_back(probe.measure());
+            if (run.seconds >= row.run.seconds) continue;
+            row.run = run;
+            row.limits = cpu::best(before, report.limits.back());
         }
-        const double seconds = seconds_since(start_time);
-        const auto tokens = static_cast<double>(arguments_.new_tokens);
-        say("decode at %lld tokens: %.2f tokens/s, %.1f GB/s",
-            static_cast<long long>(arguments_.prompt_tokens), tokens / seconds,
-            bytes / seconds / 1e9);
-        return OrderedJson::array({{{"context", arguments_.prompt_tokens},
-                                    {"batch", 1},
-                                    {"tokens_per_s", tokens / seconds},
-                                    {"gb_s", bytes / seconds / 1e9}}});
     }
-
-  private:
-    /// An empty text, with the picture if pictures are timed. Random tokens then see no picture,
-    /// which costs the same.
-    Sequence start() {
-        Sequence sequence = model_.new_sequence();
-        for (int64_t i = 0; i < arguments_.images; ++i) model_.add_image(sequence, image_);
-        return sequence;
-    }
-
-    /// Linear layers of all rows, causal self-attention, attention to pictures, keys and values of
-    /// pictures, lm_head of one row.
-    [[nodiscard]] double prefill_multiply_adds() const {
-        const TextConfig& t = model_.config().text;
-        const auto rows = static_cast<double>(arguments_.prompt_tokens);
-        const auto hidden = static_cast<double>(t.hidden_size);
-        const auto cross = static_cast<double>(t.cross_attention_layers.size());
-        const double self_attention =
-            (static_cast<double>(t.num_hidden_layers) - cross) * rows * (rows + 1) * hidden;
-        const double head = hidden * static_cast<double>(t.vocab_size);
-        double images = 0;
-        if (arguments_.images > 0) {
-            const auto keys = static_cast<double>(arguments_.images * image_.rows.rows());
-            images = cross * (rows * keys * 2 * hidden +
-                              keys * 2 * hidden * static_cast<double>(t.kv_size()));
-        }
-        return rows * model_.text().multiply_adds_per_row(arguments_.images > 0) + self_attention +
-               head + images;
-    }
-
-    template <class... Values>
-    void say(const char* format, Values... values) const {
-        if (arguments_.json) return;
-        std::printf(format, values...);
-        std::printf("\n");
-        std::fflush(stdout);
-    }
-
-    const Model& model_;
-    const Arguments& arguments_;
-    VisionRows image_;
-};
+}
 
 void run(const Arguments& arguments) {
     const ModelOptions options = arguments.model.apply();
-    const auto start = Clock::now();
-    const Model model = Model::load(arguments.model.model, options);
-    const double load_s = seconds_since(start);
-    if (!arguments.json) {
-        std::printf("%s, %d threads, %s weights, loaded in %.3f s\n",
-                    std::string(ops::isa_name()).c_str(), ops::threads(),
-                    model.weight_type_name().c_str(), load_s);
+    const ModelConfig config = load_config(arguments);
+    BenchReport report;
+    const BenchPlan plan = make_plan(arguments, config.text, report.notes);
+    ProgressLine progress;
+    progress.update(arguments.random_weights ? "making weights" : "loading", 1, 1);
+    const Stopwatch watch;
+    const Model model = load_model(arguments, config, options);
+    report.load_s = watch.seconds();
+    report.isa = ops::isa_name();
+    report.threads = ops::threads();
+    report.dtype = model.weight_type_name();
+    report.compute = model.text().compute();
+    report.last_level_cache = cpu::last_level_cache();
+    report.model = arguments.random_weights
+                       ? arguments.config + ", random weights, " +
+                             std::to_string(model.config().text.num_hidden_layers) + " layers"
+                       : arguments.model.model;
+    char opening[256];
+    std::snprintf(opening, sizeof opening, "%s, %d %s, %s weights, %s in %.3f s",
+                  report.isa.c_str(), report.threads, report.threads == 1 ? "thread" : "threads",
+                  report.dtype.c_str(), arguments.random_weights ? "made" : "loaded",
+                  report.load_s);
+    progress.finish(opening);
+
+    report.checked = check(model, options.weights, progress);
+    progress.finish(checked_text(report.checked));
+
+    Workloads workloads(model, plan);
+    const std::vector<Workload> list = workloads.list(report.notes);
+    time_all(list, arguments.repeats, progress, report);
+    progress.finish("");
+    report.anonymous_mb = anonymous_mb();
+    std::cout << (arguments.json ? to_json(report).dump() + "\n" : table_text(report));
+}
+
+void check_source(const Arguments& arguments) {
+    if (arguments.model.model.empty() == arguments.config.empty()) {
+        throw CLI::RequiredError("either --model DIR or --config FILE --random-weights");
     }
-    Bench bench(model, arguments);
-    OrderedJson report = {{"isa", ops::isa_name()},
-                          {"threads", ops::threads()},
-                          {"dtype", model.weight_type_name()},
-                          {"load_s", load_s}};
-    report["vision"] = bench.vision();
-    report["prefill"] = bench.prefill();
-    report["decode"] = bench.decode();
-    report["anonymous_mb"] = anonymous_mb();
-    if (arguments.json) std::cout << report.dump() << "\n";
 }
 
 }  // namespace
 
 void add_bench(CLI::App& app) {
-    auto* command = app.add_subcommand("bench", "How long a picture, a prompt and a token take");
+    auto* command = app.add_subcommand(
+        "bench", "How long a picture, a prompt and a token take, beside the limits of the machine");
     auto arguments = std::make_shared<Arguments>();
     arguments->model.add_to(*command);
-    command->add_option("--prompt-tokens", arguments->prompt_tokens, "Tokens of the prompt")
-        ->check(CLI::Range(1, 1 << 20))
-        ->type_name("P")
-        ->capture_default_str();
-    command->add_option("--new-tokens", arguments->new_tokens, "Tokens to decode")
-        ->check(CLI::Range(1, 1 << 20))
+    command->get_option("--model")->required(false);
+    auto* config = command
+                       ->add_option("--config", arguments->config,
+                                    "A published config.json, instead of a checkpoint")
+                       ->type_name("FILE");
+    auto* random = command
+                       ->add_flag("--random-weights", arguments->random_weights,
+                                  "Make weights in memory for --config: bf16, or f32 with "
+                                  "--dtype f32")
+                       ->needs(config);
+    config->needs(random);
+    command
+        ->add_option("--layers", arguments->layers,
+                     "With --config: the first N layers of the text tower, with the "
+                     "cross-attention layers among them; N local layers of the vision tower, and "
+                     "global ones in proportion, at least 1")
+        ->check(CLI::Range(1, 4096))
         ->type_name("N")
-        ->capture_default_str();
+        ->needs(config);
+    command
+        ->add_option("--prompt-tokens", arguments->prompt_tokens,
+                     "Tokens of the prompt, and before the first token that is decoded; default: "
+                     "512, or as many as the model takes")
+        ->check(CLI::Range(1, 1 << 20))
+        ->type_name("P");
+    command
+        ->add_option("--new-tokens", arguments->new_tokens,
+                     "Tokens to decode in a run; default: 32, or as many as the model takes")
+        ->check(CLI::Range(1, 1 << 20))
+        ->type_name("N");
     command
         ->add_option("--images", arguments->images,
                      "Pictures in front of the prompt; 0: no pictures are timed")
         ->check(CLI::Range(0, 64))
         ->type_name("K")
         ->capture_default_str();
-    command->add_option("--repeats", arguments->repeats, "Runs of which the best counts")
+    command
+        ->add_option("--repeats", arguments->repeats,
+                     "Runs of each, in turns; the best counts, against the limits around it")
         ->check(CLI::Range(1, 1000))
         ->type_name("N")
         ->capture_default_str();
+    command->add_flag("--full", arguments->full,
+                      "Also prefill of 2048 and 8192 tokens, decoding at 8192 and 32768 tokens, "
+                      "and 2 and 4 sequences together (else 1 and 8)");
     command->add_flag("--json", arguments->json, "One JSON object");
-    command->callback([arguments] { run(*arguments); });
+    command->callback([arguments] {
+        check_source(*arguments);
+        run(*arguments);
+    });
 }
 
 }  // namespace mllama

@@ -13,14 +13,21 @@ Checkpoint open_checkpoint(const std::string& checkpoint_dir) {
                              {"model.multi_modal_projector.", "multi_modal_projector."}});
 }
 
+WeightLoader::WeightLoader(const Checkpoint& checkpoint, WeightType type)
+    : WeightLoader(
+          [&checkpoint](const std::string& name, const std::vector<int64_t>& shape) {
+              return checkpoint.get(name, shape);
+          },
+          type) {}
+
 Tensor WeightLoader::matrix(const std::string& name, const std::vector<int64_t>& shape) const {
-    Tensor weight = checkpoint_.get(name, shape);
+    Tensor weight = source_(name, shape);
     if (type_ == WeightType::bf16) return ops::to_dtype(weight, DType::bf16);
     return weight;
 }
 
 Tensor WeightLoader::vector(const std::string& name, const std::vector<int64_t>& shape) const {
-    return ops::to_dtype(checkpoint_.get(name, shape), DType::f32);
+    return ops::to_dtype(source_(name, shape), DType::f32);
 }
 
 float WeightLoader::tanh_gate(const std::string& name) const {

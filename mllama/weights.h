@@ -1,7 +1,10 @@
 // Taking the modules of the published model out of a checkpoint.
 #pragma once
 
+#include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "io/checkpoint.h"
 #include "nn/linear.h"
@@ -22,12 +25,18 @@ enum class WeightType {
 /// multi_modal_projector.*.
 Checkpoint open_checkpoint(const std::string& checkpoint_dir);
 
+/// Where weights come from: gives the tensor (f32, bf16 or f16) that the published model has under
+/// a name, of this shape; throws Error if there is none.
+using TensorSource =
+    std::function<Tensor(const std::string& name, const std::vector<int64_t>& shape)>;
+
 /// Reads modules by the names of the published model. Each throws Error naming file, tensor,
 /// expected and found.
 class WeightLoader {
   public:
-    WeightLoader(const Checkpoint& checkpoint, WeightType type)
-        : checkpoint_(checkpoint), type_(type) {}
+    /// The checkpoint must outlive the loader; the modules need neither.
+    WeightLoader(const Checkpoint& checkpoint, WeightType type);
+    WeightLoader(TensorSource source, WeightType type) : source_(std::move(source)), type_(type) {}
 
     /// A matrix (rows, cols) as it is to be held.
     [[nodiscard]] Tensor matrix(const std::string& name, const std::vector<int64_t>& shape) const;
@@ -49,7 +58,7 @@ class WeightLoader {
     [[nodiscard]] Compute compute(const Tensor& weight) const;
 
   private:
-    const Checkpoint& checkpoint_;
+    TensorSource source_;
     WeightType type_;
 };
 

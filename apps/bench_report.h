@@ -1,0 +1,53 @@
+// What the bench says: a table for people, one JSON object for programs.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/bench_check.h"
+#include "apps/bench_workloads.h"
+#include "io/json.h"
+#include "kernels/limits.h"
+
+namespace mllama {
+
+/// A workload with its best run, and the limits measured before and after that run.
+struct BenchRow {
+    const Workload* workload = nullptr;
+    BenchRun run;
+    cpu::Limits limits;
+};
+
+struct BenchReport {
+    std::string isa;
+    int threads = 0;
+    std::string dtype;
+    std::string model;  ///< where the weights are from
+    Compute compute = Compute::f32;
+    double load_s = 0;
+    double anonymous_mb = 0;  ///< memory of the process that no file backs
+    int64_t last_level_cache = 0;
+    std::vector<Checked> checked;
+    std::vector<cpu::Limits> limits;  ///< as measured, in time
+    std::vector<BenchRow> rows;
+    std::vector<std::string> notes;
+};
+
+/// The part of its limit that a row reaches: operations against the peak of the type computed with,
+/// bytes against the read bandwidth. None where the weights may stay in the caches.
+[[nodiscard]] std::optional<double> share_of_limit(const BenchRow& row, const BenchReport& report);
+
+/// The seconds of a row as a part of another's, where both are there: a picture of one tile beside
+/// the largest, 8 sequences beside one.
+struct BenchRatio {
+    std::string key;    ///< for JSON
+    std::string label;  ///< for people
+    double value = 0;
+};
+[[nodiscard]] std::vector<BenchRatio> ratios(const BenchReport& report);
+
+[[nodiscard]] std::string table_text(const BenchReport& report);
+[[nodiscard]] OrderedJson to_json(const BenchReport& report);
+
+}  // namespace mllama

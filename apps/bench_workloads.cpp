@@ -1,0 +1,238 @@
+#include "apps/bench_workloads.h"
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <random>
+
+#include "kernels/limits.h"
+#include "mllama/stopwatch.h"
+
+namespace mllama {
+namespace {
+
+/// Wall time, and the processor time of all threads.
+class RunClock {
+  public:
+    void stop(BenchRun& run) const {
+        run.seconds = watch_.seconds();
+        const double processor =
+            static_cast<double>(std::clock() - start_) / static_cast<double>(CLOCKS_PER_SEC);
+        run.busy = processor / (run.seconds * ops::threads());
+    }
+
+  private:
+    Stopwatch watch_;
+    std::clock_t start_ = std::clock();
+};
+
+/// A picture of noise that is cut into tiles, as the processor would give it.
+ProcessedImage noise_picture(const VisionConfig& config, size_t aspect_ratio) {
+    const auto [high, wide] = config.supported_aspect_ratios[aspect_ratio];
+    ProcessedImage image;
+    image.tiles_high = high;
+    image.tiles_wide = wide;
+    image.num_tiles = high * wide;
+    image.aspect_ratio_id = static_cast<int64_t>(aspect_ratio) + 1;
+    image.tile_size = config.image_size;
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    image.pixel_values.resize(static_cast<size_t>(image.num_tiles * config.num_channels *
+                                                  config.image_size * config.image_size));
+    for (float& value : image.pixel_values) value = normal(random);
+    return image;
+}
+
+/// The supported shape with the most tiles, the squarest of those, and the one of a single tile.
+std::vector<size_t> shapes_to_time(const VisionConfig& config) {
+    size_t most = 0;
+    size_t one = 0;
+    const auto tiles = [&](size_t i) {
+        return config.supported_aspect_ratios[i].first * config.supported_aspect_ratios[i].second;
+    };
+    const auto skew = [&](size_t i) {
+        return std::abs(config.supported_aspect_ratios[i].first -
+                        config.supported_aspect_ratios[i].second);
+    };
+    for (size_t i = 0; i < config.supported_aspect_ratios.size(); ++i) {
+        if (tiles(i) > tiles(most) || (tiles(i) == tiles(most) && skew(i) < skew(most))) most = i;
+        if (tiles(i) == 1) one = i;
+    }
+    if (tiles(one) != 1 || tiles(most) == 1) return {most};
+    return {most, one};
+}
+
+/// Fills a cache with random rows up to `length`; few different ones, since nothing looks at them.
+void fill_cache(KvCache& cache, int64_t length) {
+    constexpr int64_t different = 64;
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal;
+    Tensor k = Tensor::empty({different, cache.width()}, DType::f32);
+    Tensor v = Tensor::empty({different, cache.width()}, DType::f32);
+    for (Tensor* rows : {&k, &v}) {
+        for (int64_t i = 0; i < rows->numel(); ++i) rows->data<float>()[i] = normal(random);
+    }
+    while (cache.length() < length) {
+        const int64_t rows = std::min(different, length - cache.length());
+        cache.append(k.rows(0, rows), v.rows(0, rows));
+    }
+}
+
+/// Pictures as the text tower's layers see them.
+PicturesSeen pictures_seen(int64_t images, const VisionRows& picture) {
+    if (images == 0) return {};
+    const int64_t rows = picture.rows.rows();
+    return {images, rows, rows / picture.layout.tiles() * picture.layout.real_tiles};
+}
+
+}  // namespace
+
+std::vector<Workload> Workloads::list(std::vector<std::string>& left_out) {
+    std::vector<Workload> all;
+    if (plan_.images > 0) add_vision(all);
+    for (const int64_t tokens : plan_.prefill_tokens) all.push_back(prefill(tokens));
+    const auto available = static_cast<double>(cpu::available_memory());
+    for (const int64_t context : plan_.decode_contexts) {
+        const bool first = context == plan_.decode_contexts.front();
+        for (const int64_t batch : plan_.decode_batches) {
+            if (!first && batch != plan_.decode_batches.front()) continue;
+            Workload workload = decode(context, batch);
+            if (available > 0 && workload.bytes_touched > 0.75 * available) {
+                left_out.push_back(workload.label + ": not enough memory");
+            } else {
+                all.push_back(std::move(workload));
+            }
+        }
+    }
+    return all;
+}
+
+void Workloads::add_vision(std::vector<Workload>& list) {
+    for (const size_t shape : shapes_to_time(model_.config().vision)) {
+        const ProcessedImage picture = noise_picture(model_.config().vision, shape);
+        Workload workload;
+        workload.kind = Workload::Kind::vision;
+        workload.label = "vision, " + std::to_string(picture.num_tiles) +
+                         (picture.num_tiles == 1 ? " tile" : " tiles");
+        workload.size = picture.num_tiles;
+        workload.run = [this, picture] {
+            const RunClock clock;
+            const VisionRows result = model_.encode_image(picture);
+            BenchRun run;
+            clock.stop(run);
+            const int64_t rows = result.rows.rows();
+            run.work = 2 * picture_multiply_adds(model_, picture.num_tiles, rows);
+            if (picture_.rows.numel() < result.rows.numel()) picture_ = result;
+            return run;
+        };
+        list.push_back(std::move(workload));
+    }
+}
+
+const VisionRows& Workloads::picture_rows() {
+    if (!picture_.rows.defined()) {
+        const VisionConfig& config = model_.config().vision;
+        picture_ = model_.encode_image(noise_picture(config, shapes_to_time(config).front()));
+    }
+    return picture_;
+}
+
+std::vector<int64_t> Workloads::prompt(int64_t tokens) const {
+    const int64_t image_token = model_.config().image_token_id;
+    std::mt19937_64 random(2);
+    std::vector<int64_t> ids(static_cast<size_t>(tokens), image_token);
+    for (int64_t i = plan_.images; i < tokens; ++i) {
+        const auto id =
+            static_cast<int64_t>(random() % static_cast<uint64_t>(model_.config().text.vocab_size));
+        // Any other id: there are at least 8 more embeddings than ids of texts.
+        ids[static_cast<size_t>(i)] = id == image_token ? id + 1 : id;
+    }
+    return ids;
+}
+
+Workload Workloads::prefill(int64_t tokens) {
+    Workload workload;
+    workload.kind = Workload::Kind::prefill;
+    workload.label = "prefill, " + std::to_string(tokens) + " tokens";
+    workload.size = tokens;
+    workload.run = [this, ids = prompt(tokens)] {
+        const auto tokens_of_prompt = static_cast<int64_t>(ids.size());
+        if (plan_.images > 0) static_cast<void>(picture_rows());
+        const RunClock clock;
+        Sequence sequence = model_.new_sequence();
+        sequence.reserve(tokens_of_prompt);
+        for (int64_t i = 0; i < plan_.images; ++i) model_.add_image(sequence, picture_);
+        model_.prefill(sequence, ids);
+        BenchRun run;
+        clock.stop(run);
+        run.tokens = static_cast<double>(tokens_of_prompt);
+        run.work = 2 * prefill_multiply_adds(model_, tokens_of_prompt,
+                                             pictures_seen(plan_.images, picture_));
+        return run;
+    };
+    return workload;
+}
+
+Sequence Workloads::random_text(int64_t tokens, int64_t capacity) {
+    Sequence sequence = model_.new_sequence();
+    sequence.reserve(capacity);
+    for (KvCache& cache : sequence.self_attention) {
+        if (cache.width() > 0) fill_cache(cache, tokens);
+    }
+    for (int64_t i = 0; i < plan_.images; ++i) {
+        const VisionRows& picture = picture_rows();
+        for (KvCache& cache : sequence.cross_attention) {
+            if (cache.width() == 0) continue;
+            cache.reserve(plan_.images * picture.rows.rows());
+            fill_cache(cache, cache.length() + picture.rows.rows());
+        }
+        sequence.add_image(picture.layout, picture.rows.rows() / picture.layout.tiles());
+    }
+    for (int64_t i = 0; i < tokens; ++i) sequence.image_rule.next(i < plan_.images);
+    sequence.advance(tokens);
+    return sequence;
+}
+
+Workload Workloads::decode(int64_t context, int64_t batch) {
+    const TextConfig& t = model_.config().text;
+    const auto self_layers =
+        t.num_hidden_layers - static_cast<int64_t>(t.cross_attention_layers.size());
+    const int64_t kv_row = 2 * t.kv_size() * dtype_size(model_.kv_dtype());
+
+    Workload workload;
+    workload.kind = Workload::Kind::decode;
+    workload.label = "decode at " + std::to_string(context);
+    if (batch > 1) workload.label += ", " + std::to_string(batch) + " together";
+    workload.size = context;
+    workload.batch = batch;
+    workload.bytes_touched =
+        static_cast<double>(model_.text().bytes_per_token(plan_.images > 0)) +
+        static_cast<double>(batch) * static_cast<double>(context * self_layers * kv_row);
+    workload.run = [this, context, batch] {
+        // One step before the time runs: its token is the last one of the context.
+        std::vector<Sequence> sequences;
+        sequences.reserve(static_cast<size_t>(batch));
+        for (int64_t i = 0; i < batch; ++i)
+            sequences.push_back(random_text(context - 1, context + plan_.new_tokens));
+        const int64_t token = prompt(plan_.images + 1).back();
+        std::vector<SequenceInput> inputs;
+        inputs.reserve(sequences.size());
+        for (Sequence& sequence : sequences) inputs.push_back({&sequence, {&token, 1}, 1});
+        model_.forward(inputs);
+
+        BenchRun run;
+        const RunClock clock;
+        for (int64_t step = 0; step < plan_.new_tokens; ++step) {
+            model_.forward(inputs);
+            run.work += static_cast<double>(model_.text().bytes_per_token(plan_.images > 0));
+            for (const Sequence& sequence : sequences)
+                run.work += static_cast<double>(cache_bytes_read(sequence));
+        }
+        clock.stop(run);
+        run.tokens = static_cast<double>(batch * plan_.new_tokens);
+        return run;
+    };
+    return workload;
+}
+
+}  // namespace mllama
