@@ -2,8 +2,15 @@
 BUILD ?= build
 JOBS  ?= $(shell nproc)
 CMAKE_OPTIONS ?=
+# Where `make install` puts things; empty: CMake's default, /usr/local.
+PREFIX ?=
+MAKEFLAGS += --no-print-directory
 
-.PHONY: all build demo test test-sanitized bench lint format install packages clean
+# Options of tests/peers/peers.py for `make peers`, and where it keeps 20 GB of environment and weights.
+PEERS_OPTIONS ?=
+MLLAMA_PEERS_WORK ?= $(BUILD)/peers
+
+.PHONY: all build demo test test-sanitized bench peers lint format install packages clean
 
 all: build
 
@@ -24,11 +31,15 @@ test: build
 
 # The same tests under AddressSanitizer and UndefinedBehaviorSanitizer.
 test-sanitized:
-	@$(MAKE) --no-print-directory test BUILD=build-sanitized \
+	@$(MAKE) test BUILD=build-sanitized \
 	    CMAKE_OPTIONS="-DMLLAMA_SANITIZE=address,undefined $(CMAKE_OPTIONS)"
 
 bench: build
 	@$(BUILD)/mllama bench -m apps/demo/model --images 1
+
+# This engine beside transformers and llama.cpp; tests/peers/README.md.
+peers: build
+	@MLLAMA_PEERS_WORK=$(MLLAMA_PEERS_WORK) tests/peers/run.sh $(BUILD) $(PEERS_OPTIONS)
 
 lint:
 	@.ci/packages lint
@@ -39,7 +50,7 @@ format:
 	@git ls-files '*.cpp' '*.h' | xargs clang-format-14 -i
 
 install: build
-	@cmake --install $(BUILD)
+	@cmake --install $(BUILD) $(if $(PREFIX),--prefix $(abspath $(PREFIX)))
 
 clean:
 	rm -rf build build-sanitized

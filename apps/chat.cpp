@@ -7,6 +7,7 @@
 #include "apps/sampling_arguments.h"
 #include "apps/terminal.h"
 #include "io/json.h"
+#include "io/printable.h"
 
 namespace mllama {
 namespace {
@@ -150,7 +151,7 @@ class Chat {
                 std::cerr << "(interrupted)\n";
             } catch (const Error& error) {
                 if (!terminal) throw;
-                std::cerr << "mllama: error: " << error.what() << "\n";
+                report_error(error.what());
             }
             clear_interrupt();
         }
@@ -177,7 +178,7 @@ class Chat {
             const std::string path = argument_of(line, 6);
             if (path.empty()) fail("/image: expected a file");
             conversation_.show(path);
-            std::cerr << "(with your next message: " << path << ")\n";
+            std::cerr << "(with your next message: " << printable(path) << ")\n";
         } else if (line == "/clear") {
             conversation_.clear();
             std::cerr << "(forgotten)\n";
@@ -192,17 +193,8 @@ class Chat {
 
     void answer(const std::string& line) {
         ProgressLine progress;
-        GenerationObserver observer;
-        observer.vision = [&](size_t, size_t image, int64_t done, int64_t all) {
-            progress.update("looking at image " + std::to_string(image + 1) + ", layer", done, all);
-        };
-        observer.prefill = [&](int64_t done, int64_t all) {
-            if (done < all) progress.update("reading, token", done, all);
-            if (done == all) progress.finish("");
-        };
-        observer.text = [](size_t, const std::string& piece) { std::cout << piece << std::flush; };
-        observer.cancelled = interrupted;
-        const Completion completion = conversation_.ask(line, options_, observer);
+        const Completion completion =
+            conversation_.ask(line, options_, observe(1, true, &progress));
         std::cout << std::endl;
         progress.finish("(" + timings_text(completion.timings) + ")");
     }

@@ -1,52 +1,42 @@
 #include "apps/cli.h"
 
-#include <sched.h>
+#include <unistd.h>
 
 #include <csignal>
-#include <fstream>
-#include <set>
+#include <string_view>
 
 namespace mllama {
 namespace {
 
 volatile std::sig_atomic_t interrupt_flag = 0;
+volatile std::sig_atomic_t work_looks_at_flag = 0;
+std::string_view last_words = "mllama: error: interrupted\n";  // fixed before the handler is there
 
-extern "C" void on_interrupt(int signal) {
-    if (interrupt_flag) {
-        std::signal(signal, SIG_DFL);
-        std::raise(signal);
+/// Does only what a signal handler may.
+extern "C" void on_interrupt(int) {
+    if (work_looks_at_flag && !interrupt_flag) {
+        interrupt_flag = 1;
+        return;
     }
-    interrupt_flag = 1;
-}
-
-/// A number that the kernel publishes about a processor, or `fallback`.
-int topology(int processor, const char* what, int fallback) {
-    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(processor) + "/topology/" +
-                       what);
-    int value = fallback;
-    file >> value;
-    return file ? value : fallback;
+    const auto written = write(STDERR_FILENO, last_words.data(), last_words.size());
+    static_cast<void>(written);
+    _exit(1);
 }
 
 }  // namespace
 
-int physical_cores() {
-    cpu_set_t mask;
-    CPU_ZERO(&mask);
-    if (sched_getaffinity(0, sizeof mask, &mask) != 0) return 1;
-    std::set<std::pair<int, int>> cores;  // (package, core)
-    for (int processor = 0; processor < CPU_SETSIZE; ++processor) {
-        if (!CPU_ISSET(processor, &mask)) continue;
-        cores.emplace(topology(processor, "physical_package_id", 0),
-                      topology(processor, "core_id", processor));
-    }
-    return std::max(1, static_cast<int>(cores.size()));
+void end_on_interrupts() {
+    struct sigaction action {};
+    sigaction(SIGINT, nullptr, &action);
+    if (action.sa_handler == SIG_IGN) return;
+    if (isatty(STDERR_FILENO) == 1) last_words = "\nmllama: error: interrupted\n";  // behind its ^C
+    action = {};
+    action.sa_handler = on_interrupt;  // without SA_RESTART: a read from the terminal ends as well
+    sigaction(SIGINT, &action, nullptr);
 }
 
 void catch_interrupts() {
-    struct sigaction action {};
-    action.sa_handler = on_interrupt;  // without SA_RESTART: a read from the terminal ends as well
-    sigaction(SIGINT, &action, nullptr);
+    work_looks_at_flag = 1;
 }
 
 bool interrupted() {
@@ -96,7 +86,7 @@ ModelOptions ModelArguments::apply() const {
         fail("--dtype ", dtype,
              ": quantising weights when they are loaded is not offered; use auto, f32 or bf16");
     }
-    ops::set_threads(threads > 0 ? threads : physical_cores());
+    if (threads > 0) ops::set_threads(threads);
     ModelOptions options;
     if (dtype == "f32") options.weights = WeightType::f32;
     if (dtype == "bf16") options.weights = WeightType::bf16;
@@ -125,9 +115,11 @@ void RequestArguments::add_to(CLI::App& command) {
     source->require_option(1);
     command
         .add_option("--image", images,
-                    "A picture for the next <|image|> place; may be given several times")
+                    "A picture for the next <|image|> place; may be given several times. A batch "
+                    "names its own")
         ->type_name("FILE")
-        ->allow_extra_args(false);
+        ->allow_extra_args(false)
+        ->excludes(batch_option);
     command
         .add_option("--date", date,
                     "The chat template's date_string; default: today as \"26 Jul 2024\"")
@@ -135,10 +127,7 @@ void RequestArguments::add_to(CLI::App& command) {
 }
 
 std::vector<Request> RequestArguments::read() const {
-    if (batch_option->count() > 0) {
-        if (!images.empty()) fail("--image does not go with --batch: name the images in ", batch);
-        return read_batch_file(batch);
-    }
+    if (batch_option->count() > 0) return read_batch_file(batch);
     if (messages_option->count() > 0) return {read_messages_file(messages, images)};
     Request request;
     request.prompt = prompt;

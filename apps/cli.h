@@ -31,7 +31,7 @@ struct RequestArguments {
     std::vector<std::string> images;
     std::string date;
     const CLI::Option* messages_option = nullptr;
-    const CLI::Option* batch_option = nullptr;
+    CLI::Option* batch_option = nullptr;
 
     void add_to(CLI::App& command);
     /// Reads the requests. Error if none is stated or more than one way is used.
@@ -49,14 +49,14 @@ void add_inspect(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_demo(CLI::App& app);
 
+/// Ctrl-C ends the program at once, as an error does: one line, exit code 1. Nothing half-written
+/// stays (AtomicFile). Not if whoever started the program has it ignore Ctrl-C.
+void end_on_interrupts();
 /// Ctrl-C from now on only sets a flag, so that work ends cleanly between two steps; a second one
-/// ends the process.
+/// ends the program.
 void catch_interrupts();
 [[nodiscard]] bool interrupted();
 /// Forgets an interruption (chat goes on after it).
 void clear_interrupt();
-
-/// Physical cores among the processors that this process may run on.
-[[nodiscard]] int physical_cores();
 
 }  // namespace mllama

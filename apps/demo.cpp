@@ -2,7 +2,6 @@
 // model/, pictures/, questions.json.
 #include <unistd.h>
 
-#include <chrono>
 #include <filesystem>
 #include <iostream>
 
@@ -72,10 +71,8 @@ class Demo {
         }
         std::cout << "\n  " << question.text << "\n  > " << std::flush;
         const Prompt prompt = mllama_.prepare(question.request, {});
-        GenerationObserver observer;
-        observer.text = [](size_t, const std::string& piece) { std::cout << piece << std::flush; };
-        observer.cancelled = interrupted;
-        const Completion completion = mllama_.generate({&prompt, 1}, options_, observer).front();
+        const Completion completion =
+            mllama_.generate({&prompt, 1}, options_, observe(1, true, nullptr)).front();
         const bool right = completion.text == question.answer;
         std::cout << (right ? "   (right)" : "   (wrong: " + question.answer + ")") << "\n";
         right_ += right ? 1 : 0;
@@ -113,12 +110,11 @@ class Demo {
 
 void run(Arguments arguments) {
     if (arguments.folder.empty()) arguments.folder = find_folder();
-    ops::set_threads(arguments.threads > 0 ? arguments.threads : physical_cores());
+    if (arguments.threads > 0) ops::set_threads(arguments.threads);
     const std::vector<Question> questions = read_questions(arguments.folder);
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch loading;
     const Mllama mllama = Mllama::load(arguments.folder + "/model", {});
-    const double load_s =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double load_s = loading.seconds();
     catch_interrupts();
     Demo demo(mllama, arguments);
     for (const Question& question : questions) demo.ask(question);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "apps/cli.h"
+#include "apps/terminal.h"
 #include "io/safetensors.h"
 
 namespace mllama {
@@ -242,18 +243,23 @@ void run(const Arguments& arguments) {
     const Model& model = mllama.model();
     const Batch batch = prepare(mllama, arguments.request);
 
+    ProgressLine progress;
     std::vector<Sequence> sequences;
     std::vector<SequenceInput> inputs;
     sequences.reserve(batch.prompts.size());
     const bool all_rows = arguments.loss || arguments.logits_to_keep == 0;
     for (const Prompt& prompt : batch.prompts) {
         Sequence& sequence = sequences.emplace_back(model.new_sequence());
-        for (const ProcessedImage& image : prompt.images)
-            model.add_image(sequence, model.encode_image(image));
+        for (const ProcessedImage& image : prompt.images) {
+            model.add_image(sequence, model.encode_image(image, [&](int64_t done, int64_t all) {
+                progress.update("encoding an image, layer", done, all);
+            }));
+        }
         const auto tokens = static_cast<int64_t>(prompt.ids.size());
         inputs.push_back({&sequence, prompt.ids,
                           all_rows ? tokens : std::min(arguments.logits_to_keep, tokens)});
     }
+    progress.finish("");
     Recorder recorder(mllama, batch, sequences, arguments);
     const Tensor kept = model.forward(inputs, &recorder.trace());
     std::vector<Tensor> logits;  // of each sample: (rows, vocab_size)

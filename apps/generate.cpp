@@ -1,5 +1,4 @@
 // mllama generate: streams the completion of one request, or answers a batch.
-#include <chrono>
 #include <iostream>
 
 #include "apps/cli.h"
@@ -16,10 +15,6 @@ struct Arguments {
     SamplingArguments sampling;
     bool json = false;
 };
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 OrderedJson completion_json(const Completion& completion, double load_s, double preprocess_s) {
     const Timings& t = completion.timings;
@@ -44,39 +39,22 @@ void write_answers(const std::vector<Completion>& completions) {
     }
 }
 
-GenerationObserver observer(ProgressLine& progress, size_t requests, bool stream) {
-    GenerationObserver result;
-    result.vision = [&progress, requests](size_t request, size_t image, int64_t done, int64_t all) {
-        std::string label = "encoding image " + std::to_string(image + 1);
-        if (requests > 1) label += " of request " + std::to_string(request + 1);
-        progress.update(label + ", layer", done, all);
-    };
-    result.prefill = [&progress](int64_t done, int64_t all) {
-        if (done < all) progress.update("reading the prompt, token", done, all);
-        if (done == all) progress.finish("");
-    };
-    if (stream) {
-        result.text = [](size_t, const std::string& piece) { std::cout << piece << std::flush; };
-    }
-    result.cancelled = interrupted;
-    return result;
-}
-
 void run(const Arguments& arguments) {
     const ModelOptions options = arguments.model.apply();
     const std::vector<Request> requests = arguments.request.read();
 
-    auto start = std::chrono::steady_clock::now();
+    const Stopwatch loading;
     const Mllama mllama = Mllama::load(arguments.model.model, options);
-    const double load_s = seconds_since(start);
+    const double load_s = loading.seconds();
     const GenerationOptions generation = arguments.sampling.over(mllama.default_options());
 
-    start = std::chrono::steady_clock::now();
+    const Stopwatch preparing;
     std::vector<Prompt> prompts;
+    prompts.reserve(requests.size());
     for (const Request& request : requests) {
         prompts.push_back(mllama.prepare(request, arguments.request.prepare_options()));
     }
-    const double preprocess_s = seconds_since(start);
+    const double preprocess_s = preparing.seconds();
 
     const bool stream = !arguments.json && requests.size() == 1;
     ProgressLine progress;
@@ -84,12 +62,12 @@ void run(const Arguments& arguments) {
     std::vector<Completion> completions;
     try {
         completions =
-            mllama.generate(prompts, generation, observer(progress, requests.size(), stream));
+            mllama.generate(prompts, generation, observe(requests.size(), stream, &progress));
     } catch (const Interrupted&) {
-        progress.finish("");
         if (stream) std::cout << std::endl;
         throw;
     }
+    progress.finish("");
     if (arguments.json) {
         for (const Completion& completion : completions) {
             std::cout << completion_json(completion, load_s, preprocess_s)

@@ -153,13 +153,13 @@ void print_tensors(const Checkpoint& checkpoint, bool all) {
         const TensorInfo& info = checkpoint.info(name);
         if (all) {
             std::printf("  %-90s %-24s %12s\n", printable(info.name).c_str(),
-                        info.to_string().c_str(), bytes_text(info.bytes).c_str());
+                        printable(info.to_string()).c_str(), bytes_text(info.bytes).c_str());
             continue;
         }
         Family& f = families[family(name)];
         ++f.count;
         f.bytes += info.bytes;
-        f.shape = info.to_string();
+        f.shape = printable(info.to_string());
     }
     for (const auto& [name, f] : families) {
         std::printf("  %4lld x %-72s %-24s %12s\n", static_cast<long long>(f.count),
@@ -184,7 +184,7 @@ void run(const Arguments& arguments) {
                 static_cast<double>(summary.parameters) / 1e9, bytes_text(summary.bytes).c_str(),
                 checkpoint.files().size());
     for (const auto& [dtype, bytes] : summary.bytes_by_dtype)
-        std::printf(" %s %s", dtype.c_str(), bytes_text(bytes).c_str());
+        std::printf(" %s %s", printable(dtype).c_str(), bytes_text(bytes).c_str());
     std::printf("\n");
     print_tensors(checkpoint, arguments.tensors);
     std::printf("\nMemory it will need (--dtype auto):\n");

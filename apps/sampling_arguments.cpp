@@ -6,7 +6,10 @@ namespace mllama {
 
 void SamplingArguments::add_to(CLI::App& command) {
     auto* group = command.add_option_group(
-        "Answer", "How it is drawn and where it ends; defaults from generation_config.json");
+        "Answer",
+        "How it is drawn and where it ends; defaults from generation_config.json. Giving "
+        "--temperature, --top-k, --top-p, --min-p or --seed asks for drawing, also where the "
+        "default is --greedy");
     group
         ->add_option("-n,--max-new-tokens", max_new_tokens,
                      "At most so many tokens (512 if the checkpoint does not say)")
@@ -38,14 +41,20 @@ void SamplingArguments::add_to(CLI::App& command) {
         ->add_option("--seed", seed,
                      "The same seed draws the same answer; default: a new one each time")
         ->type_name("N");
-    group->add_option("--stop", stop, "A text that ends the answer; may be given several times")
+    group
+        ->add_option("--stop", stop,
+                     "A text that ends the answer, instead of the checkpoint's stop_strings; may "
+                     "be given several times")
         ->type_name("TEXT")
         ->allow_extra_args(false);
 }
 
 GenerationOptions SamplingArguments::over(GenerationOptions options) const {
     SamplingParams& sampling = options.sampling;
-    if (max_new_tokens) options.max_new_tokens = *max_new_tokens;
+    if (max_new_tokens) {
+        options.max_new_tokens = *max_new_tokens;
+        options.max_length = 0;
+    }
     // Asking for a way to draw is asking to draw.
     if (temperature || top_k || top_p || min_p || seed) sampling.greedy = false;
     if (temperature) sampling.temperature = *temperature;
@@ -58,7 +67,7 @@ GenerationOptions SamplingArguments::over(GenerationOptions options) const {
         sampling.temperature = 1;
     }
     sampling.seed = seed ? *seed : std::random_device{}();
-    options.stop = stop;
+    if (!stop.empty()) options.stop = stop;
     sampling.check();
     return options;
 }

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <iostream>
 
+#include "apps/cli.h"
+#include "io/printable.h"
 #include "mllama/resample.h"
 
 namespace mllama {
@@ -15,12 +17,22 @@ bool stderr_is_terminal() {
     return terminal;
 }
 
+void report_error(std::string_view what) {
+    constexpr size_t longest = 4000;  // a template may put anything into its errors
+    std::cerr << "mllama: error: " << printable(what, longest) << std::endl;
+}
+
 void ProgressLine::update(const std::string& label, int64_t done, int64_t all) {
-    if (!stderr_is_terminal()) return;
-    std::fprintf(stderr, "\r\x1b[K%s %lld/%lld", label.c_str(), static_cast<long long>(done),
-                 static_cast<long long>(all));
+    if (!stderr_is_terminal() && !pace_.due(watch_.seconds())) return;
+    std::string line = label + " " + std::to_string(done);
+    if (all > 0) line += "/" + std::to_string(all);
+    if (stderr_is_terminal()) {
+        std::fprintf(stderr, "\r\x1b[K%s", line.c_str());
+        shown_ = true;
+    } else {
+        std::fprintf(stderr, "%s\n", line.c_str());
+    }
     std::fflush(stderr);
-    shown_ = true;
 }
 
 void ProgressLine::finish(const std::string& text) {
@@ -28,6 +40,34 @@ void ProgressLine::finish(const std::string& text) {
     shown_ = false;
     if (!text.empty()) std::fprintf(stderr, "%s\n", text.c_str());
     std::fflush(stderr);
+}
+
+GenerationObserver observe(size_t requests, bool stream, ProgressLine* progress) {
+    GenerationObserver observer;
+    observer.cancelled = interrupted;
+    if (stream) {
+        observer.text = [](size_t, const std::string& piece) { std::cout << piece << std::flush; };
+    }
+    if (!progress) return observer;
+    observer.vision = [progress, requests](size_t request, size_t image, int64_t done,
+                                           int64_t all) {
+        std::string label = "encoding image " + std::to_string(image + 1);
+        if (requests > 1) label += " of request " + std::to_string(request + 1);
+        progress->update(label + ", layer", done, all);
+    };
+    observer.prefill = [progress](int64_t done, int64_t all) {
+        if (done < all) {
+            progress->update("reading the prompt, token", done, all);
+        } else {
+            progress->finish("");
+        }
+    };
+    if (!stream) {
+        observer.decode = [progress](int64_t done) {
+            progress->update("answering, token", done, 0);
+        };
+    }
+    return observer;
 }
 
 std::string picture_in_blocks(const Image& image, int64_t columns, int64_t rows) {

@@ -1,4 +1,5 @@
 // mllama tokenize: texts to ids and back, a line each.
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 
@@ -17,23 +18,29 @@ struct Arguments {
     bool skip_special = false;
 };
 
-/// Begin-of-text as add_begin_of_text puts it, in ids: behind leading image tokens, and only if
-/// there is none.
-void put_begin_of_text(std::vector<int32_t>& ids, int32_t bos, std::optional<int32_t> image) {
-    if (std::find(ids.begin(), ids.end(), bos) != ids.end()) return;
-    const auto place =
-        std::find_if(ids.begin(), ids.end(), [&](int32_t id) { return !image || id != *image; });
-    ids.insert(place, bos);
+/// The ids of a text, begin-of-text among them: put where prompts have it, or simply in front where
+/// special tokens are text.
+std::vector<int32_t> encode(const Tokenizer& tokenizer, const std::string& text,
+                            const Arguments& arguments) {
+    const auto bos = tokenizer.bos_id() ? tokenizer.bos_id() : tokenizer.id_of("<|begin_of_text|>");
+    if (arguments.no_special) {
+        std::vector<int32_t> ids = tokenizer.encode(text, {.parse_special = false});
+        if (!arguments.no_bos && bos) ids.insert(ids.begin(), *bos);
+        return ids;
+    }
+    if (arguments.no_bos || !bos) return tokenizer.encode(text);
+    return tokenizer.encode(
+        add_begin_of_text(text, std::string(tokenizer.token(*bos)), "<|image|>"));
 }
 
 std::string encode_line(const Tokenizer& tokenizer, const Json& line, const Arguments& arguments,
                         const std::string& where) {
     if (!line.is_string()) fail(where, ": expected a JSON string");
-    std::vector<int32_t> ids =
-        tokenizer.encode(line.get<std::string>(), {.parse_special = !arguments.no_special});
-    const auto bos = tokenizer.bos_id() ? tokenizer.bos_id() : tokenizer.id_of("<|begin_of_text|>");
-    if (!arguments.no_bos && bos) put_begin_of_text(ids, *bos, tokenizer.id_of("<|image|>"));
-    return Json(ids).dump();
+    try {
+        return Json(encode(tokenizer, line.get<std::string>(), arguments)).dump();
+    } catch (const Error& error) {  // a text that cannot be encoded
+        fail(where, ": ", error.what());
+    }
 }
 
 std::string decode_line(const Tokenizer& tokenizer, const Json& line, const Arguments& arguments,
@@ -41,19 +48,23 @@ std::string decode_line(const Tokenizer& tokenizer, const Json& line, const Argu
     if (!line.is_array()) fail(where, ": expected a JSON list of ids");
     std::vector<int32_t> ids;
     for (const Json& id : line) {
-        const bool fits =
-            id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() < INT32_MAX;
+        const bool fits = id.is_number_unsigned() && id.get<uint64_t>() < uint64_t{INT32_MAX};
         if (!fits) fail(where, ": expected ids, found ", id.dump());
         ids.push_back(id.get<int32_t>());
     }
-    return Json(tokenizer.decode(ids, arguments.skip_special))
-        .dump(-1, ' ', false, Json::error_handler_t::replace);
+    try {
+        return Json(tokenizer.decode(ids, arguments.skip_special))
+            .dump(-1, ' ', false, Json::error_handler_t::replace);
+    } catch (const Error& error) {  // an id without a token
+        fail(where, ": ", error.what());
+    }
 }
 
 void run(const Arguments& arguments) {
     const Tokenizer tokenizer = Tokenizer::load(arguments.model + "/tokenizer.json");
     std::ifstream file(arguments.jsonl);
-    if (!file) fail(arguments.jsonl, ": cannot be read");
+    if (!file || std::filesystem::is_directory(arguments.jsonl))
+        fail(arguments.jsonl, ": cannot be read");
     std::string line;
     for (int number = 1; std::getline(file, line); ++number) {
         if (line.find_first_not_of(" \t\r") == std::string::npos) continue;

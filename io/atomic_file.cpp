@@ -1,4 +1,4 @@
-// Write, flush to disk, rename.
+// Write, flush to disk, name, rename.
 #include "io/atomic_file.h"
 
 #include <fcntl.h>
@@ -28,32 +28,64 @@ std::string target_file(const std::string& path) {
     return target.string();
 }
 
+std::string directory_of(const std::string& path) {
+    const std::string directory = std::filesystem::path(path).parent_path().string();
+    return directory.empty() ? "." : directory;
+}
+
 /// A rename is on disk when its directory is. Not all file systems can do this; then it is theirs
 /// to order.
 void flush_directory_of(const std::string& path) {
-    const std::string directory = std::filesystem::path(path).parent_path().string();
-    const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const int descriptor = ::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) return;
     ::fsync(descriptor);
     ::close(descriptor);
 }
 
+/// The name by which the system lets a nameless file be linked (open(2), O_TMPFILE).
+std::string link_to(int descriptor) {
+    return "/proc/self/fd/" + std::to_string(descriptor);
+}
+
+/// A nameless file on the file system of `path`, or -1 where that cannot be had.
+int open_nameless(const std::string& path) {
+    const int descriptor =
+        ::open(directory_of(path).c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+    if (descriptor < 0 || ::access(link_to(descriptor).c_str(), F_OK) == 0) return descriptor;
+    ::close(descriptor);  // without /proc it could never be named
+    return -1;
+}
+
 }  // namespace
 
-AtomicFile::AtomicFile(const std::string& path) : path_(target_file(path)) {
+AtomicFile::AtomicFile(const std::string& path, bool may_be_nameless) : path_(target_file(path)) {
+    if (may_be_nameless) descriptor_ = open_nameless(path_);
+    if (descriptor_ >= 0) return;
     // Not mkstemp: that would leave a file which only its owner may read.
-    for (int attempt = 0; descriptor_ < 0; ++attempt) {
-        temporary_ =
-            path_ + ".partial-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
-        descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (descriptor_ < 0 && errno != EEXIST) fail_to_write(errno);
-    }
+    descriptor_ = with_temporary_name([](const char* name) {
+        return ::open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    });
 }
 
 AtomicFile::~AtomicFile() {
     if (descriptor_ < 0) return;
     ::close(descriptor_);
-    ::unlink(temporary_.c_str());
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+/// What `make` makes of the first name that is not taken, which is kept. `make` returns a negative
+/// number if it fails.
+template <class Make>
+int AtomicFile::with_temporary_name(const Make& make) {
+    for (int attempt = 0;; ++attempt) {
+        const std::string name =
+            path_ + ".partial-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
+        const int made = make(name.c_str());
+        if (made < 0 && errno == EEXIST) continue;
+        if (made < 0) fail_to_write(errno);
+        temporary_ = name;
+        return made;
+    }
 }
 
 void AtomicFile::write(const void* data, int64_t bytes, int64_t offset) {
@@ -73,6 +105,12 @@ void AtomicFile::commit() {
     assert(descriptor_ >= 0);
     // On failure the destructor closes and removes.
     if (::fsync(descriptor_) != 0) fail_to_write(errno);
+    if (temporary_.empty()) {
+        with_temporary_name([this](const char* name) {
+            return ::linkat(AT_FDCWD, link_to(descriptor_).c_str(), AT_FDCWD, name,
+                            AT_SYMLINK_FOLLOW);
+        });
+    }
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_to_write(errno);
     ::close(descriptor_);
     descriptor_ = -1;

@@ -6,14 +6,18 @@
 
 namespace mllama {
 
-/// Written under a temporary name beside its target, which it replaces when it is complete and on
-/// disk. Until then the target stays as it was; if it never comes to that, the temporary file is
-/// removed. Who has the old file mapped keeps the old bytes.
+/// Written without a name (Linux's O_TMPFILE); when it is complete and on disk it gets one beside
+/// its target, which it replaces by a rename. Until then the target stays as it was, and if it never
+/// comes to that nothing stays behind, however the program ends. On file systems without nameless
+/// files (NFS, some overlays) it is written under the temporary name NAME.partial-PID-N, which the
+/// destructor removes and only a kill leaves behind. Who has the old file mapped keeps the old
+/// bytes.
 class AtomicFile {
   public:
     /// Throws Error naming the path and the reason: the directory does not exist, may not be
     /// written to, or what stands at `path` is no regular file. Symbolic links are followed.
-    explicit AtomicFile(const std::string& path);
+    /// `may_be_nameless` false: as on a file system without nameless files.
+    explicit AtomicFile(const std::string& path, bool may_be_nameless = true);
     AtomicFile(const AtomicFile&) = delete;
     AtomicFile& operator=(const AtomicFile&) = delete;
     ~AtomicFile();
@@ -25,11 +29,13 @@ class AtomicFile {
     void commit();
 
   private:
+    template <class Make>
+    int with_temporary_name(const Make& make);
     [[noreturn]] void fail_to_write(int error) const;
 
-    std::string path_;  // behind symbolic links
-    std::string temporary_;
-    int descriptor_ = -1;  // -1 before and after
+    std::string path_;       // behind symbolic links
+    std::string temporary_;  // empty while the file has no name
+    int descriptor_ = -1;    // -1 before and after
 };
 
 }  // namespace mllama

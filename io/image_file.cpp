@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "io/image_formats.h"
-#include "io/json.h"
+#include "io/read_file.h"
 #include "kernels/error.h"
 
 namespace mllama {
@@ -136,7 +136,7 @@ Image decode_image(std::string_view bytes, const std::string& name) {
 }
 
 Image load_image(const std::string& path) {
-    return decode_image(read_file(path), path);
+    return decode_image(read_input(path), path);
 }
 
 }  // namespace mllama

@@ -23,10 +23,10 @@ struct Image {
     bool stored_as_rgb = true;
 };
 
-/// Reads a picture file: decoded, turned upright (EXIF or XMP orientation), converted to RGB.
-/// Errors: Error that names the path, for a file that cannot be read, is no picture, is truncated
-/// or damaged, uses a feature that is not supported, or claims more than 178,956,970 pixels or more
-/// than its size can hold.
+/// Reads a picture, a file or what a pipe holds: decoded, turned upright (EXIF or XMP orientation),
+/// converted to RGB. Errors: Error that names the path, for a file that cannot be read, is no
+/// picture, is truncated or damaged, uses a feature that is not supported, or claims more than
+/// 178,956,970 pixels or more than its size can hold.
 Image load_image(const std::string& path);
 
 /// The same from memory; `name` stands for the path in messages.

@@ -1,12 +1,7 @@
 // JSON reading with errors that name the file and the place.
 #include "io/json.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 
 namespace mllama {
 namespace {
@@ -71,26 +66,6 @@ OrderedJson parse_ordered_json(std::string_view text, const std::string& name) {
 
 Json read_json_file(const std::string& path) {
     return parse_json(read_file(path), path);
-}
-
-std::string read_file(const std::string& path, int64_t limit) {
-    struct stat info {};
-    if (::stat(path.c_str(), &info) != 0) {
-        fail(path, ": cannot be read: ", std::strerror(errno));
-    }
-    if (S_ISDIR(info.st_mode)) fail(path, ": expected a file, found a directory");
-    std::ifstream file(path, std::ios::binary);
-    if (!file) fail(path, ": cannot be read: ", std::strerror(errno));
-    std::string content;
-    char block[1 << 16];
-    while (file.read(block, sizeof block) || file.gcount() > 0) {
-        content.append(block, static_cast<size_t>(file.gcount()));
-        if (static_cast<int64_t>(content.size()) > limit) {
-            fail(path, ": larger than the ", limit, " bytes that are read of such a file");
-        }
-    }
-    if (file.bad()) fail(path, ": cannot be read: ", std::strerror(errno));
-    return content;
 }
 
 }  // namespace mllama

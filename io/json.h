@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "io/read_file.h"
 #include "kernels/error.h"
 
 namespace mllama {
@@ -18,11 +19,7 @@ using OrderedJson = nlohmann::ordered_json;  ///< keeps the order of keys; looku
 Json parse_json(std::string_view text, const std::string& name);
 OrderedJson parse_ordered_json(std::string_view text, const std::string& name);
 
-/// Reads and parses a file. Errors as parse_json; "`path`: cannot be read: ...".
+/// Reads and parses a file of a checkpoint. Errors as parse_json and read_file.
 Json read_json_file(const std::string& path);
-
-/// A whole file as bytes. Errors: Error that names the path and the system's reason (missing, a
-/// directory, too large for `limit`).
-std::string read_file(const std::string& path, int64_t limit = int64_t{1} << 30);
 
 }  // namespace mllama

@@ -21,15 +21,6 @@ std::string shape_string(const std::vector<int64_t>& shape) {
     return text + (shape.size() == 1 ? ",)" : ")");
 }
 
-std::string printable(std::string_view name) {
-    constexpr size_t longest = 200;
-    std::string text(name.substr(0, longest));
-    for (char& c : text) {
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
-    }
-    return name.size() > longest ? text + "..." : text;
-}
-
 std::string TensorInfo::to_string() const {
     return dtype_name + " " + shape_string(shape);
 }
@@ -162,6 +153,7 @@ void write_safetensors(const std::string& path,
                        const std::vector<std::pair<std::string, Tensor>>& tensors,
                        const SafetensorsWriter::Metadata& metadata) {
     std::vector<SafetensorsWriter::Entry> entries;
+    entries.reserve(tensors.size());
     for (const auto& [name, tensor] : tensors)
         entries.push_back({name, tensor.dtype(), tensor.shape()});
     SafetensorsWriter writer(path, entries, metadata);

@@ -21,6 +21,7 @@
 
 #include "io/atomic_file.h"
 #include "io/mapped_file.h"
+#include "io/printable.h"
 #include "tensor/tensor.h"
 
 namespace mllama {
@@ -40,10 +41,6 @@ struct TensorInfo {
 
 /// "(7, 5)", as Tensor::shape_string.
 std::string shape_string(const std::vector<int64_t>& shape);
-
-/// A name from a file as it may stand in a message of one line: control characters as '?', cut
-/// after 200 bytes.
-std::string printable(std::string_view name);
 
 /// A safetensors file, open for reading. Opening reads the header only; tensors are views of the
 /// mapped file and keep it alive.

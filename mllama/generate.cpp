@@ -1,16 +1,18 @@
 // The loop around the model: pictures, prefill in chunks, then a token of every unfinished sample
 // at a time.
 #include <algorithm>
-#include <chrono>
 
 #include "mllama/mllama.h"
 #include "mllama/stop_filter.h"
+#include "mllama/stopwatch.h"
 
 namespace mllama {
 namespace {
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+/// How long a text may become: by the model, or by the options.
+int64_t longest_text(const Mllama& mllama, const GenerationOptions& options) {
+    const int64_t positions = mllama.model().config().text.max_position_embeddings;
+    return options.max_length > 0 ? std::min(options.max_length, positions) : positions;
 }
 
 /// One sample on its way.
@@ -24,10 +26,10 @@ struct Sample {
           filter(options.stop),
           history(from.ids),
           fed(static_cast<size_t>(sequence.length())) {
-        const int64_t positions = mllama.model().config().text.max_position_embeddings;
         completion.prompt_tokens = static_cast<int64_t>(prompt.ids.size());
         sequence.reserve(completion.prompt_tokens +
-                         std::min(options.max_new_tokens, positions - completion.prompt_tokens));
+                         std::min(options.max_new_tokens,
+                                  longest_text(mllama, options) - completion.prompt_tokens));
     }
 
     const Prompt& prompt;
@@ -55,6 +57,12 @@ class Generation {
     /// `sequence` holds the beginning of the prompt, or nothing. `prompt` must outlive this.
     void add(const Prompt& prompt, Sequence sequence) {
         mllama_.check_prompt(prompt.ids, prompt.images.size());
+        const auto tokens = static_cast<int64_t>(prompt.ids.size());
+        if (options_.max_length > 0 && tokens >= options_.max_length) {
+            fail("the prompt has ", tokens, " tokens; prompt and answer may have ",
+                 options_.max_length, " together (max_length of generation_config.json, which a ",
+                 "number of new tokens replaces)");
+        }
         GenerationOptions options = options_;
         options.sampling.seed += samples_.size();  // samples of a batch draw differently
         samples_.emplace_back(mllama_, prompt, std::move(sequence), options);
@@ -65,10 +73,10 @@ class Generation {
     std::vector<Completion> run() {
         encode_images();
         prefill();
-        const auto start = std::chrono::steady_clock::now();
+        const Stopwatch watch;
         while (step()) {
         }
-        timings_.decode_s = seconds_since(start);
+        timings_.decode_s = watch.seconds();
         std::vector<Completion> completions;
         for (Sample& sample : samples_) {
             sample.completion.timings = timings_;
@@ -86,7 +94,7 @@ class Generation {
     }
 
     void encode_images() {
-        const auto start = std::chrono::steady_clock::now();
+        const Stopwatch watch;
         for (size_t i = 0; i < samples_.size(); ++i) {
             const auto seen = static_cast<size_t>(samples_[i].sequence.num_images());
             for (size_t k = seen; k < samples_[i].prompt.images.size(); ++k) {
@@ -98,12 +106,12 @@ class Generation {
                 mllama_.model().add_image(samples_[i].sequence, rows);
             }
         }
-        timings_.vision_s = seconds_since(start);
+        timings_.vision_s = watch.seconds();
     }
 
     /// Feeds all prompts, several to a forward, at most prefill_chunk rows at a time.
     void prefill() {
-        const auto start = std::chrono::steady_clock::now();
+        const Stopwatch watch;
         int64_t all = 0;
         for (const Sample& sample : samples_) all += static_cast<int64_t>(sample.pending());
         int64_t done = 0;
@@ -113,7 +121,7 @@ class Generation {
             if (observer_.prefill) observer_.prefill(done, all);
         }
         timings_.prefill_tokens = all;
-        timings_.prefill_s = seconds_since(start);
+        timings_.prefill_s = watch.seconds();
     }
 
     /// One more token for every sample that is not finished. False if there is none.
@@ -121,6 +129,7 @@ class Generation {
         check_cancelled();
         const int64_t rows = forward(static_cast<int64_t>(samples_.size()), Feed::generated);
         timings_.decode_tokens += rows;
+        if (rows > 0 && observer_.decode) observer_.decode(timings_.decode_tokens);
         return rows > 0;
     }
 
@@ -170,11 +179,10 @@ class Generation {
             return;
         }
         emit(sample, sample.filter.push(sample.decoder.push(static_cast<int32_t>(id))));
-        const int64_t positions = mllama_.model().config().text.max_position_embeddings;
         if (sample.filter.stopped()) {
             finish(sample, FinishReason::stop);
         } else if (static_cast<int64_t>(completion.tokens.size()) >= options_.max_new_tokens ||
-                   static_cast<int64_t>(sample.history.size()) >= positions) {
+                   static_cast<int64_t>(sample.history.size()) >= longest_text(mllama_, options_)) {
             finish(sample, FinishReason::length);
         }
     }

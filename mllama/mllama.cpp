@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <ctime>
-#include <filesystem>
 
 #include "io/image_file.h"
-#include "io/json_object.h"
+#include "io/json.h"
+#include "io/printable.h"
+#include "tokenizer/special_tokens.h"
 
 namespace mllama {
 namespace {
@@ -26,23 +27,38 @@ ImageProcessorConfig load_image_processor(const std::string& checkpoint_dir,
     return config;
 }
 
-/// The text of the begin-of-text token: tokenizer_config.json's, or else the token of config.json's
-/// id.
+/// The text of a token that config.json names by its id. It stands in prompts, so it has to be one
+/// that is found in a text.
+std::string added_token(const std::string& checkpoint_dir, const Tokenizer& tokenizer, int64_t id,
+                        const char* key) {
+    for (const AddedToken& token : tokenizer.added_tokens()) {
+        if (token.id == id) return token.content;
+    }
+    fail(checkpoint_dir, "/config.json: ", key, ": expected an id of the added_tokens of ",
+         checkpoint_dir, "/tokenizer.json, found ", id);
+}
+
+/// The text of the begin-of-text token: that of the tokenizer's settings, or else the token of
+/// config.json's id.
 std::string find_bos_token(const std::string& checkpoint_dir, const Tokenizer& tokenizer,
                            const TextConfig& config) {
-    const std::string path = checkpoint_dir + "/tokenizer_config.json";
-    if (std::filesystem::exists(path)) {
-        const Json json = read_json_file(path);
-        if (json.is_object() && json.contains("bos_token")) {
-            const Json& token = json["bos_token"];
-            if (token.is_string()) return token.get<std::string>();
-            if (token.is_object() && token.contains("content"))
-                return JsonObject(token, path).text("content");
-        }
+    const std::string where = checkpoint_dir + "/tokenizer_config.json: bos_token: ";
+    const SpecialTokens tokens = read_special_tokens(checkpoint_dir);
+    const auto named = tokens.find("bos_token");
+    if (named == tokens.end()) {
+        if (config.bos_token_id < 0)
+            fail(where, "expected a token, found none here or in config.json");
+        return added_token(checkpoint_dir, tokenizer, config.bos_token_id, "bos_token_id");
     }
-    if (config.bos_token_id < 0)
-        fail(path, ": bos_token: expected a token, found none here or in config.json");
-    return std::string(tokenizer.token(static_cast<int32_t>(config.bos_token_id)));
+    const auto& added = tokenizer.added_tokens();
+    const bool known = std::any_of(added.begin(), added.end(), [&](const AddedToken& token) {
+        return token.content == named->second;
+    });
+    if (!known) {
+        fail(where, "expected one of the added_tokens of ", checkpoint_dir,
+             "/tokenizer.json, found \"", printable(named->second), "\"");
+    }
+    return named->second;
 }
 
 }  // namespace
@@ -80,7 +96,8 @@ Mllama::Mllama(const std::string& checkpoint_dir, const ModelOptions& options)
       image_processor_(load_image_processor(checkpoint_dir, model_.config().vision)),
       generation_(GenerationConfig::load(checkpoint_dir, model_.config())),
       bos_token_(find_bos_token(checkpoint_dir, tokenizer_, model_.config().text)),
-      image_token_(tokenizer_.token(static_cast<int32_t>(model_.config().image_token_id))) {
+      image_token_(added_token(checkpoint_dir, tokenizer_, model_.config().image_token_id,
+                               "image_token_index")) {
     try {
         chat_template_ = ChatTemplate::load(checkpoint_dir);
     } catch (const Error& error) {
@@ -92,6 +109,8 @@ GenerationOptions Mllama::default_options() const {
     GenerationOptions options;
     options.sampling = generation_.sampling;
     options.max_new_tokens = generation_.max_new_tokens;
+    options.max_length = generation_.max_length;
+    options.stop = generation_.stop;
     options.eos_token_ids = generation_.eos_token_ids;
     return options;
 }

@@ -38,6 +38,7 @@ struct PrepareOptions {
 struct GenerationOptions {
     SamplingParams sampling;
     int64_t max_new_tokens = 512;
+    int64_t max_length = 0;  ///< tokens of prompt and answer together; 0: no limit but the model's
     std::vector<int64_t> eos_token_ids;
     std::vector<std::string> stop;  ///< texts that end the answer; they are not part of it
     int64_t prefill_chunk = 512;    ///< rows of a forward at most, over all prompts
@@ -66,6 +67,7 @@ struct Completion {
 struct GenerationObserver {
     std::function<void(size_t request, size_t image, int64_t done, int64_t all)> vision;
     std::function<void(int64_t done, int64_t all)> prefill;              ///< tokens of all prompts
+    std::function<void(int64_t done)> decode;                            ///< tokens of all answers
     std::function<void(size_t request, const std::string& piece)> text;  ///< whole UTF-8 characters
     std::function<bool()>
         cancelled;  ///< asked between steps; true ends the generation with an Interrupted

@@ -129,12 +129,12 @@ Request parse_request(const OrderedJson& json, const std::string& where,
 }
 
 Request read_messages_file(const std::string& path, std::vector<std::string> images) {
-    return request_from_messages(parse_ordered_json(read_file(path), path), std::move(images), path,
-                                 folder_of(path));
+    return request_from_messages(parse_ordered_json(read_input(path), path), std::move(images),
+                                 path, folder_of(path));
 }
 
 std::vector<Request> read_batch_file(const std::string& path) {
-    std::istringstream lines(read_file(path));
+    std::istringstream lines(read_input(path));
     std::vector<Request> requests;
     std::string line;
     for (int number = 1; std::getline(lines, line); ++number) {

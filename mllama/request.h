@@ -31,10 +31,10 @@ Request request_from_messages(const nlohmann::ordered_json& messages,
                               std::vector<std::string> images, const std::string& where,
                               const std::string& folder);
 
-/// A file that holds one list of messages.
+/// A file or pipe that holds one list of messages.
 Request read_messages_file(const std::string& path, std::vector<std::string> images);
 
-/// A file of one request a line; blank lines are passed over. Error if it holds none.
+/// A file or pipe of one request a line; blank lines are passed over. Error if it holds none.
 std::vector<Request> read_batch_file(const std::string& path);
 
 }  // namespace mllama

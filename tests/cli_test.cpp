@@ -1,9 +1,17 @@
 // The command line as a contract: exit codes, one line of error that names the file and the thing,
 // and the small commands.
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <sstream>
+#include <thread>
 
 #include "io/json.h"
 #include "io/safetensors.h"
@@ -100,6 +108,7 @@ TEST_CASE("cli_wrong_command_lines_exit_with_2") {
         {"generate", "-m", "a_published"},
         {"generate", "-m", "a_published", "-p", "x", "--no-such-option"},
         {"generate", "-m", "a_published", "-p", "x", "--messages", "y"},
+        {"generate", "-m", "a_published", "--batch", "y", "--image", "pictures/square.png"},
         {"generate", "-m", "a_published", "-p", "x", "--dtype", "f64"},
         {"generate", "-m", "a_published", "-p", "x", "-n", "many"},
         {"generate", "-m", "a_published", "-p", "x", "-t", "0"},
@@ -117,6 +126,12 @@ TEST_CASE("cli_wrong_command_lines_exit_with_2") {
         CHECK(!result.err.empty());
         CHECK(result.out.empty());
     }
+}
+
+TEST_CASE("cli_unknown_command_is_named") {
+    const ProgramResult result = mllama_program({"genrate\x1b[2J", "-m", "a_published"});
+    CHECK(result.exit_code == 2);
+    CHECK(result.err == "mllama: there is no command genrate\\x1B[2J; mllama --help lists them\n");
 }
 
 TEST_CASE("cli_help_exits_with_0_and_names_the_options") {
@@ -155,6 +170,45 @@ TEST_CASE("cli_broken_json_is_named_with_its_place") {
         checkpoint.write(file, "{\n  \"a\": ,\n}");
         check_one_line_error(generate(checkpoint.path()), {file, "line 2"});
     }
+}
+
+TEST_CASE("cli_pipe_in_place_of_a_checkpoint_file_is_refused_at_once") {
+    for (const char* file : {"config.json", "tokenizer.json", "preprocessor_config.json",
+                             "generation_config.json", "tokenizer_config.json"}) {
+        const SpoiledCheckpoint checkpoint;
+        fs::remove(checkpoint.file(file));
+        REQUIRE(mkfifo(checkpoint.file(file).c_str(), 0600) == 0);
+        check_one_line_error(generate(checkpoint.path()), {file, "expected a regular file"});
+    }
+}
+
+TEST_CASE("cli_requests_may_come_through_a_pipe") {
+    const auto text_of = [](const std::string& command) {
+        const ProgramResult result =
+            run_program("/bin/sh",
+                        {"-c", command + " | \"$0\" generate -m a_published --greedy -n 4 \"$@\"",
+                         MLLAMA_PROGRAM, "--messages", "/dev/stdin"},
+                        models_folder());
+        CAPTURE(result.err);
+        CHECK(result.exit_code == 0);
+        return result.out;
+    };
+    CHECK(!text_of("echo '[{\"role\": \"user\", \"content\": \"Hi\"}]'").empty());
+
+    const std::string request = "{\"prompt\": \"What is it?\"}\n";
+    const auto batch = [&](const std::string& path, const std::string& input) {
+        return mllama_program(
+            {"generate", "-m", "a_published", "--greedy", "-n", "4", "--batch", path}, input);
+    };
+    const TemporaryDirectory folder;
+    const ProgramResult piped = batch("/dev/stdin", request);
+    CHECK(piped.exit_code == 0);
+    CHECK(piped.out == batch(folder.write("requests.jsonl", request), "").out);
+
+    const ProgramResult tokens = mllama_program(
+        {"tokenize", "-m", "a_published", "--jsonl", "/dev/stdin"}, "\"What is it?\"\n");
+    CHECK(tokens.exit_code == 0);
+    CHECK(tokens.out.size() > 4);
 }
 
 TEST_CASE("cli_truncated_weights_are_named") {
@@ -200,6 +254,58 @@ TEST_CASE("cli_unknown_values_of_the_config_are_named") {
     const SpoiledCheckpoint filter;
     filter.set("preprocessor_config.json", "/resample", 7);
     check_one_line_error(generate(filter.path()), {"preprocessor_config.json", "resample"});
+}
+
+TEST_CASE("cli_begin_of_text_and_image_tokens_that_are_none_are_named") {
+    const SpoiledCheckpoint checkpoint;
+    const auto error_with_bos = [&](const Json& token) {
+        checkpoint.set("tokenizer_config.json", "/bos_token", token);
+        return generate(checkpoint.path());
+    };
+    check_one_line_error(error_with_bos(5), {"tokenizer_config.json", "bos_token", "number"});
+    check_one_line_error(error_with_bos(""), {"tokenizer_config.json", "bos_token", "\"\""});
+    check_one_line_error(error_with_bos({{"content", 3}}), {"tokenizer_config.json", "bos_token"});
+    check_one_line_error(error_with_bos("<|nothing|>"),
+                         {"tokenizer_config.json", "bos_token", "<|nothing|>", "tokenizer.json"});
+    CHECK(error_with_bos(nullptr).exit_code == 0);  // then it is config.json's
+    checkpoint.set("config.json", "/image_token_index", 3);
+    check_one_line_error(generate(checkpoint.path()),
+                         {"config.json", "image_token_index", "tokenizer.json", "found 3"});
+}
+
+TEST_CASE("cli_stop_strings_and_max_length_of_the_checkpoint_end_answers") {
+    const SpoiledCheckpoint checkpoint;
+    const auto answer = [&](const std::vector<std::string>& more) {
+        std::vector<std::string> arguments = {
+            "generate", "-m", checkpoint.path(), "-p", "The second image is", "--greedy", "--json"};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        const ProgramResult result = mllama_program(arguments);
+        CAPTURE(result.err);
+        REQUIRE(result.exit_code == 0);
+        return Json::parse(result.out);
+    };
+    const Json whole = answer({"-n", "12"});
+    const auto text = whole.at("text").get<std::string>();
+    const auto prompt_tokens = whole.at("prompt_tokens").get<int64_t>();
+    const auto letter = std::find_if(text.begin(), text.end(),
+                                     [](unsigned char c) { return c < 0x80 && std::isalnum(c); });
+    REQUIRE(letter != text.end());
+    const std::string stop(1, *letter);
+    const std::string before = text.substr(0, text.find(stop));
+    checkpoint.set("generation_config.json", "/stop_strings", stop);
+    CHECK(answer({"-n", "12"}).at("text") == before);
+    CHECK(answer({"-n", "12"}).at("finish_reason") == "stop");
+    CHECK(answer({"-n", "12", "--stop", "no such text"}).at("text") == text);
+
+    checkpoint.set("generation_config.json", "/stop_strings", nullptr);
+    checkpoint.set("generation_config.json", "/max_length", prompt_tokens + 5);
+    CHECK(answer({}).at("tokens").size() == 5);
+    CHECK(answer({}).at("finish_reason") == "length");
+    CHECK(answer({"-n", "7"}).at("tokens").size() == 7);
+    checkpoint.set("generation_config.json", "/max_length", prompt_tokens);
+    check_one_line_error(
+        mllama_program({"generate", "-m", checkpoint.path(), "-p", "The second image is"}),
+        {"max_length", "generation_config.json"});
 }
 
 TEST_CASE("cli_pictures_that_are_none_and_wrong_numbers_of_them_are_errors") {
@@ -320,7 +426,43 @@ TEST_CASE("cli_tokenize_encodes_and_decodes_line_by_line") {
                          {"bad.jsonl line 1"});
     check_one_line_error(mllama_program({"tokenize", "-m", "a_published", "--decode", "--jsonl",
                                          folder.write("bad2.jsonl", "[99999]\n")}),
-                         {"99999"});
+                         {"bad2.jsonl line 1", "99999"});
+    check_one_line_error(mllama_program({"tokenize", "-m", "a_published", "--decode", "--jsonl",
+                                         folder.write("bad3.jsonl", "\n[-1]\n")}),
+                         {"bad3.jsonl line 2", "-1"});
+    check_one_line_error(
+        mllama_program({"tokenize", "-m", "a_published", "--jsonl", folder.path()}),
+        {folder.path()});
+}
+
+TEST_CASE("cli_tokenize_begin_of_text_stands_once_and_behind_leading_images") {
+    const auto ids_of = [](const std::string& text, const std::vector<std::string>& more) {
+        std::vector<std::string> arguments = {"tokenize", "-m", "a_published", "--jsonl",
+                                              "/dev/stdin"};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        return Json::parse(mllama_program(arguments, Json(text).dump() + "\n").out)
+            .get<std::vector<int64_t>>();
+    };
+    const int64_t bos = ids_of("", {}).at(0);
+    const int64_t image = ids_of("<|image|>", {"--no-bos"}).at(0);
+    const std::vector<int64_t> word = ids_of("What", {"--no-bos"});
+    const auto with = [&](std::vector<int64_t> front) {
+        front.insert(front.end(), word.begin(), word.end());
+        return front;
+    };
+    CHECK(ids_of("What", {}) == with({bos}));
+    CHECK(ids_of("<|begin_of_text|>What", {}) == with({bos}));
+    CHECK(ids_of("<|image|><|image|>What", {}) == with({image, image, bos}));
+    CHECK(ids_of("<|image|><|begin_of_text|>What", {}) == with({image, bos}));
+    CHECK(ids_of("<|begin_of_text|><|image|>What", {}) == with({bos, image}));
+    CHECK(ids_of("<|begin_of_text|>What", {"--no-bos"}) == with({bos}));
+    // Special tokens as text: none of them is found, begin-of-text stands in front.
+    const std::vector<int64_t> text = ids_of("<|image|>What", {"--no-special"});
+    CHECK(text.at(0) == bos);
+    CHECK(std::count(text.begin(), text.end(), image) == 0);
+    const std::vector<int64_t> bos_text = ids_of("<|begin_of_text|>", {"--no-special"});
+    CHECK(bos_text.size() > 2);
+    CHECK(std::count(bos_text.begin(), bos_text.end(), bos) == 1);
 }
 
 TEST_CASE("cli_preprocess_writes_what_forward_uses") {
@@ -407,4 +549,36 @@ TEST_CASE("cli_output_that_nobody_reads_is_an_error_and_no_signal") {
         std::string(MLLAMA_PROGRAM) + " inspect -m a_published --json > /dev/full";
     const ProgramResult result = run_program("/bin/sh", {"-c", command}, models_folder());
     check_one_line_error(result, {"standard output"});
+}
+
+TEST_CASE("cli_errors_show_no_control_characters") {
+    const ProgramResult result = mllama_program({"inspect", "-m", "no\nsuch\x1b[31m\xff"});
+    check_one_line_error(result, {"no\\x0Asuch\\x1B[31m\\xFF"});
+    CHECK(std::all_of(result.err.begin(), result.err.end() - 1,
+                      [](char c) { return c >= 0x20 && c < 0x7F; }));
+}
+
+TEST_CASE("cli_interrupt_ends_with_one_line_and_leaves_no_file") {
+    for (const char* const command : {"generate", "forward"}) {
+        CAPTURE(command);
+        const TemporaryDirectory folder;
+        const std::string pipe = folder.file("messages.json");
+        REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+        std::vector<std::string> arguments = {command, "-m", "a_published", "--messages", pipe};
+        if (arguments[0] == "forward")
+            arguments.insert(arguments.end(), {"--out", folder.file("out.safetensors")});
+        // The program waits for its request: opening the other end succeeds when it does.
+        int writer = -1;
+        const ProgramResult result =
+            run_program(MLLAMA_PROGRAM, arguments, models_folder(), "", {}, [&](pid_t program) {
+                for (int i = 0; writer < 0 && i < 6000; ++i) {
+                    writer = open(pipe.c_str(), O_WRONLY | O_NONBLOCK);
+                    if (writer < 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+                }
+                kill(program, SIGINT);
+            });
+        close(writer);
+        check_one_line_error(result, {"mllama: error: interrupted\n"});
+        CHECK(folder.entries() == 1);  // the pipe
+    }
 }

@@ -8,7 +8,7 @@
 #include "tests/temporary_directory.h"
 
 using namespace mllama;
-using mllama::test::TemporaryDirectory;
+using namespace mllama::test;
 
 namespace {
 
@@ -155,4 +155,90 @@ TEST_CASE("generation_config_defaults_and_overrides") {
         CHECK_THROWS_WITH_AS(GenerationConfig::load(directory.path(), config),
                              doctest::Contains("generation_config.json"), Error);
     }
+}
+
+TEST_CASE("generation_config_refuses_what_changes_the_answer_and_is_not_offered") {
+    const ModelConfig config = load(good_config());
+    const TemporaryDirectory directory;
+    const auto error_with = [&](const std::string& key, const std::string& value) {
+        directory.write("generation_config.json", "{\"" + key + "\": " + value + "}");
+        return error_of([&] { return GenerationConfig::load(directory.path(), config); });
+    };
+    // key, values that change nothing in transformers 4.56.2, values that change the answer
+    const std::vector<std::tuple<std::string, std::vector<std::string>, std::vector<std::string>>>
+        keys = {
+            {"num_beams", {"1"}, {"4", "0"}},
+            {"num_beam_groups", {"1"}, {"2"}},
+            {"num_return_sequences", {"1"}, {"3"}},
+            {"diversity_penalty", {"0", "0.0"}, {"0.5"}},
+            {"penalty_alpha", {"0", "0.0"}, {"0.6"}},
+            {"constraints", {}, {"[]"}},
+            {"force_words_ids", {}, {"[[5]]"}},
+            {"dola_layers", {}, {"\"high\""}},
+            {"guidance_scale", {"1", "1.0"}, {"1.5"}},
+            {"sequence_bias", {}, {"[[[5], -1.0]]"}},
+            {"encoder_repetition_penalty", {"1", "1.0"}, {"1.2"}},
+            {"no_repeat_ngram_size", {"0"}, {"3", "\"3\"", "true"}},
+            {"encoder_no_repeat_ngram_size", {"0"}, {"2"}},
+            {"bad_words_ids", {}, {"[[5]]"}},
+            {"forced_bos_token_id", {}, {"5"}},
+            {"forced_eos_token_id", {}, {"5"}},
+            {"exponential_decay_length_penalty", {}, {"[10, 1.1]"}},
+            {"suppress_tokens", {"[]"}, {"[5]"}},
+            {"begin_suppress_tokens", {"[]"}, {"[5]"}},
+            {"typical_p", {"1", "1.0"}, {"0.9"}},
+            {"epsilon_cutoff", {"0.0"}, {"0.0003"}},
+            {"eta_cutoff", {"0.0"}, {"0.0003"}},
+            {"watermarking_config", {}, {"{}"}},
+            {"token_healing", {"false"}, {"true"}},
+            {"min_length", {"0"}, {"5"}},
+            {"min_new_tokens", {"0"}, {"5"}},
+            {"max_time", {}, {"1.5"}},
+        };
+    for (const auto& [key, neutral, others] : keys) {
+        CAPTURE(key);
+        CHECK(error_with(key, "null").empty());
+        for (const std::string& value : neutral) CHECK(error_with(key, value).empty());
+        for (const std::string& value : others) {
+            CHECK(holds_all(
+                error_with(key, value),
+                {"/generation_config.json: ", key, "not offered", "found " + value.substr(0, 1)}));
+        }
+    }
+    CHECK(error_with("use_cache", "false").empty());  // another way to the same answer
+}
+
+TEST_CASE("generation_config_stop_strings") {
+    const ModelConfig config = load(good_config());
+    const TemporaryDirectory directory;
+    const auto stop_of = [&](const std::string& value) {
+        directory.write("generation_config.json", "{\"stop_strings\": " + value + "}");
+        return GenerationConfig::load(directory.path(), config).stop;
+    };
+    CHECK(stop_of("null").empty());
+    CHECK(stop_of("[]").empty());
+    CHECK(stop_of("\"END\"") == std::vector<std::string>{"END"});
+    CHECK(stop_of("[\"a\", \"b\"]") == std::vector<std::string>{"a", "b"});
+    for (const char* const bad : {"5", "[5]", "\"\"", "[\"a\", \"\"]", "{}"}) {
+        CAPTURE(bad);
+        CHECK(holds_all(error_of([&] { return stop_of(bad); }),
+                        {"generation_config.json: stop_strings: expected a text or a list"}));
+    }
+}
+
+TEST_CASE("generation_config_max_length_counts_only_without_max_new_tokens") {
+    const ModelConfig config = load(good_config());
+    const TemporaryDirectory directory;
+    const auto lengths_of = [&](const std::string& content) {
+        directory.write("generation_config.json", content);
+        const GenerationConfig read = GenerationConfig::load(directory.path(), config);
+        return std::pair(read.max_new_tokens, read.max_length);
+    };
+    CHECK(lengths_of("{}") == std::pair<int64_t, int64_t>(512, 0));
+    CHECK(lengths_of(R"({"max_length": 20})") == std::pair<int64_t, int64_t>(512, 0));
+    CHECK(lengths_of(R"({"max_length": 4096})") == std::pair<int64_t, int64_t>(4096, 4096));
+    CHECK(lengths_of(R"({"max_length": 4096, "max_new_tokens": 7})") ==
+          std::pair<int64_t, int64_t>(7, 0));
+    CHECK_THROWS_WITH_AS(lengths_of(R"({"max_length": 0})"), doctest::Contains("max_length"),
+                         Error);
 }

@@ -4,13 +4,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 
 namespace mllama::test {
 
 ProgramResult run_program(const std::string& program, const std::vector<std::string>& arguments,
                           const std::string& folder, const std::string& input,
-                          const std::vector<std::string>& environment) {
+                          const std::vector<std::string>& environment,
+                          const std::function<void(pid_t)>& meanwhile) {
     const TemporaryDirectory files;
     files.write("in", input);
     const pid_t child = fork();
@@ -31,9 +33,11 @@ ProgramResult run_program(const std::string& program, const std::vector<std::str
             const size_t equals = variable.find('=');
             setenv(variable.substr(0, equals).c_str(), variable.substr(equals + 1).c_str(), 1);
         }
+        std::signal(SIGINT, SIG_DFL);  // a shell's background jobs have it ignored
         if (chdir(folder.c_str()) == 0) execv(program.c_str(), pointers.data());
         _exit(127);
     }
+    if (meanwhile) meanwhile(child);
     int status = 0;
     waitpid(child, &status, 0);
     ProgramResult result;

@@ -1,6 +1,9 @@
 // Running the program as its users do.
 #pragma once
 
+#include <sys/types.h>
+
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -15,9 +18,10 @@ struct ProgramResult {
 };
 
 /// Runs `program arguments...` in `folder` with `input` as standard input; environment variables
-/// "NAME=value" are added.
+/// "NAME=value" are added. `meanwhile` is called with the running process.
 ProgramResult run_program(const std::string& program, const std::vector<std::string>& arguments,
                           const std::string& folder = ".", const std::string& input = "",
-                          const std::vector<std::string>& environment = {});
+                          const std::vector<std::string>& environment = {},
+                          const std::function<void(pid_t)>& meanwhile = {});
 
 }  // namespace mllama::test

@@ -3,13 +3,14 @@
 
 #include <sys/stat.h>
 
-#include <initializer_list>
 #include <unordered_map>
 #include <utility>
 
 #include "io/json.h"
+#include "tokenizer/jinja_json.h"
 #include "tokenizer/jinja_parser.h"
 #include "tokenizer/jinja_runtime.h"
+#include "tokenizer/special_tokens.h"
 
 namespace mllama {
 namespace {
@@ -69,42 +70,10 @@ Source find_template(const std::string& dir, const OrderedJson* tokenizer_config
          "\"chat_template\" in tokenizer_config.json");
 }
 
-/// A token as a string or as a serialised AddedToken; nothing if it is null or empty.
-std::optional<std::string> token_text(const OrderedJson& value, const std::string& key,
-                                      const std::string& path) {
-    if (value.is_null()) return std::nullopt;
-    const bool is_object = value.is_object() && value.contains("content");
-    const OrderedJson& text = is_object ? value["content"] : value;
-    if (!text.is_string()) {
-        fail(path, ": ", key, ": expected a token as a string or an object, found ",
-             value.type_name());
-    }
-    if (text.get_ref<const std::string&>().empty()) return std::nullopt;
-    return text.get<std::string>();
-}
-
-void add_special_tokens(std::map<std::string, std::string>& tokens, const OrderedJson& config,
-                        const std::string& path) {
-    for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
-                            "cls_token", "mask_token"}) {
-        if (!config.contains(key)) continue;
-        if (const std::optional<std::string> text = token_text(config[key], key, path)) {
-            tokens[key] = *text;
-        }
-    }
-    // Tokens that a model adds under names of its own, image_token for one.
-    if (!config.contains("extra_special_tokens") || !config["extra_special_tokens"].is_object())
-        return;
-    for (const auto& [key, value] : config["extra_special_tokens"].items()) {
-        if (const std::optional<std::string> text = token_text(value, key, path))
-            tokens[key] = *text;
-    }
-}
-
 /// JSON as a value of the template; an error says which variable it was.
 JinjaValue to_value(const OrderedJson& json, const std::string& what) {
     try {
-        return JinjaValue::from_json(json);
+        return jinja_from_json(json);
     } catch (const JinjaFault& fault) {
         fail(what, ": ", fault.what());
     }
@@ -113,17 +82,11 @@ JinjaValue to_value(const OrderedJson& json, const std::string& what) {
 }  // namespace
 
 ChatTemplate ChatTemplate::load(const std::string& checkpoint_dir) {
-    const std::string config_path = checkpoint_dir + "/tokenizer_config.json";
-    std::optional<OrderedJson> config;
-    if (exists(config_path)) config = read_config(config_path);
-    Source source = find_template(checkpoint_dir, config ? &*config : nullptr);
+    const std::optional<OrderedJson> config = read_tokenizer_config(checkpoint_dir);
+    const Source source = find_template(checkpoint_dir, config ? &*config : nullptr);
     ChatTemplate made(source.text, source.name);
-    if (config) add_special_tokens(made.special_tokens, *config, config_path);
-    const std::string map_path = checkpoint_dir + "/special_tokens_map.json";
-    const bool is_legacy = !config || !config->contains("added_tokens_decoder");
-    if (is_legacy && exists(map_path)) {
-        add_special_tokens(made.special_tokens, read_config(map_path), map_path);
-    }
+    made.special_tokens = read_special_tokens(checkpoint_dir);
+    std::erase_if(made.special_tokens, [](const auto& token) { return token.second.empty(); });
     return made;
 }
 

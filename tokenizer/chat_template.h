@@ -11,11 +11,12 @@
 #pragma once
 
 #include <ctime>
-#include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
+
+#include "tokenizer/special_tokens.h"
 
 namespace mllama {
 
@@ -38,8 +39,7 @@ class ChatTemplate {
     /// The template and the special tokens of a checkpoint directory. The template is the first of:
     /// chat_template.json (its "chat_template"), chat_template.jinja, tokenizer_config.json (its
     /// "chat_template"); where one holds a list of {"name", "template"}, the one named "default".
-    /// Special tokens are those of tokenizer_config.json, or of special_tokens_map.json where the
-    /// former has no added_tokens_decoder.
+    /// Special tokens are those of read_special_tokens that are not empty.
     /// Errors: Error that names the file; without a template, the files that were looked for; a
     /// template that cannot be parsed, with its line.
     static ChatTemplate load(const std::string& checkpoint_dir);
@@ -53,7 +53,7 @@ class ChatTemplate {
                        const RenderOptions& options = {}) const;
 
     /// "bos_token" -> "<|begin_of_text|>" and so on: strings that every render defines.
-    std::map<std::string, std::string> special_tokens;
+    SpecialTokens special_tokens;
 
   private:
     std::shared_ptr<const JinjaTemplate> tree_;

@@ -26,6 +26,8 @@ struct JinjaTest {
 /// Null if there is no such filter or test.
 JinjaFilter find_jinja_filter(const std::string& name);     // jinja_filters.cpp
 const JinjaTest* find_jinja_test(const std::string& name);  // jinja_tests.cpp
+/// Of the filters, those that take sequences apart (jinja_sequence_filters.cpp).
+JinjaFilter find_jinja_sequence_filter(const std::string& name);
 
 /// range, dict, namespace, cycler, joiner, raise_exception and strftime_now; the last tells the
 /// time `now`, or if that is not set the time when it is called, as local time.

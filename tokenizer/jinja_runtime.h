@@ -68,9 +68,21 @@ class JinjaRuntime {
 
   private:
     enum class Flow { normal, break_loop, continue_loop };
-    class DepthGuard;
 
-    // Statements.
+    /// Counts nested evaluations while it lives, so that no template overflows the stack. Errors:
+    /// too many.
+    class DepthGuard {
+      public:
+        explicit DepthGuard(JinjaRuntime& runtime);
+        ~DepthGuard() { --runtime_.depth_; }
+        DepthGuard(const DepthGuard&) = delete;
+        DepthGuard& operator=(const DepthGuard&) = delete;
+
+      private:
+        JinjaRuntime& runtime_;
+    };
+
+    // Statements (jinja_statements.cpp).
     Flow run_body(const JinjaBody& body, const ScopePtr& scope, std::string& out);
     Flow run(const JinjaStatement& statement, const ScopePtr& scope, std::string& out);
     Flow run_set_block(const JinjaStatement& statement, const ScopePtr& scope);
@@ -87,7 +99,7 @@ class JinjaRuntime {
     void assign(const JinjaExpression& target, const JinjaValue& value, const ScopePtr& scope);
     void write(std::string& out, const std::string& text);
 
-    // Expressions.
+    // Expressions (jinja_runtime.cpp).
     JinjaValue evaluate(const JinjaExpression& node, const ScopePtr& scope);
     JinjaValue evaluate_node(const JinjaExpression& node, const ScopePtr& scope);
     JinjaValue look_up(const std::string& name, const ScopePtr& scope);

@@ -2,12 +2,8 @@
 #include "tokenizer/jinja_value.h"
 
 #include <algorithm>
-#include <cassert>
-#include <cmath>
 #include <functional>
-#include <limits>
 
-#include "io/json.h"
 #include "tokenizer/python_text.h"
 
 namespace mllama {
@@ -17,17 +13,6 @@ using Value = JinjaValue;
 using Kind = JinjaValue::Kind;
 
 constexpr auto kElementBytes = static_cast<int64_t>(sizeof(JinjaValue));
-
-void check_weight(int64_t weight) {
-    if (weight > JinjaLimits::weight) throw JinjaFault("a value grows beyond 64 MiB");
-}
-
-void check_depth(int depth) {
-    if (depth > JinjaLimits::container_depth) {
-        throw JinjaFault("containers are nested more than " +
-                         std::to_string(JinjaLimits::container_depth) + " deep");
-    }
-}
 
 bool numbers_equal(const Value& a, const Value& b) {
     if (a.is_integral() && b.is_integral()) return a.integer() == b.integer();
@@ -66,144 +51,18 @@ bool sequence_less(const std::vector<Value>& a, const std::vector<Value>& b) {
     return a.size() < b.size();
 }
 
-void append_json_string(std::string& out, const std::string& text, bool ensure_ascii) {
-    const auto escape = [&](char32_t unit) {
-        out += "\\u";
-        for (int shift = 12; shift >= 0; shift -= 4)
-            out += "0123456789abcdef"[(unit >> shift) & 0xF];
-    };
-    out += '"';
-    for (const char32_t c : decode_utf8(text)) {
-        switch (c) {
-            case U'"':
-                out += "\\\"";
-                break;
-            case U'\\':
-                out += "\\\\";
-                break;
-            case U'\n':
-                out += "\\n";
-                break;
-            case U'\r':
-                out += "\\r";
-                break;
-            case U'\t':
-                out += "\\t";
-                break;
-            case U'\f':
-                out += "\\f";
-                break;
-            case U'\b':
-                out += "\\b";
-                break;
-            default:
-                if (c < 0x20 || (ensure_ascii && c > 0x7E && c < 0x10000)) {
-                    escape(c);
-                } else if (ensure_ascii && c >= 0x10000) {
-                    escape(0xD800 + ((c - 0x10000) >> 10));
-                    escape(0xDC00 + ((c - 0x10000) & 0x3FF));
-                } else {
-                    append_utf8(out, c);
-                }
-        }
-    }
-    out += '"';
-}
-
-std::string json_number(const Value& value) {
-    if (value.is(Kind::boolean)) return value.boolean() ? "true" : "false";
-    if (value.is(Kind::integer)) return std::to_string(value.integer());
-    const double real = value.real();
-    if (std::isnan(real)) return "NaN";
-    if (std::isinf(real)) return real > 0 ? "Infinity" : "-Infinity";
-    return python_repr(real);
-}
-
-/// Writes JSON as Python's json.dumps does.
-class JsonWriter {
-  public:
-    explicit JsonWriter(const JinjaJsonStyle& style) : style_(style) {}
-
-    std::string write(const Value& value) {
-        append(value, 0);
-        return std::move(out_);
-    }
-
-  private:
-    void append(const Value& value, int level) {
-        check_weight(static_cast<int64_t>(out_.size()));
-        if (value.is(Kind::none)) {
-            out_ += "null";
-        } else if (value.is_number()) {
-            out_ += json_number(value);
-        } else if (value.is_string()) {
-            append_json_string(out_, value.text(), style_.ensure_ascii);
-        } else if (value.is_sequence()) {
-            append_sequence(value.items(), level);
-        } else if (value.is(Kind::dict)) {
-            append_dict(value.dict(), level);
-        } else {
-            throw JinjaFault("Object of type " + value.type_name() + " is not JSON serializable");
-        }
-    }
-
-    void append_sequence(const std::vector<Value>& items, int level) {
-        if (items.empty()) {
-            out_ += "[]";
-            return;
-        }
-        out_ += '[';
-        for (size_t i = 0; i < items.size(); ++i) {
-            if (i > 0) out_ += style_.item_separator;
-            break_line(level + 1);
-            append(items[i], level + 1);
-        }
-        break_line(level);
-        out_ += ']';
-    }
-
-    void append_dict(const Value::Dict& dict, int level) {
-        if (dict.items.empty()) {
-            out_ += "{}";
-            return;
-        }
-        std::vector<const std::pair<Value, Value>*> items;
-        for (const auto& item : dict.items) items.push_back(&item);
-        if (style_.sort_keys) {
-            std::stable_sort(items.begin(), items.end(),
-                             [](const auto* a, const auto* b) { return a->first.less(b->first); });
-        }
-        out_ += '{';
-        for (size_t i = 0; i < items.size(); ++i) {
-            if (i > 0) out_ += style_.item_separator;
-            break_line(level + 1);
-            append_json_string(out_, key_text(items[i]->first), style_.ensure_ascii);
-            out_ += style_.key_separator;
-            append(items[i]->second, level + 1);
-        }
-        break_line(level);
-        out_ += '}';
-    }
-
-    static std::string key_text(const Value& key) {
-        if (key.is_string()) return key.text();
-        if (key.is(Kind::none)) return "null";
-        if (key.is_number()) return json_number(key);
-        throw JinjaFault("keys must be str, int, float, bool or None, not " + key.type_name());
-    }
-
-    void break_line(int level) {
-        if (!style_.indent) return;
-        out_ += '\n';
-        for (int i = 0; i < level; ++i) out_ += *style_.indent;
-        check_weight(static_cast<int64_t>(out_.size()));
-    }
-
-    const JinjaJsonStyle& style_;
-    std::string out_;
-};
-
 }  // namespace
+
+void check_jinja_weight(int64_t weight) {
+    if (weight > JinjaLimits::weight) throw JinjaFault("a value grows beyond 64 MiB");
+}
+
+void check_jinja_depth(int depth) {
+    if (depth > JinjaLimits::container_depth) {
+        throw JinjaFault("containers are nested more than " +
+                         std::to_string(JinjaLimits::container_depth) + " deep");
+    }
+}
 
 // --- JinjaObject ---
 
@@ -248,7 +107,7 @@ void JinjaDictView::append_repr(std::string& out, int depth) const {
 // --- making values ---
 
 JinjaValue::JinjaValue(std::string text, bool markup) : kind_(Kind::string) {
-    check_weight(static_cast<int64_t>(text.size()));
+    check_jinja_weight(static_cast<int64_t>(text.size()));
     data_ = std::make_shared<const String>(String{std::move(text), markup});
 }
 
@@ -267,9 +126,9 @@ JinjaValue JinjaValue::sequence(Kind kind, std::vector<JinjaValue> items) {
     for (const JinjaValue& item : items) {
         made.weight += kElementBytes + item.weight();
         made.depth = std::max(made.depth, item.depth() + 1);
-        check_weight(made.weight);
+        check_jinja_weight(made.weight);
     }
-    check_depth(made.depth);
+    check_jinja_depth(made.depth);
     made.items = std::move(items);
     JinjaValue value;
     value.kind_ = kind;
@@ -298,9 +157,9 @@ JinjaValue JinjaValue::dict(std::vector<std::pair<JinjaValue, JinjaValue>> items
     for (const auto& [key, item] : made.items) {
         made.weight += 4 * kElementBytes + key.weight() + item.weight();
         made.depth = std::max({made.depth, key.depth() + 1, item.depth() + 1});
-        check_weight(made.weight);
+        check_jinja_weight(made.weight);
     }
-    check_depth(made.depth);
+    check_jinja_depth(made.depth);
     JinjaValue value;
     value.kind_ = Kind::dict;
     value.data_ = std::make_shared<const Dict>(std::move(made));
@@ -323,56 +182,6 @@ JinjaValue JinjaValue::range(int64_t start, int64_t stop, int64_t step) {
     value.data_ =
         std::make_shared<const Range>(Range{start, stop, step, static_cast<int64_t>(length)});
     return value;
-}
-
-namespace {
-
-Value convert_json(const OrderedJson& json, int depth) {
-    check_depth(depth);
-    switch (json.type()) {
-        case OrderedJson::value_t::null:
-            return Value();
-        case OrderedJson::value_t::boolean:
-            return json.get<bool>();
-        case OrderedJson::value_t::number_integer:
-            return json.get<int64_t>();
-        case OrderedJson::value_t::number_unsigned:
-            if (json.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
-                throw JinjaFault("the integer " + std::to_string(json.get<uint64_t>()) +
-                                 " has more than 64 bits with its sign");
-            }
-            return json.get<int64_t>();
-        case OrderedJson::value_t::number_float:
-            return json.get<double>();
-        case OrderedJson::value_t::string: {
-            const auto& text = json.get_ref<const std::string&>();
-            if (!is_valid_utf8(text)) throw JinjaFault("a string is not valid UTF-8");
-            return text;
-        }
-        case OrderedJson::value_t::array: {
-            std::vector<Value> items;
-            items.reserve(json.size());
-            for (const OrderedJson& item : json) items.push_back(convert_json(item, depth + 1));
-            return Value::list(std::move(items));
-        }
-        case OrderedJson::value_t::object: {
-            std::vector<std::pair<Value, Value>> items;
-            items.reserve(json.size());
-            for (const auto& [key, item] : json.items()) {
-                if (!is_valid_utf8(key)) throw JinjaFault("a key is not valid UTF-8");
-                items.emplace_back(Value(key), convert_json(item, depth + 1));
-            }
-            return Value::dict(std::move(items));
-        }
-        default:
-            throw JinjaFault("binary JSON values have no meaning in a template");
-    }
-}
-
-}  // namespace
-
-JinjaValue JinjaValue::from_json(const nlohmann::ordered_json& json) {
-    return convert_json(json, 0);
 }
 
 // --- reading values ---
@@ -478,8 +287,8 @@ std::string JinjaValue::repr() const {
 }
 
 void JinjaValue::append_repr(std::string& out, int depth) const {
-    check_depth(depth);
-    check_weight(static_cast<int64_t>(out.size()));
+    check_jinja_depth(depth);
+    check_jinja_weight(static_cast<int64_t>(out.size()));
     switch (kind_) {
         case Kind::undefined:
             out += "Undefined";
@@ -687,10 +496,6 @@ int JinjaValue::depth() const {
 const JinjaValue* JinjaValue::Dict::find(const JinjaValue& key) const {
     const auto found = index.find(key);
     return found == index.end() ? nullptr : &items[found->second].second;
-}
-
-std::string jinja_to_json(const JinjaValue& value, const JinjaJsonStyle& style) {
-    return JsonWriter(style).write(value);
 }
 
 }  // namespace mllama

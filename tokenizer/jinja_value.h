@@ -11,7 +11,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -44,6 +43,10 @@ struct JinjaLimits {
     static constexpr int tree_depth = 1000;  ///< of an expression: a + b + c + ...
     static constexpr int call_depth = 1500;  ///< nested evaluations of a render
 };
+
+/// Errors: JinjaFault for a weight or depth that JinjaLimits does not allow.
+void check_jinja_weight(int64_t weight);
+void check_jinja_depth(int depth);
 
 class JinjaRuntime;
 class JinjaValue;
@@ -123,8 +126,6 @@ class JinjaValue {
     /// one.
     static JinjaValue dict(std::vector<std::pair<JinjaValue, JinjaValue>> items);
     static JinjaValue range(int64_t start, int64_t stop, int64_t step);
-    /// Errors: nested too deeply, an integer beyond 64 bits, text that is not UTF-8.
-    static JinjaValue from_json(const nlohmann::ordered_json& json);
 
     Kind kind() const { return kind_; }
     bool is(Kind kind) const { return kind_ == kind; }
@@ -239,16 +240,5 @@ class JinjaDictView : public JinjaObject {
     std::string type_;
     JinjaValue list_;
 };
-
-struct JinjaJsonStyle {
-    bool ensure_ascii = false;
-    std::optional<std::string> indent;  ///< of one level; one line without
-    std::string item_separator = ", ";
-    std::string key_separator = ": ";
-    bool sort_keys = false;
-};
-
-/// json.dumps. Errors: a value that JSON does not have.
-std::string jinja_to_json(const JinjaValue& value, const JinjaJsonStyle& style);
 
 }  // namespace mllama

@@ -391,6 +391,7 @@ void read_added_tokens(const Checker& check, const Json& list, TokenizerDescript
         tokens.push_back(std::move(token));
     }
     std::vector<std::string_view> contents;
+    contents.reserve(tokens.size());
     for (const AddedToken& token : tokens) contents.emplace_back(token.content);
     std::sort(contents.begin(), contents.end());
     const auto twice = std::adjacent_find(contents.begin(), contents.end());
