@@ -1,7 +1,6 @@
 #include "kernels/limits.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -162,10 +161,14 @@ int64_t available_memory() {
 }
 
 int64_t last_level_cache() {
-    const long level3 = ::sysconf(_SC_LEVEL3_CACHE_SIZE);
-    const long level2 = ::sysconf(_SC_LEVEL2_CACHE_SIZE);
-    const int64_t bytes = level3 > 0 ? level3 : level2;
-    return bytes > 0 ? bytes : int64_t{32} << 20;
+    // The kernel's own account; the C library multiplies the size on some processors.
+    int64_t kb = -1;
+    for (const char* index : {"2", "3", "4"}) {
+        const std::string path =
+            std::string("/sys/devices/system/cpu/cpu0/cache/index") + index + "/size";  // "32768K"
+        kb = std::max(kb, number_in_file(path.c_str(), ""));
+    }
+    return kb > 0 ? kb * 1024 : int64_t{32} << 20;
 }
 
 }  // namespace mllama::cpu

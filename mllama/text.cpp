@@ -48,6 +48,7 @@ CrossAttentionLayer load_cross_attention(const TextConfig& c, const WeightLoader
 /// Normalises every head of x (rows, heads * head_dim) for itself, in place.
 void norm_heads(const RmsNorm& norm, Tensor& x) {
     const int64_t head_dim = norm.weight.numel();
+    assert(head_dim > 0);
     Tensor heads = x.view({x.numel() / head_dim, head_dim});
     norm.forward(heads, heads);
 }

@@ -86,6 +86,7 @@ TEST_CASE("limits_best_takes_the_larger_of_each") {
 TEST_CASE("limits_of_the_machine_are_plausible") {
     CHECK(cpu::available_memory() >= 0);
     CHECK(cpu::last_level_cache() >= 1 << 18);
+    CHECK(cpu::last_level_cache() <= int64_t{1} << 32);
     CHECK(cpu::LimitProbe::default_bytes() >= 1 << 20);
     CHECK(cpu::LimitProbe::default_bytes() <= int64_t{1} << 30);
 }
