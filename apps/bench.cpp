@@ -6,10 +6,10 @@
 #include <iostream>
 #include <limits>
 
-#include "apps/bench_check.h"
-#include "apps/bench_model.h"
-#include "apps/bench_report.h"
-#include "apps/bench_workloads.h"
+#include "apps/bench/check.h"
+#include "apps/bench/model.h"
+#include "apps/bench/report.h"
+#include "apps/bench/workloads.h"
 #include "apps/cli.h"
 #include "apps/terminal.h"
 #include "mllama/stopwatch.h"

@@ -4,11 +4,11 @@
 #include <cmath>
 #include <limits>
 
-#include "apps/bench_check.h"
-#include "apps/bench_model.h"
-#include "apps/bench_report.h"
-#include "apps/bench_work.h"
-#include "apps/bench_workloads.h"
+#include "apps/bench/check.h"
+#include "apps/bench/model.h"
+#include "apps/bench/report.h"
+#include "apps/bench/work.h"
+#include "apps/bench/workloads.h"
 #include "io/json.h"
 #include "mllama/random_weights.h"
 #include "tests/compare.h"

@@ -1,4 +1,4 @@
-#include "apps/bench_work.h"
+#include "apps/bench/work.h"
 
 namespace mllama {
 

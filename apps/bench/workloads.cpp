@@ -1,4 +1,4 @@
-#include "apps/bench_workloads.h"
+#include "apps/bench/workloads.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "apps/bench_report.h"
+#include "apps/bench/report.h"
 
 #include <algorithm>
 #include <cstdio>

@@ -1,4 +1,4 @@
-#include "apps/bench_check.h"
+#include "apps/bench/check.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <set>
 #include <utility>
 
-#include "apps/bench_reference.h"
+#include "apps/bench/reference.h"
 #include "kernels/error.h"
 #include "kernels/reference.h"
 #include "mllama/random_weights.h"

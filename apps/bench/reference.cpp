@@ -1,4 +1,4 @@
-#include "apps/bench_reference.h"
+#include "apps/bench/reference.h"
 
 #include <algorithm>
 #include <cmath>

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "apps/bench_check.h"
-#include "apps/bench_workloads.h"
+#include "apps/bench/check.h"
+#include "apps/bench/workloads.h"
 #include "io/json.h"
 #include "kernels/limits.h"
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/bench_work.h"
+#include "apps/bench/work.h"
 #include "mllama/model.h"
 
 namespace mllama {
