@@ -65,6 +65,17 @@ def fill(name, parameter, generator):
         part.copy_(torch.randn(part.numel(), generator=generator).mul_(spread).add_(mean))
 
 
+def clear_unused_tiles(vision):
+    """Zeros for tiles that an arrangement lacks, as published: so they start equal."""
+    for table in (vision.pre_tile_positional_embedding.embedding,
+                  vision.post_tile_positional_embedding.embedding,
+                  vision.gated_positional_embedding.tile_embedding):
+        rows = table.weight.view(table.num_embeddings, VISION["max_num_tiles"], -1)
+        rows[0] = 0  # no picture
+        for row, (high, wide) in enumerate(VISION["supported_aspect_ratios"], start=1):
+            rows[row, high * wide:] = 0
+
+
 def write_weights(directory):
     import torch
     from transformers import MllamaForConditionalGeneration
@@ -76,6 +87,7 @@ def write_weights(directory):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             fill(name, parameter, generator)
+        clear_unused_tiles(model.model.vision_model)
     model.save_pretrained(directory)
 
 
