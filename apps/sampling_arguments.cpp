@@ -40,6 +40,11 @@ void SamplingArguments::add_to(CLI::App& command) {
     group
         ->add_option("--seed", seed,
                      "The same seed draws the same answer; default: a new one each time")
+        ->check([](const std::string& text) {
+            const bool fits =
+                text.size() <= 19 && text.find_first_not_of("0123456789") == std::string::npos;
+            return fits ? "" : "expected a whole number of at most 19 digits, found " + text;
+        })
         ->type_name("N");
     group
         ->add_option("--stop", stop,

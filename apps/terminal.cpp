@@ -46,7 +46,11 @@ GenerationObserver observe(size_t requests, bool stream, ProgressLine* progress)
     GenerationObserver observer;
     observer.cancelled = interrupted;
     if (stream) {
-        observer.text = [](size_t, const std::string& piece) { std::cout << piece << std::flush; };
+        // The first piece comes before the last word about the prompt: the line must be gone by then.
+        observer.text = [progress](size_t, const std::string& piece) {
+            if (progress) progress->finish("");
+            std::cout << piece << std::flush;
+        };
     }
     if (!progress) return observer;
     observer.vision = [progress, requests](size_t request, size_t image, int64_t done,

@@ -103,7 +103,7 @@ WeightRows whole_panel(const LinearBlock& block, int64_t column, int64_t columns
                        Scratch& scratch) {
     const int64_t width = block.product.panel_width;
     const Matrix& w = block.w;
-    if (columns == width) return {block.weights(column, 0), w.stride};
+    if (columns == width || w.cols == 0) return {block.weights(column, 0), w.stride};
     const int64_t row_bytes = w.cols * dtype_size(w.dtype);
     auto* copy = scratch.get<std::byte>(width * row_bytes);
     for (int64_t j = 0; j < columns; ++j) {

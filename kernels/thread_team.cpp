@@ -48,6 +48,7 @@ class Team {
   public:
     /// `size` threads, the calling one counted. Fewer if the system grants no more.
     explicit Team(int size) {
+        workers_.reserve(static_cast<size_t>(size - 1));
         try {
             for (int i = 1; i < size; ++i) workers_.emplace_back([this] { serve(); });
         } catch (const std::system_error&) {
@@ -157,6 +158,7 @@ void run_on_team(const Loop& loop) {
     }
     if (team_size != size) {
         team.reset();
+        team_size = 0;
         team = std::make_unique<Team>(size);
         team_size = size;
     }

@@ -38,7 +38,10 @@ void read_message(const OrderedJson& message, const std::string& where,
     if (!message.contains("role") || !message["role"].is_string()) {
         fail(where, ": role: expected a string");
     }
-    if (!message.contains("content") || message["content"].is_null()) return;  // a call of a tool
+    if (!message.contains("content") || message["content"].is_null()) {
+        if (message.contains("tool_calls")) return;
+        fail(where, ": content: expected a string or a list, found none");
+    }
     const OrderedJson& content = message["content"];
     if (content.is_string()) return;
     // What tools give back may be any value; only lists are looked into, for pictures.
@@ -51,6 +54,10 @@ void read_message(const OrderedJson& message, const std::string& where,
         }
         if (part.is_object() && (!part.contains("type") || !part["type"].is_string())) {
             fail(where, ": content: a part without a \"type\"");
+        }
+        if (part.is_object() && part["type"] != "text" && !is_picture(part)) {
+            fail(where, ": content: type: expected \"text\" or \"image\", found ",
+                 part["type"].dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
         }
         if (part.is_object() && part["type"] == "text" &&
             (!part.contains("text") || !part["text"].is_string())) {

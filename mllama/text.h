@@ -77,7 +77,8 @@ class TextModel {
     /// Runs new rows through the tower and extends the caches. Returns the logits of the kept rows,
     /// (kept rows of all sequences in the order of the batch, vocab_size) f32, in `workspace`. Ids
     /// must be below embedding_rows, and a sequence needs its pictures before the tokens that stand
-    /// for them. `workspace` serves one forward at a time; the second one of the same size allocates nothing.
+    /// for them. After an exception (out of memory) the sequences of the batch are spoiled.
+    /// `workspace` serves one forward at a time; the second one of the same size allocates nothing.
     struct Workspace;
     Tensor forward(std::span<const SequenceInput> batch, Workspace& workspace,
                    const ForwardTrace* trace = nullptr) const;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
-#include <utility>
 
 namespace mllama {
 
@@ -11,16 +10,20 @@ void KvCache::reserve(int64_t capacity) {
     if (capacity <= this->capacity()) return;
     const int64_t before = this->capacity();
     const int64_t key_bytes = head_dim_ * dtype_size(dtype_);
-    for (Tensor* kept : {&keys_, &values_}) {
-        Tensor larger = Tensor::empty({kv_heads_, capacity, head_dim_}, dtype_);
+    // Both or none: what is there stays whole if there is not enough memory.
+    const Shape shape{kv_heads_, capacity, head_dim_};
+    Tensor more_keys = Tensor::empty(shape, dtype_), more_values = Tensor::empty(shape, dtype_);
+    const auto move = [&](const Tensor& from, Tensor& to) {
         for (int64_t head = 0; head < kv_heads_ && length_ > 0; ++head) {
-            std::memcpy(static_cast<std::byte*>(larger.data()) + head * capacity * key_bytes,
-                        static_cast<const std::byte*>(std::as_const(*kept).data()) +
-                            head * before * key_bytes,
+            std::memcpy(static_cast<std::byte*>(to.data()) + head * capacity * key_bytes,
+                        static_cast<const std::byte*>(from.data()) + head * before * key_bytes,
                         static_cast<size_t>(length_ * key_bytes));
         }
-        *kept = larger;
-    }
+    };
+    move(keys_, more_keys);
+    move(values_, more_values);
+    keys_ = more_keys;
+    values_ = more_values;
 }
 
 void KvCache::append(const Tensor& k, const Tensor& v) {

@@ -26,6 +26,10 @@ void* operator new(size_t size, std::align_val_t alignment) {
     const auto unit = static_cast<size_t>(alignment);
     return counted(std::aligned_alloc(unit, (size / unit + 1) * unit));
 }
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+    ++allocations;
+    return std::malloc(size + 1);
+}
 void operator delete(void* memory) noexcept {
     std::free(memory);
 }

@@ -353,6 +353,30 @@ TEST_CASE("cli_requests_that_are_none_name_their_line") {
     check_one_line_error(
         batch("{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": \"image\"}]}]}\n"),
         {"path"});
+    check_one_line_error(batch("{\"messages\": [{\"role\": \"user\"}]}\n"),
+                         {"requests.jsonl line 1", "message 1", "content"});
+    check_one_line_error(batch("{\"messages\": [{\"role\": \"user\", \"content\": [{\"type\": "
+                               "\"image_url\", \"image_url\": {\"url\": \"a.png\"}}]}]}\n"),
+                         {"requests.jsonl line 1", "message 1", "image_url"});
+}
+
+TEST_CASE("cli_answer_in_a_terminal_is_whole_beside_its_progress") {
+    const std::string demo = std::string(MLLAMA_TEST_DATA) + "/../apps/demo/";
+    const std::vector<std::string> arguments = {"generate",
+                                                "-m",
+                                                demo + "model",
+                                                "--image",
+                                                demo + "pictures/scene.png",
+                                                "-p",
+                                                "<|image|>What does the image show?",
+                                                "--greedy",
+                                                "-n",
+                                                "8"};
+    const std::string answer = mllama_program(arguments).out;
+    REQUIRE(answer.find_first_not_of(" \n") != std::string::npos);
+    const std::string shown = terminal_of(MLLAMA_PROGRAM, arguments, models_folder());
+    CHECK(shown.find("encoding image 1, layer") == std::string::npos);  // overwritten
+    CHECK(shown.find(answer) != std::string::npos);
 }
 
 TEST_CASE("cli_sampling_options_out_of_range_are_wrong_command_lines") {
@@ -362,6 +386,8 @@ TEST_CASE("cli_sampling_options_out_of_range_are_wrong_command_lines") {
                                                           {"--top-p", "2"},
                                                           {"--min-p", "3"},
                                                           {"--repetition-penalty", "0"},
+                                                          {"--seed", "-1"},
+                                                          {"--seed", "18446744073709551616"},
                                                           {"--top-k", "-3"}}) {
         CAPTURE(option);
         const ProgramResult result =

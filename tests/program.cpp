@@ -1,11 +1,13 @@
 #include "tests/program.h"
 
 #include <fcntl.h>
+#include <pty.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
+#include <stdexcept>
 
 namespace mllama::test {
 
@@ -45,6 +47,43 @@ ProgramResult run_program(const std::string& program, const std::vector<std::str
     result.out = read_bytes(files.file("out"));
     result.err = read_bytes(files.file("err"));
     return result;
+}
+
+std::string terminal_of(const std::string& program, const std::vector<std::string>& arguments,
+                        const std::string& folder) {
+    int screen = -1;
+    const pid_t child = forkpty(&screen, nullptr, nullptr, nullptr);
+    if (child < 0) throw std::runtime_error("forkpty failed");
+    if (child == 0) {
+        std::vector<char*> argv{const_cast<char*>(program.c_str())};
+        for (const std::string& argument : arguments) {
+            argv.push_back(const_cast<char*>(argument.c_str()));
+        }
+        argv.push_back(nullptr);
+        if (chdir(folder.c_str()) == 0) execv(program.c_str(), argv.data());
+        _exit(127);
+    }
+    std::string bytes;
+    char block[4096];
+    for (ssize_t got = 0; (got = read(screen, block, sizeof block)) > 0;) {
+        bytes.append(block, static_cast<size_t>(got));
+    }
+    close(screen);
+    waitpid(child, nullptr, 0);
+
+    std::string shown, line;
+    for (size_t i = 0; i < bytes.size(); ++i) {
+        if (bytes.compare(i, 4, "\r\x1b[K") == 0) {
+            line.clear();
+            i += 3;
+        } else if (bytes[i] == '\n') {
+            shown += line + "\n";
+            line.clear();
+        } else if (bytes[i] != '\r') {
+            line += bytes[i];
+        }
+    }
+    return shown + line;
 }
 
 }  // namespace mllama::test

@@ -24,4 +24,9 @@ ProgramResult run_program(const std::string& program, const std::vector<std::str
                           const std::vector<std::string>& environment = {},
                           const std::function<void(pid_t)>& meanwhile = {});
 
+/// Runs a program in a terminal and returns what stands there at the end: lines as they were last
+/// drawn ("\r" and "\x1b[K" are understood), ended by "\n".
+std::string terminal_of(const std::string& program, const std::vector<std::string>& arguments,
+                        const std::string& folder);
+
 }  // namespace mllama::test
