@@ -1,5 +1,6 @@
 // The table of leaves: what one instruction set has to provide. A leaf works on one row, one tile
-// or one panel; all blocking and all threads are in cpu_ops.cpp, written once over this table.
+// or one panel; all blocking and all threads are in cpu_linear, cpu_attention and cpu_rows, written
+// once over this table.
 //
 //   reference      every operation as the plainest loop: the specification
 //   cpu_leaves.h   the leaves, written once over a vector of floats
@@ -145,8 +146,7 @@ struct Table {
     void (*scale)(float* x, float factor, int64_t n);
     void (*convert)(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
 
-    /// x = exp(x), in place: the exponential of the softmax and the activations, alone for its
-    /// test.
+    /// x = exp(x), in place: the exponential of the activations, alone for its test.
     void (*exponential)(float* x, int64_t n);
 
     // What the machine can do at most (cpu_probe.h).

@@ -30,14 +30,6 @@ void Sequence::truncate(std::span<const int64_t> ids, int64_t image_token_id) {
     length_ = length;
 }
 
-int64_t Sequence::cache_bytes() const {
-    int64_t bytes = 0;
-    for (const auto* caches : {&self_attention, &cross_attention}) {
-        for (const KvCache& cache : *caches) bytes += cache.bytes();
-    }
-    return bytes;
-}
-
 void Sequence::add_image(const TileLayout& layout, int64_t rows_per_tile) {
     ImageKeys keys;
     keys.begin = images_.empty() ? 0 : images_.back().end;

@@ -40,8 +40,6 @@ class Sequence {
     [[nodiscard]] int64_t length() const { return length_; }
     [[nodiscard]] bool has_images() const { return !images_.empty(); }
     [[nodiscard]] int64_t num_images() const { return static_cast<int64_t>(images_.size()); }
-    /// Bytes of keys and values that a token of decoding reads.
-    [[nodiscard]] int64_t cache_bytes() const;
 
     // For the text tower.
     std::vector<KvCache> self_attention;   ///< by layer; empty ones for cross-attention layers
