@@ -204,6 +204,10 @@ struct Table {
     Product bf16;  ///< both factors rounded to bfloat16
     IntProduct integers;
 
+    /// decode_row (decode.h) of n rows from `row` on; to (n, count), the same to the bit.
+    void (*decode)(const Matrix& w, int64_t row, int64_t n, int64_t first, int64_t count,
+                   DType to_dtype, void* to);
+
     /// out[i] = residual[i] + scale * activation(product[i] + bias[i]); bias and residual may be
     /// null; out may be residual.
     void (*epilogue)(const float* product, const float* bias, Activation activation, float scale,

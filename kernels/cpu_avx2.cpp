@@ -1,6 +1,7 @@
 // The table for AVX2 with FMA and F16C: vectors of 8 floats. There is no bfloat16 product, so
 // Compute::bf16 rounds the factors and multiplies floats.
 #include "kernels/cpu.h"
+#include "kernels/decode.h"
 
 #if defined(__x86_64__)
 
@@ -256,6 +257,42 @@ inline void store_rounded(int8_t* to, Vec v) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));
 }
 
+inline Ints widen_int8(const int8_t* from) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+}
+/// Exponent and fraction, moved to the places of a float's, stand for the number times 2^-120.
+inline Vec widen_f8(const uint8_t* from) {
+    const Ints bits = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+    const Ints magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7F));
+    const Ints sign = _mm256_slli_epi32(_mm256_xor_si256(bits, magnitude), 24);
+    const Ints is_nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7F));
+    const Ints nan = _mm256_or_si256(sign, _mm256_set1_epi32(0x7FC00000));
+    const Vec small = _mm256_castsi256_ps(_mm256_or_si256(sign, _mm256_slli_epi32(magnitude, 20)));
+    return _mm256_blendv_ps(small * broadcast(0x1p120f), _mm256_castsi256_ps(nan),
+                            _mm256_castsi256_ps(is_nan));
+}
+template <bool high_first>
+inline Ints nibbles(const uint8_t* from) {
+    int32_t word;
+    __builtin_memcpy(&word, from, sizeof word);
+    constexpr int x = high_first ? 4 : 0;  // exchanges the nibbles of a byte
+    const Ints shifts =
+        _mm256_setr_epi32(0 ^ x, 4 ^ x, 8 ^ x, 12 ^ x, 16 ^ x, 20 ^ x, 24 ^ x, 28 ^ x);
+    return _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(word), shifts),
+                            _mm256_set1_epi32(15));
+}
+inline Ints words_nibble(const int32_t* from, int64_t i) {
+    const Ints shifted =
+        _mm256_srl_epi32(int_load(from), _mm_cvtsi32_si128(static_cast<int>(4 * i)));
+    return _mm256_and_si256(shifted, _mm256_set1_epi32(15));
+}
+inline Vec look_up(const float* table, Ints index) {
+    const Vec lower = _mm256_permutevar8x32_ps(F32::load(table), index);
+    const Vec upper = _mm256_permutevar8x32_ps(F32::load(table + 8), index);
+    const Ints in_upper = _mm256_slli_epi32(index, 28);  // bit 3 to the sign
+    return _mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(in_upper));
+}
+
 /// Sums of neighbouring 16-bit numbers, added to 32-bit sums.
 inline Ints add_words(Ints words, Ints sum) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
@@ -277,6 +314,7 @@ struct NibbleDot {
     }
 };
 
+#include "kernels/cpu_decode.h"
 #include "kernels/cpu_int.h"
 
 /// The multiply-add of 32 pairs of int8: products of neighbours to 16 bits, those to 32 bits, and
@@ -315,6 +353,7 @@ namespace mllama::cpu {
 const Table* avx2_table() {
     static const Table table = [] {
         Table made = with_probes(make_table("avx2"), Peak<Int8Steps>::loop());
+        made.decode = decode;
         made.integers = make_int_product();
         return made;
     }();

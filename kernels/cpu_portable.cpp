@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/cpu.h"
+#include "kernels/decode.h"
 
 // A packet as a template argument: its vector attribute is part of the type's alignment, which is kept.
 #pragma GCC diagnostic ignored "-Wignored-attributes"
@@ -263,6 +264,29 @@ void transpose_quads(Ints (&rows)[quad_count]) {
             each_lane([&](int64_t j) { return from[static_cast<size_t>(j / 4)][4 * i + j % 4]; });
     }
 }
+Ints widen_int8(const int8_t* from) {
+    return each_lane([&](int64_t i) { return int32_t{from[i]}; });
+}
+Vec widen_f8(const uint8_t* from) {
+    float floats[lanes];
+    for (int64_t i = 0; i < lanes; ++i) floats[i] = f8_e4m3_to_f32(from[i]);
+    return F32::load(floats);
+}
+template <bool high_first>
+Ints nibbles(const uint8_t* from) {
+    return each_lane([&](int64_t i) {
+        const bool high = (i % 2 == 1) != high_first;
+        return (high ? from[i / 2] >> 4 : from[i / 2]) & 15;
+    });
+}
+Ints words_nibble(const int32_t* from, int64_t i) {
+    return int_load(from) >> static_cast<int>(4 * i) & 15;
+}
+Vec look_up(const float* table, Ints index) {
+    float floats[lanes];
+    for (int64_t i = 0; i < lanes; ++i) floats[i] = table[index[i]];
+    return F32::load(floats);
+}
 void store_rounded(int8_t* to, Vec v) {
     float floats[lanes];
     F32::store(floats, nearest(v));
@@ -290,6 +314,7 @@ struct Int8Dot {
 
 using NibbleDot = Int8Dot;  // a nibble is an int8 too
 
+#include "kernels/cpu_decode.h"
 #include "kernels/cpu_int.h"
 
 /// int8 products as the compiler makes them of a plain loop.
@@ -317,6 +342,7 @@ const Table* portable_table() {
     static const Table table = [] {
         Table made =
             with_probes(make_table("portable"), PeakLoop{PlainInt8::length, PlainInt8::run});
+        made.decode = decode;
         made.integers = make_int_product();
         return made;
     }();
