@@ -100,7 +100,7 @@ BenchPlan make_plan(const Arguments& arguments, const TextConfig& config,
 }
 
 std::vector<Checked> check(const Model& model, WeightType type, ProgressLine& progress) {
-    const DType stored = model.text().weight_dtype();
+    const DType stored = model.text().embedding_dtype();
     const Compute compute = model.text().compute();
     int64_t step = 0;
     std::vector<Checked> checked = check_operations(

@@ -46,8 +46,9 @@ inline const std::byte* element_at(const void* data, DType dtype, int64_t index)
     return static_cast<const std::byte*>(data) + index * dtype_size(dtype);
 }
 
+/// What is not a product of integers is one of bfloat16 beside them.
 inline const Product& product_of(const Table& leaves, Compute compute) {
-    return compute == Compute::bf16 ? leaves.bf16 : leaves.f32;
+    return compute == Compute::f32 ? leaves.f32 : leaves.bf16;
 }
 
 }  // namespace mllama::cpu

@@ -19,6 +19,7 @@
 #include "kernels/blocking.h"
 #include "kernels/cpu.h"
 #include "kernels/cpu_ops.h"
+#include "kernels/decode.h"
 #include "kernels/thread_team.h"
 
 namespace mllama::cpu {
@@ -58,6 +59,7 @@ struct LinearBlock {
     const Matrix& w;
     const Epilogue& epilogue;
     const Table& leaves;
+    DType decoded;  ///< what the elements of a coded w become
     int64_t k_block;
     PackedRows packed;
     int64_t rows;
@@ -91,27 +93,44 @@ PackedRows pack_x(const Product& product, const float* x, int64_t rows, int64_t 
     return packed;
 }
 
-/// Rows of w as they lie: a pointer to the first and the distance of the others in elements.
+/// Plain rows of w: where the first begins, and the distance of the others in elements.
 struct WeightRows {
-    const std::byte* data;
+    const void* data;
+    DType dtype;
     int64_t stride;
 };
+
+/// Columns [start, start + depth) of `columns` rows of w from `column` on: as they lie, or decoded.
+/// `room`: rows to make room for in the copy.
+WeightRows plain_rows(const LinearBlock& block, int64_t column, int64_t columns, int64_t start,
+                      int64_t depth, int64_t room, Scratch& scratch) {
+    const Matrix& w = block.w;
+    if (w.coding == Coding::plain) return {block.weights(column, start), w.dtype, w.stride};
+    const DType dtype = block.decoded;
+    const int64_t row_bytes = depth * dtype_size(dtype);
+    auto* copy = scratch.get<std::byte>(room * row_bytes);
+    for (int64_t j = 0; j < columns; ++j) {
+        decode_row(w, column + j, start, depth, dtype, copy + j * row_bytes);
+    }
+    return {copy, dtype, depth};
+}
 
 /// `columns` rows of w from `column` on; where they are fewer than a panel has, a copy of them with
 /// rows of zeros behind.
 WeightRows whole_panel(const LinearBlock& block, int64_t column, int64_t columns,
                        Scratch& scratch) {
     const int64_t width = block.product.panel_width;
-    const Matrix& w = block.w;
-    if (columns == width || w.cols == 0) return {block.weights(column, 0), w.stride};
-    const int64_t row_bytes = w.cols * dtype_size(w.dtype);
-    auto* copy = scratch.get<std::byte>(width * row_bytes);
-    for (int64_t j = 0; j < columns; ++j) {
-        std::memcpy(copy + j * row_bytes, block.weights(column + j, 0),
+    const int64_t cols = block.w.cols;
+    const WeightRows rows = plain_rows(block, column, columns, 0, cols, width, scratch);
+    if (columns == width || cols == 0) return rows;
+    const int64_t row_bytes = cols * dtype_size(rows.dtype);
+    auto* copy = scratch.get<std::byte>(width * row_bytes);  // a decoded copy is this very one
+    for (int64_t j = 0; j < columns && rows.data != copy; ++j) {
+        std::memcpy(copy + j * row_bytes, element_at(rows.data, rows.dtype, j * rows.stride),
                     static_cast<size_t>(row_bytes));
     }
     std::memset(copy + columns * row_bytes, 0, static_cast<size_t>((width - columns) * row_bytes));
-    return {copy, w.cols};
+    return {copy, rows.dtype, cols};
 }
 
 /// c (row_count, panel_width) = rows [row, row + row_count) of x times the rows [column, column +
@@ -124,8 +143,8 @@ void multiply_rows(const LinearBlock& block, int64_t row, int64_t row_count, int
     for (int64_t r = 0; r < row_count; r += product.few_rows_max) {
         const int64_t at = (row + r) * block.packed.row_stride * product.element_size;
         product.dot_rows(std::min(product.few_rows_max, row_count - r), block.w.cols, block.k_block,
-                         block.packed.data + at, block.packed.row_stride, w.data, block.w.dtype,
-                         w.stride, c + r * product.panel_width, product.panel_width);
+                         block.packed.data + at, block.packed.row_stride, w.data, w.dtype, w.stride,
+                         c + r * product.panel_width, product.panel_width);
     }
 }
 
@@ -136,13 +155,14 @@ void multiply_panels(const LinearBlock& block, int64_t row, int64_t row_count, i
     const PackedRows& packed = block.packed;
     const int64_t k = block.w.cols;
     const int64_t c_stride = product.panel_width;
-    thread_local Scratch panel_scratch;
+    thread_local Scratch panel_scratch, decoded_scratch;
     auto* panel = panel_scratch.get<std::byte>(round_up(columns, product.lanes) * block.k_block *
                                                product.element_size);
     for (int64_t start = 0; start == 0 || start < k; start += block.k_block) {
         const int64_t depth = std::min(k - start, block.k_block);
-        product.pack_rows(block.weights(column, start), block.w.dtype, block.w.stride, columns,
-                          depth, panel, true);
+        const WeightRows w =
+            plain_rows(block, column, columns, start, depth, columns, decoded_scratch);
+        product.pack_rows(w.data, w.dtype, w.stride, columns, depth, panel, true);
         const int64_t pass = round_up(depth, product.step()) / Product::sums;
         const std::byte* x =
             packed.data + (start / block.k_block * packed.block_stride + row * packed.row_stride) *
@@ -197,6 +217,7 @@ void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
     const int64_t row_bytes = std::max<int64_t>(1, w.cols * product.element_size);
     const int64_t block = std::clamp<int64_t>(most_packed_bytes / row_bytes, 96, most_rows);
     const int64_t k_block = k_block_of(product, w.cols);
+    const DType decoded = compute == Compute::f32 ? DType::f32 : DType::bf16;
     thread_local Scratch scratch;
     for (int64_t r = 0; r < rows; r += block) {
         const int64_t count = std::min(block, rows - r);
@@ -204,7 +225,7 @@ void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
             pack_x(product, x + r * x_stride, count, x_stride, w.cols, k_block, scratch);
         const float* residual =
             epilogue.residual != nullptr ? epilogue.residual + r * out_stride : nullptr;
-        multiply_block({product, w, epilogue, leaves, k_block, packed, count, residual,
+        multiply_block({product, w, epilogue, leaves, decoded, k_block, packed, count, residual,
                         out + r * out_stride, out_stride});
     }
 }

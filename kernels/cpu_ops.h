@@ -10,23 +10,30 @@
 #include <functional>
 #include <string_view>
 
+#include "kernels/coding.h"
 #include "kernels/dtype.h"
 
 namespace mllama::cpu {
 
-/// What the inputs of multiply-adds are rounded to. bf16: both factors are bfloat16. Sums are float32 in either case.
-enum class Compute { f32, bf16 };
+/// What the factors of products are rounded to. f32: not at all; bf16: both are bfloat16; sums are
+/// float32 in either case. int8 (linear layers with weights in int8 or int4): the weights are the
+/// integers that they are stored as, and every row of x is rounded to integers of 8 bits with a
+/// scale of its own (int8), or one for each 128 columns (int4); see `quantise_row`.
+enum class Compute { f32, bf16, int8 };
 
 /// gelu is the erf form, gelu_tanh its tanh approximation, quick_gelu x * sigmoid(1.702 x).
 enum class Activation { none, gelu, gelu_tanh, quick_gelu, silu, relu };
 
-/// A matrix as it lies in memory, f32, bf16 or f16. Rows are contiguous and `stride` elements apart.
+/// A matrix as it lies in memory. Plain ones are f32, bf16 or f16, rows contiguous and `stride`
+/// elements apart; coded ones lie as `Coding` says, without gaps.
 struct Matrix {
     const void* data = nullptr;
-    DType dtype = DType::f32;
+    DType dtype = DType::f32;  ///< of the elements of a plain matrix
     int64_t rows = 0;
     int64_t cols = 0;
     int64_t stride = 0;
+    Coding coding = Coding::plain;
+    Groups groups{};
 };
 
 /// What happens to each row of a product before it is stored: residual + scale * activation(product + bias).

@@ -18,6 +18,60 @@ double element(const void* data, DType dtype, int64_t i) {
     }
 }
 
+namespace {
+
+/// The number that stands for w[row, col], before zero and scale.
+double number(const Matrix& w, int64_t row, int64_t col) {
+    const auto* bytes = static_cast<const uint8_t*>(w.data);
+    const auto* words = static_cast<const int32_t*>(w.data);
+    switch (w.coding) {
+        case Coding::int8:
+            return static_cast<const int8_t*>(w.data)[row * w.cols + col];
+        case Coding::int4:
+            return static_cast<uint32_t>(words[row * ((w.cols + 7) / 8) + col / 8]) >>
+                       (4 * (col % 8)) &
+                   15u;
+        case Coding::int4_by_column:
+            return static_cast<uint32_t>(words[col / 8 * w.rows + row]) >> (4 * (col % 8)) & 15u;
+        case Coding::fp8:
+            return f8_e4m3_to_f32(bytes[row * w.cols + col]);
+        case Coding::nf4: {
+            const int64_t i = row * w.cols + col;
+            return w.groups.code[bytes[i / 2] >> (i % 2 == 0 ? 4 : 0) & 15];
+        }
+        case Coding::plain:
+            break;
+    }
+    return element(w.data, w.dtype, row * w.stride + col);
+}
+
+double zero(const Groups& groups, int64_t row, int64_t group) {
+    if (groups.zero == nullptr) return groups.zero_add;
+    const int32_t word = groups.zero[row / 8 * groups.zero_row + group * groups.zero_group];
+    return (static_cast<uint32_t>(word) >> (4 * (row % 8)) & 15u) + groups.zero_add;
+}
+
+}  // namespace
+
+double weight(const Matrix& w, int64_t row, int64_t col) {
+    const Groups& groups = w.groups;
+    const double value = number(w, row, col);
+    if (w.coding == Coding::plain) return value;
+    if (w.coding == Coding::nf4) {
+        const int64_t block = (row * w.cols + col) / groups.size;
+        if (groups.scale_dtype != DType::u8)
+            return value * element(groups.scale, groups.scale_dtype, block);
+        const uint8_t code = static_cast<const uint8_t*>(groups.scale)[block];
+        return value *
+               (double{groups.nested_code[code]} * groups.nested_scale[block / groups.nested_size] +
+                groups.nested_offset);
+    }
+    const int64_t group = groups.of_column != nullptr ? groups.of_column[col] : col / groups.size;
+    return (value - zero(groups, row, group)) *
+           element(groups.scale, groups.scale_dtype,
+                   row * groups.scale_row + group * groups.scale_group);
+}
+
 double activation(double x, Activation kind) {
     switch (kind) {
         case Activation::none:
@@ -50,8 +104,7 @@ void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
         for (int64_t n = 0; n < w.rows; ++n) {
             double sum = 0.0;
             for (int64_t k = 0; k < w.cols; ++k) {
-                sum += factor(x[r * x_stride + k], compute) *
-                       factor(element(w.data, w.dtype, n * w.stride + k), compute);
+                sum += factor(x[r * x_stride + k], compute) * factor(weight(w, n, k), compute);
             }
             if (epilogue.bias != nullptr) sum += epilogue.bias[n];
             double result = epilogue.scale * activation(sum, epilogue.activation);

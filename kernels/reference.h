@@ -19,6 +19,9 @@ using cpu::Matrix;
 /// Element i of an array of f32, bf16 or f16.
 double element(const void* data, DType dtype, int64_t i);
 
+/// w[row, col] of a plain or coded matrix.
+double weight(const Matrix& w, int64_t row, int64_t col);
+
 /// The activations as functions of one number.
 double activation(double x, Activation kind);
 

@@ -19,17 +19,6 @@ Model::Model(const ModelConfig& config, const WeightLoader& weights, const Model
       kv_dtype_(text_.compute() == Compute::bf16 ? DType::bf16 : DType::f32),
       workspace_(std::make_unique<TextModel::Workspace>()) {}
 
-std::string Model::weight_type_name() const {
-    switch (text_.weight_dtype()) {
-        case DType::bf16:
-            return "bf16";
-        case DType::f16:
-            return "f16";
-        default:
-            return "f32";
-    }
-}
-
 VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress& progress) const {
     const Arena::Scope scope(workspace_->arena);
     const VisionFeatures features = vision_.forward(image, workspace_->arena, progress);

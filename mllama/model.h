@@ -35,8 +35,8 @@ class Model {
     [[nodiscard]] const TextModel& text() const { return text_; }
     /// What keys and values are kept as: bf16 where products are, float32 otherwise.
     [[nodiscard]] DType kv_dtype() const { return kv_dtype_; }
-    /// "f32", "bf16" or "f16": what the text tower's weights are.
-    [[nodiscard]] std::string weight_type_name() const;
+    /// "f32", "bf16", "f16", "int8", ...: what the text tower's weights are.
+    [[nodiscard]] std::string_view weight_type_name() const { return text_.weight_type_name(); }
 
     [[nodiscard]] Sequence new_sequence() const { return {config_.text, kv_dtype_}; }
 

@@ -320,6 +320,12 @@ void TextModel::for_each_linear(bool with_image,
     }
 }
 
+/// That of the layers: a quantised checkpoint leaves lm_head as it was.
+std::string_view TextModel::weight_type_name() const {
+    const auto q_proj = [](const auto& layer) { return layer.q_proj.weight.type_name(); };
+    return layers_.empty() ? lm_head_.weight.type_name() : std::visit(q_proj, layers_[0]);
+}
+
 int64_t TextModel::bytes_per_token(bool with_image) const {
     int64_t bytes = lm_head_.weight.bytes();
     for_each_linear(with_image, [&](const Linear& linear) { bytes += linear.weight.bytes(); });

@@ -94,7 +94,9 @@ class TextModel {
     [[nodiscard]] double multiply_adds_per_row(bool with_image) const;
     /// What the products of the layers are computed in, and how their weights are held.
     [[nodiscard]] Compute compute() const { return lm_head_.compute; }
-    [[nodiscard]] DType weight_dtype() const { return lm_head_.weight.dtype(); }
+    [[nodiscard]] std::string_view weight_type_name() const;
+    /// What is never quantised is of this type.
+    [[nodiscard]] DType embedding_dtype() const { return embed_tokens_.dtype(); }
 
   private:
     /// The part of a forward's rows that belongs to one sequence.

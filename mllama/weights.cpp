@@ -34,9 +34,17 @@ float WeightLoader::tanh_gate(const std::string& name) const {
     return std::tanh(vector(name, {1}).data<float>()[0]);
 }
 
-Compute WeightLoader::compute(const Tensor& weight) const {
+Compute WeightLoader::compute(const Weight& weight) const {
     if (type_ == WeightType::f32) return Compute::f32;
-    return weight.dtype() == DType::bf16 ? Compute::bf16 : Compute::f32;
+    switch (weight.coding) {
+        case Coding::plain:
+            return weight.data.dtype() == DType::bf16 ? Compute::bf16 : Compute::f32;
+        case Coding::int8:
+        case Coding::int4:
+            return type_ == WeightType::bf16 ? Compute::bf16 : Compute::int8;
+        default:
+            return Compute::bf16;
+    }
 }
 
 Linear WeightLoader::linear(const std::string& name, int64_t out_features,

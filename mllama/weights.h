@@ -55,7 +55,7 @@ class WeightLoader {
     [[nodiscard]] LayerNorm layer_norm(const std::string& name, int64_t width, float eps) const;
 
     /// The type that products with `weight` are computed in.
-    [[nodiscard]] Compute compute(const Tensor& weight) const;
+    [[nodiscard]] Compute compute(const Weight& weight) const;
 
   private:
     TensorSource source_;

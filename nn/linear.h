@@ -6,12 +6,12 @@
 namespace mllama {
 
 struct Linear {
-    Tensor weight;                   ///< (out_features, in_features), as stored
+    Weight weight;                   ///< (out_features, in_features), as stored
     Tensor bias;                     ///< (out_features) f32, or undefined
     Compute compute = Compute::f32;  ///< what x and weight are rounded to for the products
 
-    [[nodiscard]] int64_t out_features() const { return weight.dim(0); }
-    [[nodiscard]] int64_t in_features() const { return weight.dim(1); }
+    [[nodiscard]] int64_t out_features() const { return weight.rows; }
+    [[nodiscard]] int64_t in_features() const { return weight.cols; }
 
     /// x (rows, in_features) -> out (rows, out_features)
     void forward(const Tensor& x, Tensor& out, Activation activation = Activation::none) const {

@@ -40,10 +40,6 @@ const float* data_or_null(const Tensor& x) {
     return x.defined() ? x.data<float>() : nullptr;
 }
 
-cpu::Matrix matrix(const Tensor& w) {
-    return {w.data(), w.dtype(), w.rows(), w.cols(), w.row_stride()};
-}
-
 /// The arguments that attention and attention_weights share.
 cpu::Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                               const Tensor& key_bias, Visibility visible) {
@@ -74,12 +70,12 @@ cpu::Attention attention_args(const Tensor& q, const KeysValues& kv, const Atten
 
 }  // namespace
 
-void linear(const Tensor& x, const Tensor& w, const LinearOptions& options, Compute compute,
+void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Compute compute,
             Tensor& out) {
-    assert(is_f32(x) && is_f32(out) && is_float(w.dtype()));
-    assert(w.rank() == 2 && x.cols() == w.cols() && out.cols() == w.rows() &&
-           x.rows() == out.rows());
-    assert(is_vector_or_none(options.bias, w.rows()));
+    assert(is_f32(x) && is_f32(out));
+    assert(w.coding != Coding::plain || is_float(w.data.dtype()));
+    assert(x.cols() == w.cols && out.cols() == w.rows && x.rows() == out.rows());
+    assert(is_vector_or_none(options.bias, w.rows));
     assert(!options.residual.defined() ||
            (options.residual.rows() == out.rows() && options.residual.cols() == out.cols() &&
             options.residual.row_stride() == out.row_stride()));
@@ -88,7 +84,7 @@ void linear(const Tensor& x, const Tensor& w, const LinearOptions& options, Comp
     epilogue.activation = options.activation;
     epilogue.scale = options.scale;
     epilogue.residual = data_or_null(options.residual);
-    cpu::linear(x.data<float>(), x.rows(), x.row_stride(), matrix(w), epilogue, compute,
+    cpu::linear(x.data<float>(), x.rows(), x.row_stride(), w.matrix(), epilogue, compute,
                 out.data<float>(), out.row_stride());
 }
 

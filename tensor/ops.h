@@ -12,6 +12,7 @@
 
 #include "kernels/cpu_ops.h"
 #include "tensor/tensor.h"
+#include "tensor/weight.h"
 
 namespace mllama {
 
@@ -74,7 +75,7 @@ struct LinearOptions {
 
 /// x (rows, in_features) f32, w (out_features, in_features) -> out (rows, out_features) f32. out
 /// must not overlap x.
-void linear(const Tensor& x, const Tensor& w, const LinearOptions& options, Compute compute,
+void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Compute compute,
             Tensor& out);
 
 /// x, out (rows, width) f32, may be the same; weight (width).

@@ -1,0 +1,48 @@
+// The weight of a linear layer: a matrix (rows, cols) = (out_features, in_features), plain or coded
+// in one of the published formats, as views of the files that hold it.
+#pragma once
+
+#include <string_view>
+
+#include "kernels/cpu_ops.h"
+#include "tensor/tensor.h"
+
+namespace mllama {
+
+struct Weight {
+    Weight() = default;
+    /// A plain matrix: f32, bf16 or f16.
+    Weight(const Tensor& plain)  // NOLINT(google-explicit-constructor): a matrix is a weight
+        : data(plain), rows(plain.rows()), cols(plain.cols()) {}
+
+    Tensor data;  ///< (rows, cols) if plain, else of the shape that `coding` says
+    int64_t rows = 0, cols = 0;
+    Coding coding = Coding::plain;
+
+    // Of a coded matrix; see kernels/coding.h.
+    int64_t group_size = 0;  ///< columns of a group (nf4: elements of a block)
+    bool by_group = false;   ///< scale and zero are (groups, rows) as in GPTQ, not (rows, groups)
+    Tensor scale;            ///< (rows, groups) f32, bf16, f16; nf4: (blocks) f32 or, quantised, u8
+    Tensor zero;  ///< i32 (ceil(rows / 8), groups), or (groups, ceil(rows / 8)); or undefined
+    int32_t zero_add = 0;
+    Tensor of_column;     ///< i32 (cols), the group of each column; or undefined: neighbours
+    Tensor code;          ///< nf4: f32 (16)
+    Tensor nested_code;   ///< nf4 with quantised scales: f32 (256)
+    Tensor nested_scale;  ///< f32 (ceil(blocks / nested_size))
+    int64_t nested_size = 0;
+    float nested_offset = 0.0f;
+
+    [[nodiscard]] bool defined() const { return data.defined(); }
+    [[nodiscard]] int64_t numel() const { return rows * cols; }
+    /// Bytes of all that is read when the matrix is multiplied.
+    [[nodiscard]] int64_t bytes() const;
+    /// "f32", "bf16", "f16", "int8", "int4", "fp8", "nf4"
+    [[nodiscard]] std::string_view type_name() const;
+    /// For the kernels; valid as long as the tensors are.
+    [[nodiscard]] cpu::Matrix matrix() const;
+};
+
+/// The same numbers as a plain matrix (rows, cols) of f32 or bf16.
+Tensor decoded(const Weight& weight, DType dtype);
+
+}  // namespace mllama
