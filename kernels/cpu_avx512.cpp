@@ -399,7 +399,9 @@ struct Pairs<Bf16> {
 };
 
 #include "kernels/cpu_probe.h"
+#include "kernels/cpu_softmax.h"
 #include "kernels/cpu_tile.h"
+#include "kernels/cpu_typed_product.h"
 
 /// The multiply-add of pairs of bfloat16: sum += 1 * 1 + 1 * 1.
 struct PairSteps {
@@ -413,18 +415,6 @@ struct PairSteps {
     static Sum step(Sum sum, Factor& one) { return PairDot::multiply_add(one, one, sum); }
     static double total(Sum sum) { return sum_of_lanes(sum); }
 };
-
-template <class Type>
-struct FromRows {
-    static void run(const void* w, int64_t stride, int64_t n, int64_t k, void* panel, bool by_sum) {
-        pack_rows<PairDot, Pairs<Type>>(w, stride, n, k, panel, by_sum);
-    }
-};
-
-void pack_rows_of(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel,
-                  bool by_sum) {
-    with_type<FromRows>(dtype, w, stride, n, k, panel, by_sum);
-}
 
 /// The first n of 16 elements of any type as bfloat16, in the lower half of each lane.
 template <class Type>
@@ -445,97 +435,34 @@ struct Lower<Bf16> {
     }
 };
 
-/// Columns of two rows of v as pairs.
-template <class Type>
-struct PairColumns {
-    using Element = typename Type::Element;
-    static __m512i load(const Element* from, int64_t stride, int64_t k, int64_t n) {
-        const __m512i first = Lower<Type>::load(from, n);
-        if (k < 2) return first;
-        return _mm512_or_si512(first, _mm512_slli_epi32(Lower<Type>::load(from + stride, n), 16));
-    }
+/// How a panel of pairs takes its factors: see cpu_typed_product.h.
+struct PairFactors {
+    using Dot = PairDot;
+
+    template <class Type>
+    using Row = Pairs<Type>;
+
+    /// Two rows of v are a group.
+    template <class Type>
+    struct Columns {
+        using Element = typename Type::Element;
+        static __m512i load(const Element* from, int64_t stride, int64_t k, int64_t n) {
+            const __m512i first = Lower<Type>::load(from, n);
+            if (k < 2) return first;
+            const __m512i second = Lower<Type>::load(from + stride, n);
+            return _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
+        }
+    };
+
+    struct Probabilities {
+        using Element = uint16_t;
+        static constexpr int degree = 4;
+        static void store(Element* to, Vec v) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                                reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+        }
+    };
 };
-
-template <class Type>
-struct FromColumns {
-    static void run(const void* v, int64_t stride, int64_t k, int64_t n, void* panel) {
-        pack_columns<PairDot, PairColumns<Type>>(v, stride, k, n, panel);
-    }
-};
-
-void pack_columns_of(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n,
-                     void* panel) {
-    with_type<FromColumns>(dtype, v, stride, k, n, panel);
-}
-
-template <class Type>
-struct DotRows {
-    static void run(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
-                    const void* w, int64_t w_stride, float* c, int64_t c_stride) {
-        dot_rows<PairDot, Pairs<Type>>(rows, k, k_block, x, x_stride, w, w_stride, c, c_stride);
-    }
-};
-
-void dot_rows_of(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
-                 const void* w, DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
-    with_type<DotRows>(dtype, rows, k, k_block, x, x_stride, w, w_stride, c, c_stride);
-}
-
-template <class Type>
-struct FewRows {
-    static void run(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-                    int64_t w_stride, float* c, int64_t c_stride) {
-        few_rows<PairDot, Pairs<Type>>(rows, k, x, x_stride, w, w_stride, c, c_stride);
-    }
-};
-
-void few_rows_of(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-                 DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
-    with_type<FewRows>(dtype, rows, k, x, x_stride, w, w_stride, c, c_stride);
-}
-
-template <class Type>
-struct FewColumns {
-    static void run(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
-                    const void* v, int64_t v_stride, float* c, int64_t c_stride) {
-        few_columns<PairDot, PairColumns<Type>>(rows, k, n, x, x_stride, v, v_stride, c, c_stride);
-    }
-};
-
-void few_columns_of(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
-                    const void* v, DType dtype, int64_t v_stride, float* c, int64_t c_stride) {
-    with_type<FewColumns>(dtype, rows, k, n, x, x_stride, v, v_stride, c, c_stride);
-}
-
-/// Probabilities of the softmax as a row of x.
-struct Probabilities {
-    using Element = uint16_t;
-    static constexpr int degree = 4;
-    static void store(Element* to, Vec v) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                            reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
-    }
-};
-
-/// Products on panels of pairs.
-Product make_product() {
-    Product product{};
-    product.tile_rows = tile_rows;
-    product.panel_width = panel_vectors * lanes;
-    product.lanes = lanes;
-    product.k_group = PairDot::group;
-    product.element_size = sizeof(uint16_t);
-    product.pack_row = pack_row<PairDot, Pairs<F32>>;
-    product.pack_rows = pack_rows_of;
-    product.pack_columns = pack_columns_of;
-    product.tile = tile<PairDot>;
-    product.few_rows_max = few_rows_max;
-    product.dot_rows = dot_rows_of;
-    product.few_rows = few_rows_of;
-    product.few_columns = few_columns_of;
-    product.softmax = softmax<Probabilities>;
-    return product;
-}
 
 }  // namespace pairs
 
@@ -629,7 +556,7 @@ const Table* avx512_table() {
 const Table* avx512_bf16_table() {
     static const Table table = [] {
         Table with_pairs = make_table_with_probes("avx512+bf16");
-        with_pairs.bf16 = pairs::make_product();
+        with_pairs.bf16 = pairs::make_product<pairs::PairFactors>();
         with_pairs.peak_bf16 = pairs::Peak<pairs::PairSteps>::loop();
         return with_pairs;
     }();
