@@ -316,6 +316,39 @@ TEST_CASE("decode_row_any_stretch_of_any_coding_matches_reference") {
     }
 }
 
+TEST_CASE("decode_of_every_table_is_decode_row_to_the_bit") {
+    for_each_table([] {
+        for (const Style& style : styles) {
+            CAPTURE(style.name);
+            for (const int64_t size : {1, 2, 8, 15, 16, 17, 40, 64, 96, 201}) {
+                int64_t rows = size % 37 + 1, cols = size;
+                round_up(style, rows, cols);
+                const Coded coded(style, rows, cols, static_cast<uint32_t>(size));
+                for (const int64_t first : {int64_t{0}, cols / 2, cols - 1}) {
+                    const int64_t count = cols - first;
+                    CAPTURE(cols);
+                    CAPTURE(first);
+                    std::vector<float> found(static_cast<size_t>(rows * count), 7.0f);
+                    std::vector<uint16_t> found_bf16(found.size());
+                    std::vector<float> expected = found;
+                    std::vector<uint16_t> expected_bf16 = found_bf16;
+                    for (int64_t row = 0; row < rows; ++row) {
+                        cpu::decode_row(coded.matrix(), row, first, count, DType::f32,
+                                        expected.data() + row * count);
+                        cpu::decode_row(coded.matrix(), row, first, count, DType::bf16,
+                                        expected_bf16.data() + row * count);
+                    }
+                    const auto decode = cpu::table().decode;
+                    decode(coded.matrix(), 0, rows, first, count, DType::f32, found.data());
+                    decode(coded.matrix(), 0, rows, first, count, DType::bf16, found_bf16.data());
+                    CHECK(compare_bits(found, expected) == "");
+                    CHECK(found_bf16 == expected_bf16);
+                }
+            }
+        }
+    });
+}
+
 TEST_CASE("linear_of_coded_weights_matches_reference") {
     for_each_table([] {
         const int64_t width = cpu::table().bf16.panel_width;
