@@ -6,7 +6,8 @@
 // Besides what cpu_leaves.h needs, its templates take
 //
 //     Dot    a multiply-add: Element, Panel (lanes groups), group, zero(), load_panel(p),
-//            store_panel(p, v), broadcast_x(p): one group in all lanes, multiply_add(x, w, sum)
+//            store_panel(p, v), broadcast_x(p): one group in all lanes, broadcast_quad(p): a quad
+//            of groups in every quad, by_sum(v): quads_by_place of groups, multiply_add(x, w, sum)
 //     Load   Element, load(p, n): lanes groups of an element type as a Panel; only the first n
 //            elements exist, 0 follows
 //     Columns  Element, load(p, stride, k, n): one group of lanes columns as a Panel: rows of v
