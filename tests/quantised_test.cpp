@@ -357,7 +357,7 @@ TEST_CASE("quantised_state_of_nf4_that_is_wrong_is_an_error_that_names_its_tenso
     CHECK(error(nf4_nested(), state.dump()).find("nested_blocksize") != std::string::npos);
     CHECK(error(nf4(), std::string(100'000, ' ')).find("at most") != std::string::npos);
     CHECK(error(nf4(), std::string(60'000, '[')).find("nested deeper") != std::string::npos);
-    for (size_t length = 0; length < good.size(); ++length)
+    for (size_t length = 0; length < good.size(); length += 5)
         CHECK(error(nf4(), good.substr(0, length)).find("bitsandbytes__nf4") != std::string::npos);
 }
 
@@ -365,7 +365,7 @@ TEST_CASE("quantised_states_with_flipped_bits_never_crash") {
     const std::string good = nf4_state().dump();
     Numbers random(3);
     int errors = 0;
-    for (int round = 0; round < 300; ++round) {
+    for (int round = 0; round < 100; ++round) {
         std::string state = good;
         for (int64_t i = random.below(3); i >= 0; --i) {
             const auto place = static_cast<size_t>(random.below(static_cast<int64_t>(good.size())));
@@ -375,8 +375,8 @@ TEST_CASE("quantised_states_with_flipped_bits_never_crash") {
         e.tensors[".weight.quant_state.bitsandbytes__nf4"] = bytes(state);
         errors += e.error().empty() ? 0 : 1;
     }
-    CHECK(errors > 100);
-    CHECK(errors < 300);  // where the dtype's name is spoiled, nothing is lost
+    CHECK(errors > 30);
+    CHECK(errors < 100);  // where the dtype's name is spoiled, nothing is lost
 }
 
 TEST_CASE("quantised_checkpoints_with_flipped_bits_or_cut_off_never_crash") {
@@ -391,7 +391,7 @@ TEST_CASE("quantised_checkpoints_with_flipped_bits_or_cut_off_never_crash") {
         const TemporaryDirectory spoiled;
         Numbers random(5);
         int errors = 0;
-        for (int round = 0; round < 150; ++round) {
+        for (int round = 0; round < 60; ++round) {
             std::string file = good;
             if (round % 10 == 0) file.resize(static_cast<size_t>(random.below(1 + header)));
             for (int64_t i = random.below(4); i >= 0 && !file.empty(); --i) {
@@ -410,8 +410,8 @@ TEST_CASE("quantised_checkpoints_with_flipped_bits_or_cut_off_never_crash") {
                 ++errors;
             }
         }
-        CHECK(errors > 20);
-        CHECK(errors < 150);
+        CHECK(errors > 10);
+        CHECK(errors < 60);
     }
 }
 
