@@ -183,6 +183,102 @@ struct F16 : TwoBytes<F16> {
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
 
+// ---- integers ----
+
+constexpr int int_tile_rows = 4;
+constexpr int int_few_rows = 2;
+
+using Ints = __m256i;
+
+inline Ints int_broadcast(int32_t a) {
+    return _mm256_set1_epi32(a);
+}
+inline Ints int_add(Ints a, Ints b) {
+    return _mm256_add_epi32(a, b);
+}
+inline Ints int_load(const int32_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+inline void int_store(int32_t* to, Ints v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), v);
+}
+inline Ints load_bytes(const void* from) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+inline Ints load_bytes_part(const void* from, int64_t n) {
+    int8_t parts[32] = {};
+    __builtin_memcpy(parts, from, static_cast<size_t>(n));
+    return load_bytes(parts);
+}
+inline Ints broadcast_bytes(const int8_t* from) {
+    int32_t four;
+    __builtin_memcpy(&four, from, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+inline Ints low_nibbles(Ints v) {
+    return _mm256_and_si256(v, _mm256_set1_epi8(15));
+}
+inline Ints high_nibbles(Ints v) {
+    return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
+}
+inline Vec to_floats(Ints v) {
+    return _mm256_cvtepi32_ps(v);
+}
+inline Ints low_pairs(Ints a, Ints b) {
+    return _mm256_unpacklo_epi32(a, b);
+}
+inline Ints high_pairs(Ints a, Ints b) {
+    return _mm256_unpackhi_epi32(a, b);
+}
+inline Ints low_halves(Ints a, Ints b) {
+    return _mm256_unpacklo_epi64(a, b);
+}
+inline Ints high_halves(Ints a, Ints b) {
+    return _mm256_unpackhi_epi64(a, b);
+}
+inline void transpose(Ints (&rows)[lanes]) {
+    Vec bits[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < 8; ++i) bits[i] = _mm256_castsi256_ps(rows[i]);
+    transpose(bits);
+#pragma GCC unroll 16
+    for (int i = 0; i < 8; ++i) rows[i] = _mm256_castps_si256(bits[i]);
+}
+inline void transpose_quads(Ints (&rows)[2]) {
+    const Ints low = _mm256_permute2x128_si256(rows[0], rows[1], 0x20);
+    rows[1] = _mm256_permute2x128_si256(rows[0], rows[1], 0x31);
+    rows[0] = low;
+}
+inline void store_rounded(int8_t* to, Vec v) {
+    const __m256i whole = _mm256_cvtps_epi32(v);
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));
+}
+
+/// Sums of neighbouring 16-bit numbers, added to 32-bit sums.
+inline Ints add_words(Ints words, Ints sum) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+}
+
+/// maddubs takes one factor as unsigned: |w|, and x with the sign of w. A pair is at most 2 * 128 *
+/// 127 and fits 16 bits.
+struct Int8Dot {
+    static constexpr int32_t offset = 0;
+    static Ints prepare(Ints w) { return w; }
+    static Ints multiply_add(Ints x, Ints w, Ints sum) {
+        return add_words(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)), sum);
+    }
+};
+
+struct NibbleDot {
+    static Ints multiply_add(Ints x, Ints w, Ints sum) {
+        return add_words(_mm256_maddubs_epi16(w, x), sum);
+    }
+};
+
+#include "kernels/cpu_int.h"
+
 /// The multiply-add of 32 pairs of int8: products of neighbours to 16 bits, those to 32 bits, and
 /// their sum.
 struct Int8Steps {
@@ -217,7 +313,11 @@ struct Int8Steps {
 namespace mllama::cpu {
 
 const Table* avx2_table() {
-    static const Table table = with_probes(make_table("avx2"), Peak<Int8Steps>::loop());
+    static const Table table = [] {
+        Table made = with_probes(make_table("avx2"), Peak<Int8Steps>::loop());
+        made.integers = make_int_product();
+        return made;
+    }();
     return &table;
 }
 

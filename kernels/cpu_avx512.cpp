@@ -465,6 +465,73 @@ namespace {
 
 namespace vnni {
 
+constexpr int int_tile_rows = 6;
+constexpr int int_few_rows = 4;
+
+using Ints = __m512i;
+
+inline Ints int_broadcast(int32_t a) {
+    return _mm512_set1_epi32(a);
+}
+inline Ints int_add(Ints a, Ints b) {
+    return _mm512_add_epi32(a, b);
+}
+inline Ints int_load(const int32_t* from) {
+    return _mm512_loadu_si512(from);
+}
+inline void int_store(int32_t* to, Ints v) {
+    _mm512_storeu_si512(to, v);
+}
+inline Ints load_bytes(const void* from) {
+    return _mm512_loadu_si512(from);
+}
+inline Ints load_bytes_part(const void* from, int64_t n) {
+    return _mm512_maskz_loadu_epi8((uint64_t{1} << n) - 1, from);
+}
+inline Ints broadcast_bytes(const int8_t* from) {
+    int32_t four;
+    __builtin_memcpy(&four, from, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+inline Ints low_nibbles(Ints v) {
+    return _mm512_and_si512(v, _mm512_set1_epi8(15));
+}
+inline Ints high_nibbles(Ints v) {
+    return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+}
+inline Vec to_floats(Ints v) {
+    return _mm512_cvtepi32_ps(v);
+}
+inline Ints low_pairs(Ints a, Ints b) {
+    return _mm512_unpacklo_epi32(a, b);
+}
+inline Ints high_pairs(Ints a, Ints b) {
+    return _mm512_unpackhi_epi32(a, b);
+}
+inline Ints low_halves(Ints a, Ints b) {
+    return _mm512_unpacklo_epi64(a, b);
+}
+inline Ints high_halves(Ints a, Ints b) {
+    return _mm512_unpackhi_epi64(a, b);
+}
+inline void store_rounded(int8_t* to, Vec v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+
+/// vpdpbusd takes one factor as unsigned: weights in int8 are raised by 128.
+struct Int8Dot {
+    static constexpr int32_t offset = 128;
+    static Ints prepare(Ints w) {
+        return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80)));
+    }
+    static Ints multiply_add(Ints x, Ints w, Ints sum) { return _mm512_dpbusd_epi32(sum, w, x); }
+};
+
+struct NibbleDot {
+    static Ints multiply_add(Ints x, Ints w, Ints sum) { return _mm512_dpbusd_epi32(sum, w, x); }
+};
+
+#include "kernels/cpu_int.h"
 #include "kernels/cpu_probe.h"
 
 /// The multiply-add of four pairs of int8 to each of 16 sums: vpdpbusd.
@@ -494,8 +561,11 @@ namespace {
 
 Table make_table_with_probes(std::string_view name) {
     const bool has_vnni = __builtin_cpu_supports("avx512vnni") != 0;
-    return with_probes(make_table(name),
-                       has_vnni ? vnni::Peak<vnni::QuadSteps>::loop() : Peak<Int8Steps>::loop());
+    Table table = with_probes(
+        make_table(name), has_vnni ? vnni::Peak<vnni::QuadSteps>::loop() : Peak<Int8Steps>::loop());
+    // Without VNNI the vectors of 32 bytes do as well.
+    table.integers = has_vnni ? vnni::make_int_product() : avx2_table()->integers;
+    return table;
 }
 
 }  // namespace

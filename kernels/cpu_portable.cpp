@@ -6,6 +6,8 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <utility>
 
 #include "kernels/cpu.h"
 
@@ -177,6 +179,117 @@ void prefetch(const void*) {}
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
 
+// ---- integers: plain loops over the lanes, which the compiler turns into vectors as it can ----
+
+constexpr int int_tile_rows = 4;
+constexpr int int_few_rows = 2;
+
+struct Ints {
+    int32_t lane[lanes];
+};
+
+/// The 4 * lanes bytes of a vector.
+struct Bytes {
+    int8_t at[4 * lanes];
+};
+
+template <class Function>
+Ints each_lane(Function function) {
+    Ints result;
+    for (int64_t i = 0; i < lanes; ++i) result.lane[i] = function(i);
+    return result;
+}
+
+Ints int_broadcast(int32_t a) {
+    return each_lane([&](int64_t) { return a; });
+}
+Ints int_add(Ints a, Ints b) {
+    return each_lane([&](int64_t i) { return a.lane[i] + b.lane[i]; });
+}
+Ints int_load(const int32_t* from) {
+    return each_lane([&](int64_t i) { return from[i]; });
+}
+void int_store(int32_t* to, Ints v) {
+    std::memcpy(to, v.lane, sizeof v.lane);
+}
+Ints load_bytes(const void* from) {
+    Ints result;
+    std::memcpy(result.lane, from, sizeof result.lane);
+    return result;
+}
+Ints load_bytes_part(const void* from, int64_t n) {
+    Ints result{};
+    std::memcpy(result.lane, from, static_cast<size_t>(n));
+    return result;
+}
+Ints broadcast_bytes(const int8_t* from) {
+    int32_t four;
+    std::memcpy(&four, from, sizeof four);
+    return int_broadcast(four);
+}
+Ints low_nibbles(Ints v) {
+    return each_lane([&](int64_t i) { return v.lane[i] & 0x0F0F0F0F; });
+}
+Ints high_nibbles(Ints v) {
+    return each_lane([&](int64_t i) { return v.lane[i] >> 4 & 0x0F0F0F0F; });
+}
+Vec to_floats(Ints v) {
+    float floats[lanes];
+    for (int64_t i = 0; i < lanes; ++i) floats[i] = static_cast<float>(v.lane[i]);
+    return F32::load(floats);
+}
+/// Place i of each quad of the result is place `from[i] % 4` of a, or of b where it is 4 or more.
+Ints shuffled(Ints a, Ints b, const int (&from)[4]) {
+    return each_lane([&](int64_t i) {
+        const int place = from[i % 4];
+        return (place < 4 ? a : b).lane[i / 4 * 4 + place % 4];
+    });
+}
+Ints low_pairs(Ints a, Ints b) {
+    return shuffled(a, b, {0, 4, 1, 5});
+}
+Ints high_pairs(Ints a, Ints b) {
+    return shuffled(a, b, {2, 6, 3, 7});
+}
+Ints low_halves(Ints a, Ints b) {
+    return shuffled(a, b, {0, 1, 4, 5});
+}
+Ints high_halves(Ints a, Ints b) {
+    return shuffled(a, b, {2, 3, 6, 7});
+}
+void transpose(Ints (&rows)[lanes]) {
+    for (int64_t i = 0; i < lanes; ++i) {
+        for (int64_t j = 0; j < i; ++j) std::swap(rows[i].lane[j], rows[j].lane[i]);
+    }
+}
+void transpose_quads(Ints (&rows)[quad_count]) {
+    for (int64_t i = 0; i < quad_count; ++i) {
+        for (int64_t j = 0; j < i; ++j) {
+            for (int64_t k = 0; k < 4; ++k)
+                std::swap(rows[i].lane[4 * j + k], rows[j].lane[4 * i + k]);
+        }
+    }
+}
+void store_rounded(int8_t* to, Vec v) {
+    float floats[lanes];
+    F32::store(floats, nearest(v));
+    for (int64_t i = 0; i < lanes; ++i) to[i] = static_cast<int8_t>(floats[i]);
+}
+
+struct Int8Dot {
+    static constexpr int32_t offset = 0;
+    static Ints prepare(Ints w) { return w; }
+    static Ints multiply_add(Ints x, Ints w, Ints sum) {
+        const Bytes a = std::bit_cast<Bytes>(x), b = std::bit_cast<Bytes>(w);
+        for (int64_t i = 0; i < 4 * lanes; ++i) sum.lane[i / 4] += a.at[i] * b.at[i];
+        return sum;
+    }
+};
+
+using NibbleDot = Int8Dot;  // a nibble is an int8 above 0
+
+#include "kernels/cpu_int.h"
+
 /// int8 products as the compiler makes them of a plain loop.
 struct PlainInt8 {
     static constexpr int64_t length = 256;
@@ -199,8 +312,12 @@ struct PlainInt8 {
 }  // namespace
 
 const Table* portable_table() {
-    static const Table table =
-        with_probes(make_table("portable"), PeakLoop{PlainInt8::length, PlainInt8::run});
+    static const Table table = [] {
+        Table made =
+            with_probes(make_table("portable"), PeakLoop{PlainInt8::length, PlainInt8::run});
+        made.integers = make_int_product();
+        return made;
+    }();
     return &table;
 }
 

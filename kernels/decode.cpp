@@ -26,12 +26,6 @@ float scale_of(const Groups& groups, int64_t row, int64_t group) {
                     row * groups.scale_row + group * groups.scale_group);
 }
 
-int32_t zero_of(const Groups& groups, int64_t row, int64_t group) {
-    if (groups.zero == nullptr) return groups.zero_add;
-    const int32_t word = groups.zero[row / 8 * groups.zero_row + group * groups.zero_group];
-    return nibble(static_cast<uint32_t>(word), row % 8) + groups.zero_add;
-}
-
 /// Every F8_E4M3 as a float.
 const std::array<float, 256>& f8_values() {
     static const std::array<float, 256> values = [] {
@@ -138,6 +132,12 @@ void write_nf4(const Matrix& w, int64_t row, int64_t first, int64_t count, DType
 }
 
 }  // namespace
+
+int32_t zero_of(const Groups& groups, int64_t row, int64_t group) {
+    if (groups.zero == nullptr) return groups.zero_add;
+    const int32_t word = groups.zero[row / 8 * groups.zero_row + group * groups.zero_group];
+    return nibble(static_cast<uint32_t>(word), row % 8) + groups.zero_add;
+}
 
 void decode_row(const Matrix& w, int64_t row, int64_t first, int64_t count, DType to_dtype,
                 void* to) {

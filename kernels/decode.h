@@ -13,4 +13,7 @@ namespace mllama::cpu {
 void decode_row(const Matrix& w, int64_t row, int64_t first, int64_t count, DType to_dtype,
                 void* to);
 
+/// What is taken from the numbers of a group.
+int32_t zero_of(const Groups& groups, int64_t row, int64_t group);
+
 }  // namespace mllama::cpu
