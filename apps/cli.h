@@ -46,6 +46,7 @@ void add_forward(CLI::App& app);
 void add_preprocess(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_inspect(CLI::App& app);
+void add_quantize(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_demo(CLI::App& app);
 
