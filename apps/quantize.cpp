@@ -25,8 +25,18 @@ QuantisationPlan plan_of(const Arguments& arguments) {
     plan.text = arguments.dtype == "int8"
                     ? int8_rows
                     : QuantisedFormat{Coding::int4, group_sizes.at(arguments.group_size)};
-    if (arguments.vision_dtype == "int8") plan.vision = int8_rows;
-    if (arguments.lm_head_dtype == "int8") plan.lm_head = int8_rows;
+    const auto also_int8 = [&](const char* option, const std::string& dtype) {
+        if (dtype != "int8") return std::optional<QuantisedFormat>();
+        if (arguments.dtype != "int8") {
+            fail(option,
+                 " int8: expected --dtype int8, since transformers reads one format from a "
+                 "directory; --dtype int4 ",
+                 option, " int8 works where the directory is loaded");
+        }
+        return std::optional(int8_rows);
+    };
+    plan.vision = also_int8("--vision-dtype", arguments.vision_dtype);
+    plan.lm_head = also_int8("--lm-head-dtype", arguments.lm_head_dtype);
     return plan;
 }
 
@@ -82,13 +92,14 @@ void add_quantize(CLI::App& app) {
         ->capture_default_str();
     command
         ->add_option("--vision-dtype", arguments->vision_dtype,
-                     "Of the vision tower: auto (as it is) or int8")
+                     "Of the vision tower: auto (as it is) or, with --dtype int8, int8")
         ->check(CLI::IsMember({"auto", "int8"}))
         ->type_name("TYPE")
         ->capture_default_str();
     command
         ->add_option("--lm-head-dtype", arguments->lm_head_dtype,
-                     "Of the last layer, which makes the logits: auto (as it is) or int8")
+                     "Of the last layer, which makes the logits: auto (as it is) or, with --dtype "
+                     "int8, int8")
         ->check(CLI::IsMember({"auto", "int8"}))
         ->type_name("TYPE")
         ->capture_default_str();

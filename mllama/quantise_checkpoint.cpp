@@ -9,8 +9,8 @@
 #include "io/checkpoint.h"
 #include "io/json.h"
 #include "mllama/mllama.h"
-#include "mllama/quantisation_config.h"
 #include "mllama/weights.h"
+#include "mllama/written_quantisation.h"
 
 namespace mllama {
 namespace {
@@ -216,7 +216,7 @@ class Writer {
     int64_t all_bytes_;
     int64_t done_bytes_ = 0;
     AtomicDirectory directory_;
-    QuantisationConfig config_;
+    WrittenQuantisation config_;
     std::map<std::string, std::string> weight_map_;
     int64_t written_bytes_ = 0;
 };

@@ -25,7 +25,7 @@ struct QuantiseObserver {
     std::function<bool()> cancelled;  ///< asked between tensors; true ends it with an Interrupted
 };
 
-/// Reads the checkpoint directory `from` and writes the new directory `to`: its shards one by one
+/// The formats of the plan must have one coding. Reads the checkpoint directory `from` and writes the new directory `to`: its shards one by one
 /// under their names, with the layers of the plan quantised and all else as it is; their index;
 /// config.json with a quantization_config; and copies of the other files that are no weights. Holds
 /// one quantised tensor in memory at a time. `to` appears when it is complete (AtomicDirectory).

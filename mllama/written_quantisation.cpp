@@ -1,6 +1,7 @@
-#include "mllama/quantisation_config.h"
+#include "mllama/written_quantisation.h"
 
 #include <algorithm>
+#include <cassert>
 #include <utility>
 #include <vector>
 
@@ -54,33 +55,30 @@ OrderedJson scheme_json(const QuantisedFormat& format, const std::vector<std::st
 
 }  // namespace
 
-bool QuantisationConfig::add(std::string_view module, const QuantisedFormat& format) {
+bool WrittenQuantisation::add(std::string_view module, const QuantisedFormat& format) {
     const auto [entry, is_new] = formats_.try_emplace(expression(module), format);
     return is_new || entry->second == format;
 }
 
-OrderedJson QuantisationConfig::to_json() const {
+OrderedJson WrittenQuantisation::to_json() const {
     std::vector<std::pair<QuantisedFormat, std::vector<std::string>>> schemes;
     std::vector<std::string> ignore = {lm_head, projector, vision};
-    bool mixed = false;  // formats, not only group sizes
     for (const auto& [target, format] : formats_) {
         const auto same = [&format = format](const auto& scheme) { return scheme.first == format; };
         auto scheme = std::find_if(schemes.begin(), schemes.end(), same);
         if (scheme == schemes.end()) scheme = schemes.insert(schemes.end(), {format, {}});
         scheme->second.push_back(target);
-        if (is_int4(format) != is_int4(schemes[0].first)) mixed = true;
         if (target == lm_head) std::erase(ignore, lm_head);
         if (target.find("vision_model") != std::string::npos) std::erase(ignore, vision);
     }
+    assert(!schemes.empty());
     OrderedJson groups = OrderedJson::object();
     for (const auto& [format, targets] : schemes) {
-        OrderedJson scheme =
+        groups["group_" + std::to_string(groups.size())] =
             scheme_json(format, schemes.size() == 1 ? std::vector<std::string>{"Linear"} : targets);
-        if (mixed) scheme["format"] = format_name(format);
-        groups["group_" + std::to_string(groups.size())] = scheme;
     }
     return {{"quant_method", "compressed-tensors"},
-            {"format", mixed ? "mixed-precision" : format_name(schemes.at(0).first)},
+            {"format", format_name(schemes[0].first)},
             {"quantization_status", "compressed"},
             {"config_groups", groups},
             {"ignore", ignore},

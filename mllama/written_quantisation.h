@@ -17,8 +17,10 @@
 
 namespace mllama {
 
-/// Collects the formats of all layers that are written, and puts them into words.
-class QuantisationConfig {
+/// Collects the formats of all layers that are written, and puts them into words. Group sizes may
+/// differ; int8 and int4 in one directory are not put into words here, since the readers of
+/// transformers 4.56.2 take the one format that stands first.
+class WrittenQuantisation {
   public:
     /// A linear layer by its published name, as QuantisationPlan::of. Layers that differ in nothing
     /// but their number must have one format: false if this one has another.
@@ -29,6 +31,7 @@ class QuantisationConfig {
     /// Where all layers have one format its target is "Linear", as in what llm-compressor writes;
     /// else the kinds of layers by regular expressions, which fit the names of every version of
     /// transformers.
+    /// Not of an empty one.
     [[nodiscard]] OrderedJson to_json() const;
 
   private:
