@@ -136,7 +136,8 @@ void write_nf4(const Matrix& w, int64_t row, int64_t first, int64_t count, DType
 int32_t zero_of(const Groups& groups, int64_t row, int64_t group) {
     if (groups.zero == nullptr) return groups.zero_add;
     const int32_t word = groups.zero[row / 8 * groups.zero_row + group * groups.zero_group];
-    return nibble(static_cast<uint32_t>(word), row % 8) + groups.zero_add;
+    const uint32_t add = static_cast<uint32_t>(groups.zero_add) * 0x11111111u;
+    return nibble(static_cast<uint32_t>(word) + add, row % 8);
 }
 
 void decode_row(const Matrix& w, int64_t row, int64_t first, int64_t count, DType to_dtype,

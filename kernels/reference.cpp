@@ -48,8 +48,10 @@ double number(const Matrix& w, int64_t row, int64_t col) {
 
 double zero(const Groups& groups, int64_t row, int64_t group) {
     if (groups.zero == nullptr) return groups.zero_add;
-    const int32_t word = groups.zero[row / 8 * groups.zero_row + group * groups.zero_group];
-    return (static_cast<uint32_t>(word) >> (4 * (row % 8)) & 15u) + groups.zero_add;
+    auto word =
+        static_cast<uint32_t>(groups.zero[row / 8 * groups.zero_row + group * groups.zero_group]);
+    word += static_cast<uint32_t>(groups.zero_add) * 0x11111111u;
+    return word >> (4 * (row % 8)) & 15u;
 }
 
 }  // namespace

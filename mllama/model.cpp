@@ -2,12 +2,15 @@
 
 #include <algorithm>
 
+#include "mllama/checkpoint_weights.h"
+
 namespace mllama {
 
 Model Model::load(const std::string& checkpoint_dir, const ModelOptions& options) {
     const ModelConfig config = ModelConfig::load(checkpoint_dir);
     const Checkpoint checkpoint = open_checkpoint(checkpoint_dir);
-    return {config, WeightLoader(checkpoint, options.weights), options};
+    const CheckpointWeights weights(checkpoint, config.quantisation);
+    return {config, WeightLoader(weights, options.weights), options};
 }
 
 Model::Model(const ModelConfig& config, const WeightLoader& weights, const ModelOptions& options)
@@ -16,7 +19,7 @@ Model::Model(const ModelConfig& config, const WeightLoader& weights, const Model
       multi_modal_projector_(weights.linear_with_bias(
           "multi_modal_projector", config.text.hidden_size, config.vision.vision_output_dim)),
       text_(config, weights, options.reference),
-      kv_dtype_(text_.compute() == Compute::bf16 ? DType::bf16 : DType::f32),
+      kv_dtype_(text_.compute() == Compute::f32 ? DType::f32 : DType::bf16),
       workspace_(std::make_unique<TextModel::Workspace>()) {}
 
 VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress& progress) const {

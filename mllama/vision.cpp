@@ -187,7 +187,7 @@ void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config, Visibili
     Tensor x = scratch.take(h.shape());  // (positions, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
-        const DType kv_dtype = q_proj.compute == Compute::bf16 ? DType::bf16 : DType::f32;
+        const DType kv_dtype = q_proj.compute == Compute::f32 ? DType::f32 : DType::bf16;
         const Shape by_head{config.num_attention_heads, h.rows(), config.head_dim()};
         KeysValues kv{scratch.take(by_head, kv_dtype), scratch.take(by_head, kv_dtype), h.rows()};
         Tensor q = scratch.take(h.shape());  // (positions, heads * head_dim); k, then v, before
