@@ -293,10 +293,13 @@ void dot_four(const IntDots& d, const uint8_t* const (&w)[4], int64_t units_toge
         const int64_t end = at_most(begin + units_together, units);
         for (int64_t u = begin; u < end; ++u) {
             const int64_t at = u * Weights::unit_bytes;
+            // Behind the end of these rows come the next four.
+            int64_t ahead = at + prefetch_blocks * Weights::unit_bytes;
+            if (ahead >= bytes) ahead += 3 * bytes;
             Ints weights[4][Weights::vectors];
 #pragma GCC unroll 16
             for (int j = 0; j < 4; ++j) {
-                prefetch(w[j] + at + prefetch_blocks * Weights::unit_bytes);
+                prefetch(w[j] + ahead);
                 Weights::load(w[j] + at, bytes - at, weights[j]);
             }
 #pragma GCC unroll 16

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <utility>
 
 #include "kernels/cpu.h"
 
@@ -22,8 +21,8 @@ using Vec = Traits::type;
 using Mask = Vec;  // all bits of a lane, or none
 
 constexpr int64_t lanes = Traits::size;
-constexpr int tile_rows = 4;
-constexpr int panel_vectors = 2;
+constexpr int tile_rows = 3;
+constexpr int panel_vectors = 4;
 constexpr int registers = 16;
 constexpr int few_rows_max = 4;
 constexpr int few_columns_vectors = 4;
@@ -179,48 +178,42 @@ void prefetch(const void*) {}
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
 
-// ---- integers: plain loops over the lanes, which the compiler turns into vectors as it can ----
+// ---- integers: the compiler's own vectors, which it makes of what the target has ----
 
 constexpr int int_tile_rows = 4;
 constexpr int int_few_rows = 2;
 
-struct Ints {
-    int32_t lane[lanes];
-};
-
-/// The 4 * lanes bytes of a vector.
-struct Bytes {
-    int8_t at[4 * lanes];
-};
+using Ints [[gnu::vector_size(4 * lanes)]] = int32_t;
+using Words [[gnu::vector_size(4 * lanes)]] = int16_t;  // of neighbouring bytes
 
 template <class Function>
 Ints each_lane(Function function) {
-    Ints result;
-    for (int64_t i = 0; i < lanes; ++i) result.lane[i] = function(i);
+    Ints result{};
+    for (int64_t i = 0; i < lanes; ++i) result[i] = function(i);
     return result;
 }
 
 Ints int_broadcast(int32_t a) {
-    return each_lane([&](int64_t) { return a; });
+    return Ints{} + a;
 }
 Ints int_add(Ints a, Ints b) {
-    return each_lane([&](int64_t i) { return a.lane[i] + b.lane[i]; });
-}
-Ints int_load(const int32_t* from) {
-    return each_lane([&](int64_t i) { return from[i]; });
-}
-void int_store(int32_t* to, Ints v) {
-    std::memcpy(to, v.lane, sizeof v.lane);
-}
-Ints load_bytes(const void* from) {
-    Ints result;
-    std::memcpy(result.lane, from, sizeof result.lane);
-    return result;
+    return a + b;
 }
 Ints load_bytes_part(const void* from, int64_t n) {
     Ints result{};
-    std::memcpy(result.lane, from, static_cast<size_t>(n));
+    std::memcpy(&result, from, static_cast<size_t>(n));
     return result;
+}
+Ints load_bytes(const void* from) {
+    Ints result;
+    std::memcpy(&result, from, sizeof result);
+    return result;
+}
+Ints int_load(const int32_t* from) {
+    return load_bytes(from);
+}
+void int_store(int32_t* to, Ints v) {
+    std::memcpy(to, &v, sizeof v);
 }
 Ints broadcast_bytes(const int8_t* from) {
     int32_t four;
@@ -228,21 +221,21 @@ Ints broadcast_bytes(const int8_t* from) {
     return int_broadcast(four);
 }
 Ints low_nibbles(Ints v) {
-    return each_lane([&](int64_t i) { return v.lane[i] & 0x0F0F0F0F; });
+    return v & 0x0F0F0F0F;
 }
 Ints high_nibbles(Ints v) {
-    return each_lane([&](int64_t i) { return v.lane[i] >> 4 & 0x0F0F0F0F; });
+    return v >> 4 & 0x0F0F0F0F;
 }
 Vec to_floats(Ints v) {
     float floats[lanes];
-    for (int64_t i = 0; i < lanes; ++i) floats[i] = static_cast<float>(v.lane[i]);
+    for (int64_t i = 0; i < lanes; ++i) floats[i] = static_cast<float>(v[i]);
     return F32::load(floats);
 }
-/// Place i of each quad of the result is place `from[i] % 4` of a, or of b where it is 4 or more.
+/// Place i of each quad of the result is place from[i] % 4 of a, or of b where from[i] is above 3.
 Ints shuffled(Ints a, Ints b, const int (&from)[4]) {
     return each_lane([&](int64_t i) {
         const int place = from[i % 4];
-        return (place < 4 ? a : b).lane[i / 4 * 4 + place % 4];
+        return (place < 4 ? a : b)[i / 4 * 4 + place % 4];
     });
 }
 Ints low_pairs(Ints a, Ints b) {
@@ -258,16 +251,16 @@ Ints high_halves(Ints a, Ints b) {
     return shuffled(a, b, {2, 3, 6, 7});
 }
 void transpose(Ints (&rows)[lanes]) {
-    for (int64_t i = 0; i < lanes; ++i) {
-        for (int64_t j = 0; j < i; ++j) std::swap(rows[i].lane[j], rows[j].lane[i]);
+    const auto from = std::to_array(rows);
+    for (size_t i = 0; i < lanes; ++i) {
+        rows[i] = each_lane([&](int64_t j) { return from[static_cast<size_t>(j)][i]; });
     }
 }
 void transpose_quads(Ints (&rows)[quad_count]) {
+    const auto from = std::to_array(rows);
     for (int64_t i = 0; i < quad_count; ++i) {
-        for (int64_t j = 0; j < i; ++j) {
-            for (int64_t k = 0; k < 4; ++k)
-                std::swap(rows[i].lane[4 * j + k], rows[j].lane[4 * i + k]);
-        }
+        rows[i] =
+            each_lane([&](int64_t j) { return from[static_cast<size_t>(j / 4)][4 * i + j % 4]; });
     }
 }
 void store_rounded(int8_t* to, Vec v) {
@@ -276,17 +269,26 @@ void store_rounded(int8_t* to, Vec v) {
     for (int64_t i = 0; i < lanes; ++i) to[i] = static_cast<int8_t>(floats[i]);
 }
 
+/// The lower and the upper byte of every word, with its sign.
+Words lower(Ints v) {
+    return std::bit_cast<Words>(v) << 8 >> 8;
+}
+Words upper(Ints v) {
+    return std::bit_cast<Words>(v) >> 8;
+}
+
+/// Two products of int8 fit 16 bits: at most 2 * 128 * 127.
 struct Int8Dot {
     static constexpr int32_t offset = 0;
     static Ints prepare(Ints w) { return w; }
     static Ints multiply_add(Ints x, Ints w, Ints sum) {
-        const Bytes a = std::bit_cast<Bytes>(x), b = std::bit_cast<Bytes>(w);
-        for (int64_t i = 0; i < 4 * lanes; ++i) sum.lane[i / 4] += a.at[i] * b.at[i];
-        return sum;
+        const Words words = lower(x) * lower(w) + upper(x) * upper(w);
+        const auto pairs = std::bit_cast<Ints>(words);
+        return sum + (pairs << 16 >> 16) + (pairs >> 16);
     }
 };
 
-using NibbleDot = Int8Dot;  // a nibble is an int8 above 0
+using NibbleDot = Int8Dot;  // a nibble is an int8 too
 
 #include "kernels/cpu_int.h"
 
