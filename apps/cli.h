@@ -14,6 +14,7 @@ struct ModelArguments {
     std::string model;
     std::string device = "auto";
     std::string dtype = "auto";
+    std::string vision_dtype = "auto";
     std::string reference = "transformers";
     int threads = 0;  ///< 0: the cores that this process may use
 

@@ -8,8 +8,8 @@
 #include "io/atomic_directory.h"
 #include "io/checkpoint.h"
 #include "io/json.h"
+#include "mllama/checkpoint_weights.h"
 #include "mllama/mllama.h"
-#include "mllama/weights.h"
 #include "mllama/written_quantisation.h"
 
 namespace mllama {

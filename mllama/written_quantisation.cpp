@@ -26,7 +26,7 @@ bool is_int4(const QuantisedFormat& format) {
     return format.coding == Coding::int4;
 }
 
-const char* format_name(const QuantisedFormat& format) {
+const char* written_format(const QuantisedFormat& format) {
     return is_int4(format) ? "pack-quantized" : "int-quantized";
 }
 
@@ -78,7 +78,7 @@ OrderedJson WrittenQuantisation::to_json() const {
             scheme_json(format, schemes.size() == 1 ? std::vector<std::string>{"Linear"} : targets);
     }
     return {{"quant_method", "compressed-tensors"},
-            {"format", format_name(schemes[0].first)},
+            {"format", written_format(schemes[0].first)},
             {"quantization_status", "compressed"},
             {"config_groups", groups},
             {"ignore", ignore},

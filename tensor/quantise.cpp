@@ -105,6 +105,10 @@ Weight quantised(const Tensor& plain, const QuantisedFormat& format,
     return weight;
 }
 
+std::string_view format_name(const QuantisedFormat& format) {
+    return format.coding == Coding::int4 ? "int4" : "int8";
+}
+
 int64_t fitting_group_size(int64_t cols, int64_t wanted) {
     for (int64_t size = wanted; size >= smallest_group; size /= 2) {
         if (cols % size == 0) return size;

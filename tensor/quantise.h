@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string_view>
 
 #include "tensor/weight.h"
 
@@ -14,6 +15,9 @@ struct QuantisedFormat {
 
     bool operator==(const QuantisedFormat&) const = default;
 };
+
+/// "int8", "int4"
+std::string_view format_name(const QuantisedFormat& format);
 
 /// int8 with a scale a row: compressed-tensors' W8A8.
 constexpr QuantisedFormat int8_rows{Coding::int8, 0};
