@@ -29,6 +29,9 @@ class TensorSource {
                                         int64_t in_features) const {
         return tensor(module + ".weight", {out_features, in_features});
     }
+
+    /// The weight that was given of a layer has been copied: memory behind it may go.
+    virtual void let_go(const std::string& /*module*/) const {}
 };
 
 }  // namespace mllama

@@ -25,7 +25,7 @@ Compute WeightLoader::compute(const Weight& weight) const {
             return weight.data.dtype() == DType::bf16 ? Compute::bf16 : Compute::f32;
         case Coding::int8:
         case Coding::int4: {
-            const bool integers = type_ == WeightType::as_stored && !weight.weight_only;
+            const bool integers = type_ != WeightType::bf16 && !weight.weight_only;
             return integers ? Compute::int8 : Compute::bf16;
         }
         default:

@@ -19,6 +19,10 @@ enum class WeightType {
     as_stored,
     f32,   ///< float32 throughout; all weights stay mapped and are widened as they are read
     bf16,  ///< bf16 products; plain weights of other types are converted when they are loaded
+    /// As stored, but plain linear layers of the towers are quantised when they are loaded: see
+    /// quantising_source.h.
+    int8,
+    int4,
 };
 
 /// Reads modules by the names of the published model. Each throws Error naming file, tensor,
@@ -27,6 +31,9 @@ class WeightLoader {
   public:
     /// The source must outlive the loader; the modules need neither.
     WeightLoader(const TensorSource& source, WeightType type) : source_(source), type_(type) {}
+
+    /// Loads from the same source.
+    [[nodiscard]] WeightLoader with_type(WeightType type) const { return {source_, type}; }
 
     /// A matrix (rows, cols) as it is to be held.
     [[nodiscard]] Tensor matrix(const std::string& name, const std::vector<int64_t>& shape) const;

@@ -303,8 +303,7 @@ class RandomWeightsAs : public TensorSource {
 std::vector<Checked> check_towers(const ModelConfig& config, DType stored, WeightType type) {
     const ModelConfig small = small_config(config);
     const RandomWeightsAs source(small, stored);
-    const Model model =
-        Model::build(small, WeightLoader(source, type), {type, Reference::transformers});
+    const Model model = Model::build(small, source, {type, Reference::transformers});
     const Compute compute = model.text().compute();
     const ReferenceModel reference(small, source, compute);
     const double tolerance = towers_tolerance(compute);

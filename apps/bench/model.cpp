@@ -73,7 +73,7 @@ Model random_model(const ModelConfig& config, const ModelOptions& options,
         fail(config_path, ": ", text);
     }
     const RandomWeights weights(config, dtype);
-    return Model::build(config, WeightLoader(weights, options.weights), options);
+    return Model::build(config, weights, options);
 }
 
 }  // namespace mllama
