@@ -46,6 +46,7 @@ void few_columns_tile(int64_t k, const typename Dot::Element* x, int64_t x_strid
     }
     int64_t i = 0;
     for (; k - i >= Units::depth; i += Units::depth) {
+        prefetch(units + prefetch_blocks * lanes * KvLayout::unit_bytes);
 #pragma GCC unroll 16
         for (int v = 0; v < vectors; ++v) {
             typename Dot::Panel w[groups];
