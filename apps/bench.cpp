@@ -99,17 +99,19 @@ BenchPlan make_plan(const Arguments& arguments, const TextConfig& config,
     return plan;
 }
 
-std::vector<Checked> check(const Model& model, WeightType type, ProgressLine& progress) {
+std::vector<Checked> check(const Model& model, const ModelOptions& options,
+                           ProgressLine& progress) {
     const DType stored = model.text().embedding_dtype();
-    const Compute compute = model.text().compute();
     int64_t step = 0;
     std::vector<Checked> checked = check_operations(
-        model.config(), stored, compute, CheckedPaths::ops(), [&](const std::string& what) {
+        model.config(), stored, options, CheckedPaths::ops(), [&](const std::string& what) {
             progress.update("comparing with the reference: " + what, ++step, 0);
         });
     progress.update("comparing with the reference: both towers", ++step, 0);
-    const std::vector<Checked> towers = check_towers(model.config(), stored, type);
-    checked.insert(checked.end(), towers.begin(), towers.end());
+    for (const std::vector<Checked>& more :
+         {check_towers(model.config(), stored, options), check_layers(model)}) {
+        checked.insert(checked.end(), more.begin(), more.end());
+    }
     return checked;
 }
 
@@ -164,6 +166,7 @@ void run(const Arguments& arguments) {
     report.threads = ops::threads();
     report.dtype = model.weight_type_name();
     report.compute = model.text().compute();
+    report.vision_compute = model.vision().compute();
     report.last_level_cache = cpu::last_level_cache();
     report.model = arguments.random_weights
                        ? arguments.config + ", random weights, " +
@@ -176,7 +179,7 @@ void run(const Arguments& arguments) {
                   report.load_s);
     progress.finish(opening);
 
-    report.checked = check(model, options.weights, progress);
+    report.checked = check(model, options, progress);
     progress.finish(checked_text(report.checked));
 
     Workloads workloads(model, plan);

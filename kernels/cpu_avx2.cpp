@@ -141,12 +141,39 @@ struct F32 {
     static void store_part(Element* to, Vec v, int64_t n) {
         _mm256_maskstore_ps(to, first_lanes(n), v);
     }
+
+    static constexpr int unit = 1;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        elements[0] = load(static_cast<const float*>(from));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        store(static_cast<float*>(to), elements[0]);
+    }
 };
+
+inline __m256i load_units(const void* from) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+inline void store_units(void* to, __m256i units) {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), units);
+}
+/// The upper half of each unit, where it is.
+inline __m256i upper_halves(__m256i units) {
+    return _mm256_andnot_si256(_mm256_set1_epi32(0xFFFF), units);
+}
+/// The lower half of each unit, one behind the other.
+inline __m128i narrow_units(__m256i units) {
+    const __m256i low = _mm256_andnot_si256(_mm256_set1_epi32(-0x10000), units);
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08));
+}
 
 /// What the two-byte types share: a part of a vector goes through a whole one on the stack.
 template <class Whole>
 struct TwoBytes {
     using Element = uint16_t;
+    static constexpr int unit = 2;
+    static constexpr bool fits_bf16 = false;
     static Vec load_part(const Element* from, int64_t n) {
         Element parts[lanes] = {};
         __builtin_memcpy(parts, from, static_cast<size_t>(n) * sizeof(Element));
@@ -160,6 +187,7 @@ struct TwoBytes {
 };
 
 struct Bf16 : TwoBytes<Bf16> {
+    static constexpr bool fits_bf16 = true;
     static Vec load(const Element* from) {
         const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
@@ -169,15 +197,38 @@ struct Bf16 : TwoBytes<Bf16> {
         const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0x08);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
     }
+
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m256i units = load_units(from);
+        elements[0] = _mm256_castsi256_ps(_mm256_slli_epi32(units, 16));
+        elements[1] = _mm256_castsi256_ps(upper_halves(units));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m256i low = _mm256_srli_epi32(bf16_bits(elements[0]), 16);
+        store_units(to, _mm256_or_si256(low, upper_halves(bf16_bits(elements[1]))));
+    }
 };
 
 struct F16 : TwoBytes<F16> {
     static Vec load(const Element* from) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     }
+    static __m128i narrow(Vec v) {
+        return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    }
     static void store(Element* to, Vec v) {
-        const __m128i bits = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bits);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrow(v));
+    }
+
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m256i units = load_units(from);
+        elements[0] = _mm256_cvtph_ps(narrow_units(units));
+        elements[1] = _mm256_cvtph_ps(narrow_units(_mm256_srli_epi32(units, 16)));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m256i low = _mm256_cvtepu16_epi32(narrow(elements[0]));
+        const __m256i high = _mm256_cvtepu16_epi32(narrow(elements[1]));
+        store_units(to, _mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
     }
 };
 

@@ -175,7 +175,18 @@ struct F32 {
     static void store_part(Element* to, Vec v, int64_t n) {
         _mm512_mask_storeu_ps(to, first_lanes(n), v);
     }
+
+    static constexpr int unit = 1;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        elements[0] = _mm512_loadu_ps(from);
+    }
+    static void pack(const Vec (&elements)[unit], void* to) { _mm512_storeu_ps(to, elements[0]); }
 };
+
+inline __m512i upper_halves(__m512i units) {
+    return _mm512_andnot_si512(_mm512_set1_epi32(0xFFFF), units);
+}
 
 struct Bf16 {
     using Element = uint16_t;
@@ -198,6 +209,18 @@ struct Bf16 {
     static void store_part(Element* to, Vec v, int64_t n) {
         _mm256_mask_storeu_epi16(to, first_lanes(n), narrow(v));
     }
+
+    static constexpr int unit = 2;
+    static constexpr bool fits_bf16 = true;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m512i units = _mm512_loadu_si512(from);
+        elements[0] = _mm512_castsi512_ps(_mm512_slli_epi32(units, 16));
+        elements[1] = _mm512_castsi512_ps(upper_halves(units));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m512i low = _mm512_srli_epi32(bf16_bits(elements[0]), 16);
+        _mm512_storeu_si512(to, _mm512_or_si512(low, upper_halves(bf16_bits(elements[1]))));
+    }
 };
 
 struct F16 {
@@ -217,6 +240,19 @@ struct F16 {
     }
     static void store_part(Element* to, Vec v, int64_t n) {
         _mm256_mask_storeu_epi16(to, first_lanes(n), narrow(v));
+    }
+
+    static constexpr int unit = 2;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m512i units = _mm512_loadu_si512(from);
+        elements[0] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(units));
+        elements[1] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(units, 16)));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m512i low = _mm512_cvtepu16_epi32(narrow(elements[0]));
+        const __m512i high = _mm512_cvtepu16_epi32(narrow(elements[1]));
+        _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
 };
 
@@ -398,6 +434,7 @@ struct Pairs<Bf16> {
     }
 };
 
+#include "kernels/cpu_columns.h"
 #include "kernels/cpu_probe.h"
 #include "kernels/cpu_softmax.h"
 #include "kernels/cpu_tile.h"
@@ -416,22 +453,40 @@ struct PairSteps {
     static double total(Sum sum) { return sum_of_lanes(sum); }
 };
 
-/// The first n of 16 elements of any type as bfloat16, in the lower half of each lane.
+/// Floats as bfloat16, two of them in each lane: groups of columns.
+inline __m512i pairs_of(Vec first, Vec second) {
+    const __m512i low = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(first)));
+    const __m512i high =
+        _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(second)));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+/// Two elements of each column, in units of any type, as bfloat16.
 template <class Type>
-struct Lower {
-    static __m512i load(const typename Type::Element* from, int64_t n) {
-        const __m256bh narrow = _mm512_cvtneps_pbh(mllama::cpu::load<Type>(from, n));
-        return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(narrow));
+struct PairUnits {
+    static constexpr int depth = 2;
+    static constexpr int unit_rows = depth / Type::unit;
+    static void load(const std::byte* from, int64_t stride, int64_t k, __m512i (&groups)[1]) {
+        Vec elements[depth] = {};
+        if constexpr (Type::unit == 1) {
+            elements[0] = F32::load(reinterpret_cast<const float*>(from));
+            if (k >= 2) elements[1] = F32::load(reinterpret_cast<const float*>(from + stride));
+        } else {
+            Type::unpack(from, elements);
+            if (k < 2) elements[1] = broadcast(0.0f);
+        }
+        groups[0] = pairs_of(elements[0], elements[1]);
     }
 };
 
+/// They are what the multiply-add takes.
 template <>
-struct Lower<Bf16> {
-    static __m512i load(const uint16_t* from, int64_t n) {
-        if (n >= lanes)
-            return _mm512_cvtepu16_epi32(
-                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), from));
+struct PairUnits<Bf16> {
+    static constexpr int depth = 2;
+    static constexpr int unit_rows = 1;
+    static void load(const std::byte* from, int64_t, int64_t k, __m512i (&groups)[1]) {
+        groups[0] = _mm512_loadu_si512(from);
+        if (k < 2) groups[0] = _mm512_and_si512(groups[0], _mm512_set1_epi32(0xFFFF));
     }
 };
 
@@ -442,17 +497,8 @@ struct PairFactors {
     template <class Type>
     using Row = Pairs<Type>;
 
-    /// Two rows of v are a group.
     template <class Type>
-    struct Columns {
-        using Element = typename Type::Element;
-        static __m512i load(const Element* from, int64_t stride, int64_t k, int64_t n) {
-            const __m512i first = Lower<Type>::load(from, n);
-            if (k < 2) return first;
-            const __m512i second = Lower<Type>::load(from + stride, n);
-            return _mm512_or_si512(first, _mm512_slli_epi32(second, 16));
-        }
-    };
+    using Units = PairUnits<Type>;
 
     struct Probabilities {
         using Element = uint16_t;

@@ -23,7 +23,8 @@
 //     prefetch(p)               asks for the cache line of p
 //     F32, Bf16, F16            the element types: Element, load(p), store(p, v),
 //                               load_part(p, n), store_part(p, v, n): the first n lanes only, 0 in
-//                               the others
+//                               the others; unit, pack and unpack (cpu_kv.h); fits_bf16: a
+//                               bfloat16 can hold all of its numbers
 //
 // An element's value never depends on the lane it is in: the rest of a row uses the same
 // instructions on a part of a vector.
@@ -409,18 +410,10 @@ struct FloatDot {
 /// Elements of a type as float factors: as they are, or rounded to bfloat16 where there is no
 /// instruction for its products.
 template <class Type, bool rounded>
-struct FloatRow {
-    using Element = typename Type::Element;
-    static Vec load(const Element* from, int64_t n) {
-        const Vec v = mllama::cpu::load<Type>(from, n);
-        if constexpr (rounded) return round_bf16(v);
-        return v;
-    }
-};
-
-/// A bfloat16 is rounded already.
-template <>
-struct FloatRow<Bf16, true> : FloatRow<Bf16, false> {};
+inline Vec float_factor(Vec v) {
+    if constexpr (rounded && !Type::fits_bf16) return round_bf16(v);
+    return v;
+}
 
 /// How a panel of floats takes its factors: see cpu_typed_product.h.
 template <bool rounded>
@@ -428,14 +421,21 @@ struct FloatFactors {
     using Dot = FloatDot;
 
     template <class Type>
-    using Row = FloatRow<Type, rounded>;
-
-    /// One row of v is a group.
-    template <class Type>
-    struct Columns {
+    struct Row {
         using Element = typename Type::Element;
-        static Vec load(const Element* from, int64_t, int64_t, int64_t n) {
-            return Row<Type>::load(from, n);
+        static Vec load(const Element* from, int64_t n) {
+            return float_factor<Type, rounded>(mllama::cpu::load<Type>(from, n));
+        }
+    };
+
+    /// The elements of a unit are a group each.
+    template <class Type>
+    struct Units {
+        static constexpr int depth = Type::unit;
+        static constexpr int unit_rows = 1;
+        static void load(const std::byte* from, int64_t, int64_t, Vec (&groups)[depth]) {
+            Type::unpack(from, groups);
+            for (Vec& group : groups) group = float_factor<Type, rounded>(group);
         }
     };
 
@@ -449,6 +449,8 @@ struct FloatFactors {
     };
 };
 
+#include "kernels/cpu_columns.h"
+#include "kernels/cpu_kv.h"
 #include "kernels/cpu_softmax.h"
 #include "kernels/cpu_tile.h"
 #include "kernels/cpu_typed_product.h"
@@ -470,6 +472,8 @@ Table make_table(std::string_view name) {
     table.add_scaled = add_scaled;
     table.scale = scale_row;
     table.convert = convert;
+    table.store_keys = store_keys;
+    table.store_values = store_values;
     table.exponential = exponential_row;
     return table;
 }

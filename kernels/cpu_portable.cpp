@@ -62,6 +62,15 @@ struct F32 {
         store(parts, v);
         for (int64_t i = 0; i < n; ++i) to[i] = parts[i];
     }
+
+    static constexpr int unit = 1;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        elements[0] = load(static_cast<const float*>(from));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        store(static_cast<float*>(to), elements[0]);
+    }
 };
 
 /// The two-byte types, through the scalar conversions of dtype.h.
@@ -84,14 +93,43 @@ struct TwoBytes {
         for (int64_t i = 0; i < n; ++i) to[i] = narrow(parts[i]);
     }
     static void store(Element* to, Vec v) { store_part(to, v, lanes); }
+
+    static constexpr int unit = 2;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        Element units[lanes * unit];
+        float parts[unit][lanes];
+        std::memcpy(units, from, sizeof units);
+        for (int64_t i = 0; i < lanes * unit; ++i) parts[i % unit][i / unit] = widen(units[i]);
+        for (int64_t e = 0; e < unit; ++e) elements[e] = F32::load(parts[e]);
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        Element units[lanes * unit];
+        float parts[unit][lanes];
+        for (int64_t e = 0; e < unit; ++e) F32::store(parts[e], elements[e]);
+        for (int64_t i = 0; i < lanes * unit; ++i) units[i] = narrow(parts[i % unit][i / unit]);
+        std::memcpy(to, units, sizeof units);
+    }
 };
 
 /// Written so that the compiler sees whole vectors.
 struct Bf16 : TwoBytes<bf16_to_f32, f32_to_bf16> {
+    static constexpr bool fits_bf16 = true;
     static Vec load(const Element* from) {
         std::array<uint32_t, lanes> bits;
         for (size_t i = 0; i < lanes; ++i) bits[i] = uint32_t{from[i]} << 16;
         return F32::load(std::bit_cast<std::array<float, lanes>>(bits).data());
+    }
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        std::array<uint16_t, lanes * unit> units;
+        std::array<uint32_t, lanes> first, second;
+        std::memcpy(units.data(), from, sizeof units);
+        for (size_t i = 0; i < lanes; ++i) {
+            first[i] = uint32_t{units[2 * i]} << 16;
+            second[i] = uint32_t{units[2 * i + 1]} << 16;
+        }
+        elements[0] = F32::load(std::bit_cast<std::array<float, lanes>>(first).data());
+        elements[1] = F32::load(std::bit_cast<std::array<float, lanes>>(second).data());
     }
 };
 

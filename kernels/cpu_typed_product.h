@@ -2,9 +2,9 @@
 // argument of its leaves. This file stands behind those two, in the same namespace and target
 // region, once for each multiply-add. Its templates take
 //
-//     Factors  how a multiply-add takes its factors: Dot; Row<Type> and Columns<Type>, the Load and
-//              Columns (cpu_tile.h) of an element type (F32, Bf16, F16); Probabilities, the Packed
-//              of cpu_softmax.h
+//     Factors  how a multiply-add takes its factors: Dot; Row<Type>, the Load of cpu_tile.h, and
+//              Units<Type>, the Units of cpu_columns.h, of an element type (F32, Bf16, F16);
+//              Probabilities, the Packed of cpu_softmax.h
 
 /// The leaves of a product that read elements of any type: each has one `run` for a type.
 template <class Factors>
@@ -20,8 +20,8 @@ struct OfType {
     };
     template <class Type>
     struct PackColumns {
-        static void run(const void* v, int64_t stride, int64_t k, int64_t n, void* panel) {
-            pack_columns<Dot, typename Factors::template Columns<Type>>(v, stride, k, n, panel);
+        static void run(const UnitMatrix& w, int64_t k, int64_t n, void* panel) {
+            pack_columns<Dot, typename Factors::template Units<Type>>(w, k, n, panel);
         }
     };
     template <class Type>
@@ -33,19 +33,11 @@ struct OfType {
         }
     };
     template <class Type>
-    struct FewRows {
-        static void run(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-                        int64_t w_stride, float* c, int64_t c_stride) {
-            few_rows<Dot, typename Factors::template Row<Type>>(rows, k, x, x_stride, w, w_stride,
-                                                                c, c_stride);
-        }
-    };
-    template <class Type>
     struct FewColumns {
         static void run(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
-                        const void* v, int64_t v_stride, float* c, int64_t c_stride) {
-            few_columns<Dot, typename Factors::template Columns<Type>>(rows, k, n, x, x_stride, v,
-                                                                       v_stride, c, c_stride);
+                        const UnitMatrix& w, float* c, int64_t c_stride, bool go_on) {
+            few_columns<Dot, typename Factors::template Units<Type>>(rows, k, n, x, x_stride, w, c,
+                                                                     c_stride, go_on);
         }
     };
 };
@@ -59,9 +51,8 @@ void pack_rows_of(const void* w, DType dtype, int64_t stride, int64_t n, int64_t
 }
 
 template <class Factors>
-void pack_columns_of(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n,
-                     void* panel) {
-    with_type<OfType<Factors>::template PackColumns>(dtype, v, stride, k, n, panel);
+void pack_columns_of(const UnitMatrix& w, int64_t k, int64_t n, void* panel) {
+    with_type<OfType<Factors>::template PackColumns>(w.dtype, w, k, n, panel);
 }
 
 template <class Factors>
@@ -72,17 +63,10 @@ void dot_rows_of(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_
 }
 
 template <class Factors>
-void few_rows_of(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-                 DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
-    with_type<OfType<Factors>::template FewRows>(dtype, rows, k, x, x_stride, w, w_stride, c,
-                                                 c_stride);
-}
-
-template <class Factors>
 void few_columns_of(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
-                    const void* v, DType dtype, int64_t v_stride, float* c, int64_t c_stride) {
-    with_type<OfType<Factors>::template FewColumns>(dtype, rows, k, n, x, x_stride, v, v_stride, c,
-                                                    c_stride);
+                    const UnitMatrix& w, float* c, int64_t c_stride, bool go_on) {
+    with_type<OfType<Factors>::template FewColumns>(w.dtype, rows, k, n, x, x_stride, w, c,
+                                                    c_stride, go_on);
 }
 
 /// The pieces of a matrix product over one multiply-add.
@@ -101,7 +85,6 @@ Product make_product() {
     product.tile = tile<Dot>;
     product.few_rows_max = few_rows_max;
     product.dot_rows = dot_rows_of<Factors>;
-    product.few_rows = few_rows_of<Factors>;
     product.few_columns = few_columns_of<Factors>;
     product.softmax = softmax<typename Factors::Probabilities>;
     return product;
