@@ -103,9 +103,9 @@ TEST_CASE("quantised_layers_decode_to_what_their_own_packages_dequantise") {
 }
 
 TEST_CASE("quantised_checkpoints_in_lower_precision_stay_near_transformers") {
-    // Of the largest logit. Measured: 0.3 to 0.5 % with bf16 products. Activations in int8 are
-    // rounded by up to 1/254 of the largest of a row or of 128 columns, bf16 by 1/512 of themselves.
-    constexpr double near_bf16 = 0.01, near_stored = 0.03;
+    // Of the largest logit. Measured: 0.2 to 0.5 % with bf16 products; 0.4 to 0.8 % where activations
+    // are rounded to int8.
+    constexpr double near_bf16 = 0.01, near_stored = 0.016;
     for (const char* format : formats) {
         CAPTURE(format);
         const SafetensorsFile expected = golden(format);
