@@ -10,12 +10,14 @@
 // Everything here is internal to kernels/ and its tests; cpu_ops.h is the public face.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 #include <vector>
 
 #include "kernels/cpu_ops.h"
 #include "kernels/dtype.h"
+#include "kernels/kv_layout.h"
 
 namespace mllama::cpu {
 
@@ -40,6 +42,13 @@ struct ScoreRow {
     int64_t range_count;
 };
 
+/// A matrix in units (kv_layout.h): rows of k / unit units, a column for each.
+struct UnitMatrix {
+    const void* units;
+    DType dtype;
+    int64_t stride;  ///< units from one row to the next
+};
+
 /// The pieces of a matrix product c = x w^T for one Compute. w is cut into panels of at most
 /// panel_width rows of w (columns of c), stored group by group (k_group neighbouring k) so that the
 /// tile reads one contiguous stream:
@@ -50,7 +59,8 @@ struct ScoreRow {
 /// type, and its groups stand in the same order as the panel's.
 ///
 /// There are two orders of sums, each with a way for few rows that gives the same bits:
-///   in order   one accumulator that goes over k in order: pack_rows, tile; few_rows. Attention's.
+///   in order   one accumulator that goes over k in order: pack_columns, tile; few_columns.
+///              Attention's, whose keys and values lie in units (kv_layout.h).
 ///   four sums  of which the j-th takes the groups j, j + 4, j + 8 ..., added up from j = 0: an
 ///              order in which rows of w can be multiplied as they lie, without turning vectors
 ///              into columns. pack_rows and pack_row write the groups in that order, and tile makes
@@ -77,10 +87,9 @@ struct Product {
     void (*pack_rows)(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel,
                       bool by_sum);
 
-    /// Packs the transpose, in order: n columns (n <= panel_width) of k rows of v, rows `stride`
-    /// elements apart.
-    void (*pack_columns)(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n,
-                         void* panel);
+    /// Packs a panel, in order, of n columns (n <= panel_width) of k rows of w. Whole vectors of
+    /// units are read.
+    void (*pack_columns)(const UnitMatrix& w, int64_t k, int64_t n, void* panel);
 
     /// c = x panel, or c += x panel: in each of the passes over k elements of the packed x and
     /// panel, accumulators start from 0 and are added to c at the end. x (rows, passes * k) packed,
@@ -98,14 +107,11 @@ struct Product {
     void (*dot_rows)(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
                      const void* w, DType dtype, int64_t w_stride, float* c, int64_t c_stride);
 
-    /// In order: pack_rows and tile in one pass over w, without storing the panel. n = panel_width.
-    void (*few_rows)(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-                     DType dtype, int64_t w_stride, float* c, int64_t c_stride);
-
-    /// The same for pack_columns: c (rows, n rounded up to lanes) = x v, rows <= few_rows_max, any
-    /// n; v (k, n), rows v_stride elements apart.
+    /// pack_columns and tile in one pass over w, without storing the panel: c (rows, n rounded up to
+    /// lanes) = x w, any n. Sums begin at 0, or go on from those in c: the same bits as in one
+    /// call, if a multiple of k_group is behind them.
     void (*few_columns)(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
-                        const void* v, DType dtype, int64_t v_stride, float* c, int64_t c_stride);
+                        const UnitMatrix& w, float* c, int64_t c_stride, bool go_on);
 
     /// x = (scale * score + key_bias) / ln 2, -inf where not visible; then 2^(x - max) as a packed
     /// row (n, with room for whole lanes; 0 behind n). No visible key (or only logits of -inf): max
@@ -204,6 +210,10 @@ struct Table {
     Product bf16;  ///< both factors rounded to bfloat16
     IntProduct integers;
 
+    /// decode_row (decode.h) of n rows from `row` on; to (n, count), the same to the bit.
+    void (*decode)(const Matrix& w, int64_t row, int64_t n, int64_t first, int64_t count,
+                   DType to_dtype, void* to);
+
     /// out[i] = residual[i] + scale * activation(product[i] + bias[i]); bias and residual may be
     /// null; out may be residual.
     void (*epilogue)(const float* product, const float* bias, Activation activation, float scale,
@@ -223,6 +233,16 @@ struct Table {
     void (*add_scaled)(float* y, const void* x, DType x_dtype, float scale, int64_t n);
     void (*scale)(float* x, float factor, int64_t n);
     void (*convert)(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
+
+    /// Stores keys of one head and block: x (keys, head_dim), rows x_stride apart; units: where the
+    /// first row of units has the first of them.
+    void (*store_keys)(const float* x, int64_t x_stride, int64_t keys, const KvLayout& layout,
+                       void* units);
+
+    /// The same for values: units: the row of units, in the first part, that has the first of them;
+    /// it holds `first` values already. Elements behind the last value of a unit become 0.
+    void (*store_values)(const float* x, int64_t x_stride, int64_t first, int64_t keys,
+                         const KvLayout& layout, void* units);
 
     /// x = exp(x), in place: the exponential of the activations, alone for its test.
     void (*exponential)(float* x, int64_t n);

@@ -7,12 +7,13 @@
 //
 //     for each block of queries of a key head          (an item)
 //       for each chunk that any of them sees
-//         pack its keys and values                     (shared by the rows of the block)
+//         pack its keys and values                     (copied, shared by the rows of the block)
 //         for each tile of rows: scores = q k^T; p = softmax(scores); part = p v; merge
 //
-// Few rows, a token's, are not worth packing: keys and values are multiplied on their way through
-// the registers, as in a linear layer of few rows. There an item is a chunk of a key head, so that
-// many threads can share a long text; the parts are kept, and merged at the end in the same order.
+// Few rows, a token's, are not worth packing: keys and values lie as multiply-adds take them
+// (kv_layout.h), and are read once, in the order of memory: all heads of a block, then the next. There
+// an item is a chunk, so that many threads can share a long text (or a chunk of some key heads, where
+// there are few chunks); the parts are kept, and merged at the end in the same order.
 //
 // Either way, and however the queries are split, a row goes through the same sums.
 #include <algorithm>
@@ -31,6 +32,7 @@ namespace mllama::cpu {
 namespace {
 
 constexpr int64_t chunk_keys = 512;
+static_assert(chunk_keys % KvLayout::block == 0);
 /// About as many rows share the packing of a chunk.
 constexpr int64_t block_rows = 256;
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
@@ -71,40 +73,49 @@ SeenRanges within(SeenRanges seen, int64_t begin, int64_t end) {
 struct Call {
     Call(const Attention& of, const Table& table, Compute compute)
         : args(of),
+          layout(of.layout()),
           leaves(table),
           product(product_of(table, compute)),
           group(of.heads / of.kv_heads),
-          width(round_up(of.head_dim, product.lanes)),
+          width(layout.value_parts() * layout.part_width()),
           q_stride(round_up(of.head_dim, product.step())),
-          p_stride(chunk_keys + 64 / product.element_size),
-          value_columns(round_up(pieces(of.head_dim, pieces(of.head_dim, product.panel_width)),
-                                 product.lanes)) {}
+          p_stride(chunk_keys + 64 / product.element_size) {}
 
     const Attention& args;
+    KvLayout layout;
     const Table& leaves;
     const Product& product;
-    int64_t group;          ///< query heads of one key head
-    int64_t width;          ///< head_dim rounded up to whole vectors
-    int64_t q_stride;       ///< elements of a packed row of q
-    int64_t p_stride;       ///< elements from one packed row of probabilities to the next
-    int64_t value_columns;  ///< columns of v in a panel: head_dim in equal parts
+    int64_t group;     ///< query heads of one key head
+    int64_t width;     ///< columns of all parts of the values: head_dim and padding
+    int64_t q_stride;  ///< elements of a packed row of q
+    int64_t p_stride;  ///< elements from one packed row of probabilities to the next
 
     /// Row r of a block is query first_query + r / group, head kv_head * group + r % group.
-    [[nodiscard]] const std::byte* key(int64_t kv_head, int64_t at) const {
-        return element_at(args.k, args.kv_dtype,
-                          kv_head * args.kv_head_stride + at * args.kv_stride);
+    /// Keys from this one on to the end of their block, as columns.
+    [[nodiscard]] UnitMatrix keys(int64_t kv_head, int64_t at) const {
+        const int64_t offset =
+            layout.key_block(kv_head, at) + at % KvLayout::block * KvLayout::unit_bytes;
+        return {static_cast<const std::byte*>(args.k) + offset, args.kv_dtype, KvLayout::block};
     }
-    [[nodiscard]] const std::byte* value(int64_t kv_head, int64_t at, int64_t column) const {
-        return element_at(args.v, args.kv_dtype,
-                          kv_head * args.kv_head_stride + at * args.kv_stride + column);
+    /// A block of values that begins with this one: the columns from d on, to the end of their part.
+    [[nodiscard]] UnitMatrix values(int64_t kv_head, int64_t at, int64_t d) const {
+        const int64_t width_of_part = layout.part_width();
+        const int64_t column = d / width_of_part * layout.part_units() + d % width_of_part;
+        const int64_t offset = layout.value_block(kv_head, at) + column * KvLayout::unit_bytes;
+        return {static_cast<const std::byte*>(args.v) + offset, args.kv_dtype, width_of_part};
     }
-    /// Bytes from one panel of keys, or of value columns, to the next.
+    /// Columns from d on that one panel takes: none behind their part.
+    [[nodiscard]] int64_t value_columns(int64_t d) const {
+        const int64_t width_of_part = layout.part_width();
+        return std::min(
+            {product.panel_width, width_of_part - d % width_of_part, args.head_dim - d});
+    }
+    /// Bytes from one panel of keys to the next.
     [[nodiscard]] int64_t key_panel_bytes() const {
         return product.panel_width * q_stride * product.element_size;
     }
-    [[nodiscard]] int64_t value_panel_bytes() const {
-        return value_columns * chunk_keys * product.element_size;
-    }
+    /// Bytes of a column of packed values.
+    [[nodiscard]] int64_t value_column_bytes() const { return chunk_keys * product.element_size; }
 };
 
 /// Rows that one key head serves, packed, and their state of the online softmax.
@@ -221,17 +232,20 @@ Chunk pack_chunk(const Call& call, int64_t kv_head, int64_t first, int64_t count
     const Product& product = call.product;
     auto* keys = scratch.key_panels.get<std::byte>(pieces(chunk_keys, product.panel_width) *
                                                    call.key_panel_bytes());
-    auto* values = scratch.value_panels.get<std::byte>(pieces(args.head_dim, call.value_columns) *
-                                                       call.value_panel_bytes());
+    auto* values = scratch.value_panels.get<std::byte>(call.width * call.value_column_bytes());
     for (int64_t j = 0; j < count; j += product.panel_width) {
-        product.pack_rows(call.key(kv_head, first + j), args.kv_dtype, args.kv_stride,
-                          std::min(product.panel_width, count - j), args.head_dim,
-                          keys + j / product.panel_width * call.key_panel_bytes(), false);
+        product.pack_columns(call.keys(kv_head, first + j), args.head_dim,
+                             std::min(product.panel_width, count - j),
+                             keys + j / product.panel_width * call.key_panel_bytes());
     }
-    for (int64_t d = 0; d < args.head_dim; d += call.value_columns) {
-        product.pack_columns(call.value(kv_head, first, d), args.kv_dtype, args.kv_stride, count,
-                             std::min(call.value_columns, args.head_dim - d),
-                             values + d / call.value_columns * call.value_panel_bytes());
+    for (int64_t d = 0; d < args.head_dim; d += call.value_columns(d)) {
+        const int64_t columns = call.value_columns(d);
+        const int64_t row_bytes = round_up(columns, product.lanes) * product.element_size;
+        for (int64_t j = 0; j < count; j += KvLayout::block) {
+            product.pack_columns(call.values(kv_head, first + j, d),
+                                 std::min(KvLayout::block, count - j), columns,
+                                 values + d * call.value_column_bytes() + j * row_bytes);
+        }
     }
     return {first, count, keys, values};
 }
@@ -257,11 +271,9 @@ void attend_tile(const Call& call, const Rows& rows, const Chunk& chunk, int64_t
         softmax[r] = softmax_of(call, rows, row + r, chunk.first, count, scores + r * chunk_keys,
                                 probabilities + r * call.p_stride * product.element_size);
     }
-    for (int64_t d = 0; d < call.args.head_dim; d += call.value_columns) {
-        product.tile(tile_rows, std::min(call.value_columns, call.args.head_dim - d), 1, count,
-                     probabilities, call.p_stride,
-                     chunk.values + d / call.value_columns * call.value_panel_bytes(), part + d,
-                     call.width, false);
+    for (int64_t d = 0; d < call.args.head_dim; d += call.value_columns(d)) {
+        product.tile(tile_rows, call.value_columns(d), 1, count, probabilities, call.p_stride,
+                     chunk.values + d * call.value_column_bytes(), part + d, call.width, false);
     }
     for (int64_t r = 0; r < tile_rows; ++r) {
         merge(call, rows, row + r, softmax[r], part + r * call.width);
@@ -307,76 +319,122 @@ void attend_blocks(const Call& call) {
 
 // ---- few rows ----
 
-/// The scores of rows against `count` keys, straight from k.
-void scores_of(const Call& call, const Rows& rows, int64_t first, int64_t count, float* scores,
-               Scratch& panel_scratch) {
-    const Attention& args = call.args;
-    const Product& product = call.product;
-    for (int64_t j = 0; j < count; j += product.panel_width) {
-        const int64_t columns = std::min(product.panel_width, count - j);
-        const std::byte* keys = call.key(rows.kv_head, first + j);
-        if (columns == product.panel_width) {
-            product.few_rows(rows.count, args.head_dim, rows.q, call.q_stride, keys, args.kv_dtype,
-                             args.kv_stride, scores + j, chunk_keys);
-            continue;
-        }
-        auto* panel = panel_scratch.get<std::byte>(call.key_panel_bytes());
-        product.pack_rows(keys, args.kv_dtype, args.kv_stride, columns, args.head_dim, panel,
-                          false);
-        for (int64_t r = 0; r < rows.count; r += product.tile_rows) {
-            product.tile(std::min(product.tile_rows, rows.count - r), columns, 1, args.head_dim,
-                         rows.q + r * call.q_stride * product.element_size, call.q_stride, panel,
-                         scores + r * chunk_keys + j, chunk_keys, false);
+/// An item: a chunk of keys, for all rows of some key heads.
+struct FewRows {
+    int64_t first_head, heads;
+    int64_t count;             ///< rows of one head
+    int64_t first, end;        ///< keys
+    const std::byte* q;        ///< (heads, count, q_stride) packed
+    float* scores;             ///< (heads, count, chunk_keys)
+    std::byte* probabilities;  ///< (heads, count, p_stride) packed
+};
+
+/// Scores of all heads, block by block.
+void scores_of(const Call& call, const FewRows& item) {
+    for (int64_t key = item.first; key < item.end; key += KvLayout::block) {
+        for (int64_t h = 0; h < item.heads; ++h) {
+            const int64_t row = h * item.count;
+            call.product.few_columns(
+                item.count, call.args.head_dim, std::min(KvLayout::block, item.end - key),
+                item.q + row * call.q_stride * call.product.element_size, call.q_stride,
+                call.keys(item.first_head + h, key),
+                item.scores + row * chunk_keys + key - item.first, chunk_keys, false);
         }
     }
 }
 
-/// One item: a chunk of keys for all rows of a key head. parts (rows), o (rows, width).
-void attend_chunk(const Call& call, int64_t kv_head, int64_t first, SoftmaxPart* parts, float* o) {
+/// o (heads, count, width) = probabilities times values, block by block: sums go on.
+void values_of(const Call& call, const FewRows& item, float* o) {
+    const int64_t part_width = call.layout.part_width();
+    for (int64_t key = item.first; key < item.end; key += KvLayout::block) {
+        for (int64_t h = 0; h < item.heads; ++h) {
+            const int64_t row = h * item.count;
+            const std::byte* probabilities =
+                item.probabilities +
+                (row * call.p_stride + key - item.first) * call.product.element_size;
+            for (int64_t d = 0; d < call.args.head_dim; d += part_width) {
+                call.product.few_columns(item.count, std::min(KvLayout::block, item.end - key),
+                                         std::min(part_width, call.args.head_dim - d),
+                                         probabilities, call.p_stride,
+                                         call.values(item.first_head + h, key, d),
+                                         o + row * call.width + d, call.width, key > item.first);
+            }
+        }
+    }
+}
+
+/// parts (heads, count), o (heads, count, width) of a chunk of `keys`.
+void attend_chunk(const Call& call, int64_t first_head, int64_t heads, KeyRange keys,
+                  SoftmaxPart* parts, float* o) {
     thread_local ItemScratch scratch;
-    const Product& product = call.product;
-    const Rows rows = scratch.rows(call, kv_head, 0, call.args.queries * call.group);
-    const KeyRange keys{first, std::min(first + chunk_keys, call.args.keys)};
-    const int64_t count = seen_end(call, rows, 0, rows.count, keys) - first;
-    if (count == 0) {
-        std::fill_n(parts, rows.count, SoftmaxPart{minus_infinity, 0.0f});
+    const int64_t count = call.args.queries * call.group, element = call.product.element_size;
+    Rows rows = scratch.rows(call, first_head, 0, heads * count);
+    rows.count = count;
+    const int64_t end = seen_end(call, rows, 0, count, keys);
+    if (end == keys.begin) {
+        std::fill_n(parts, heads * count, SoftmaxPart{minus_infinity, 0.0f});
         return;
     }
-    pack_queries(call, rows);
-    auto* scores = scratch.scores.get<float>(rows.count * chunk_keys);
-    auto* probabilities =
-        scratch.probabilities.get<std::byte>(rows.count * call.p_stride * product.element_size);
-    scores_of(call, rows, first, count, scores, scratch.key_panels);
-    for (int64_t r = 0; r < rows.count; ++r) {
-        parts[r] = softmax_of(call, rows, r, first, count, scores + r * chunk_keys,
-                              probabilities + r * call.p_stride * product.element_size);
+    const FewRows item{
+        first_head,
+        heads,
+        count,
+        keys.begin,
+        end,
+        rows.q,
+        scratch.scores.get<float>(heads * count * chunk_keys),
+        scratch.probabilities.get<std::byte>(heads * count * call.p_stride * element)};
+    for (int64_t h = 0; h < heads; ++h) {
+        pack_queries(call, rows);
+        rows.q += count * call.q_stride * element;
+        ++rows.kv_head;
     }
-    product.few_columns(rows.count, count, call.args.head_dim, probabilities, call.p_stride,
-                        call.value(kv_head, first, 0), call.args.kv_dtype, call.args.kv_stride, o,
-                        call.width);
+    scores_of(call, item);
+    for (int64_t r = 0; r < heads * count; ++r) {
+        parts[r] = softmax_of(call, rows, r % count, keys.begin, end - keys.begin,
+                              item.scores + r * chunk_keys,
+                              item.probabilities + r * call.p_stride * element);
+    }
+    values_of(call, item, o);
+}
+
+/// The parts of a key head: parts (chunks, kv_heads, count), o (chunks, kv_heads, count, width).
+void merge_chunks(const Call& call, int64_t kv_head, const SoftmaxPart* parts, const float* o) {
+    thread_local ItemScratch scratch;
+    const int64_t count = call.args.queries * call.group;
+    const Rows rows = scratch.rows(call, kv_head, 0, count);
+    begin(call, rows);
+    for (int64_t chunk = 0; chunk < pieces(call.args.keys, chunk_keys); ++chunk) {
+        for (int64_t r = 0; r < count; ++r) {
+            const int64_t at = (chunk * call.args.kv_heads + kv_head) * count + r;
+            merge(call, rows, r, parts[at], o + at * call.width);
+        }
+    }
+    finish(call, rows);
 }
 
 void attend_few(const Call& call) {
     thread_local Scratch part_scratch, o_scratch;
-    thread_local ItemScratch scratch;
     const Attention& args = call.args;
     const int64_t count = args.queries * call.group;
     const int64_t chunks = pieces(args.keys, chunk_keys);
-    auto* parts = part_scratch.get<SoftmaxPart>(args.kv_heads * chunks * count);
-    auto* o = o_scratch.get<float>(args.kv_heads * chunks * count * call.width);
+    auto* parts = part_scratch.get<SoftmaxPart>(chunks * args.kv_heads * count);
+    auto* o = o_scratch.get<float>(chunks * args.kv_heads * count * call.width);
     const bool serial = args.queries * args.keys * args.heads * args.head_dim / 16 < worth_threads;
-    for_each_item(args.kv_heads * chunks, serial, [&](int64_t item) {
-        attend_chunk(call, item / chunks, item % chunks * chunk_keys, parts + item * count,
-                     o + item * count * call.width);
+    const int64_t wanted = 8 * int64_t{threads()};  // items
+    const int64_t cuts =
+        std::clamp<int64_t>(pieces(wanted, std::max<int64_t>(1, chunks)), 1, args.kv_heads);
+    const int64_t heads = pieces(args.kv_heads, cuts);  // of an item
+    const int64_t groups = pieces(args.kv_heads, heads);
+    for_each_item(chunks * groups, serial, [&](int64_t item) {
+        const int64_t chunk = item / groups, first_head = item % groups * heads;
+        const int64_t at = (chunk * args.kv_heads + first_head) * count;
+        attend_chunk(call, first_head, std::min(heads, args.kv_heads - first_head),
+                     {chunk * chunk_keys, std::min((chunk + 1) * chunk_keys, args.keys)},
+                     parts + at, o + at * call.width);
     });
-    for (int64_t kv_head = 0; kv_head < args.kv_heads; ++kv_head) {
-        const Rows rows = scratch.rows(call, kv_head, 0, count);
-        begin(call, rows);
-        for (int64_t row = kv_head * chunks * count; row < (kv_head + 1) * chunks * count; ++row) {
-            merge(call, rows, row % count, parts[row], o + row * call.width);
-        }
-        finish(call, rows);
-    }
+    for_each_item(args.kv_heads, serial || chunks == 1,
+                  [&](int64_t kv_head) { merge_chunks(call, kv_head, parts, o); });
 }
 
 }  // namespace
@@ -392,15 +450,10 @@ void attention(const Attention& args, Compute compute) {
 }
 
 void attention_weights(const Attention& args, float* weights) {
-    const int64_t group = args.kv_heads > 0 ? args.heads / args.kv_heads : 1;
     const bool serial = args.queries * args.keys * args.heads * args.head_dim < worth_threads;
     for_each_item(args.heads, serial, [&](int64_t head) {
-        Attention one = args;
-        one.heads = 1;
-        one.kv_heads = 1;
-        one.q = args.q + head * args.head_dim;
-        one.k = element_at(args.k, args.kv_dtype, head / group * args.kv_head_stride);
-        reference::attention_weights(one, Compute::f32, weights + head * args.queries * args.keys);
+        reference::attention_weights(args, Compute::f32, head,
+                                     weights + head * args.queries * args.keys);
     });
 }
 

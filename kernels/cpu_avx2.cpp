@@ -1,6 +1,7 @@
 // The table for AVX2 with FMA and F16C: vectors of 8 floats. There is no bfloat16 product, so
 // Compute::bf16 rounds the factors and multiplies floats.
 #include "kernels/cpu.h"
+#include "kernels/decode.h"
 
 #if defined(__x86_64__)
 
@@ -140,12 +141,39 @@ struct F32 {
     static void store_part(Element* to, Vec v, int64_t n) {
         _mm256_maskstore_ps(to, first_lanes(n), v);
     }
+
+    static constexpr int unit = 1;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        elements[0] = load(static_cast<const float*>(from));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        store(static_cast<float*>(to), elements[0]);
+    }
 };
+
+inline __m256i load_units(const void* from) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+inline void store_units(void* to, __m256i units) {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), units);
+}
+/// The upper half of each unit, where it is.
+inline __m256i upper_halves(__m256i units) {
+    return _mm256_andnot_si256(_mm256_set1_epi32(0xFFFF), units);
+}
+/// The lower half of each unit, one behind the other.
+inline __m128i narrow_units(__m256i units) {
+    const __m256i low = _mm256_andnot_si256(_mm256_set1_epi32(-0x10000), units);
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08));
+}
 
 /// What the two-byte types share: a part of a vector goes through a whole one on the stack.
 template <class Whole>
 struct TwoBytes {
     using Element = uint16_t;
+    static constexpr int unit = 2;
+    static constexpr bool fits_bf16 = false;
     static Vec load_part(const Element* from, int64_t n) {
         Element parts[lanes] = {};
         __builtin_memcpy(parts, from, static_cast<size_t>(n) * sizeof(Element));
@@ -159,6 +187,7 @@ struct TwoBytes {
 };
 
 struct Bf16 : TwoBytes<Bf16> {
+    static constexpr bool fits_bf16 = true;
     static Vec load(const Element* from) {
         const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
         return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
@@ -168,15 +197,38 @@ struct Bf16 : TwoBytes<Bf16> {
         const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(bits, bits), 0x08);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
     }
+
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m256i units = load_units(from);
+        elements[0] = _mm256_castsi256_ps(_mm256_slli_epi32(units, 16));
+        elements[1] = _mm256_castsi256_ps(upper_halves(units));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m256i low = _mm256_srli_epi32(bf16_bits(elements[0]), 16);
+        store_units(to, _mm256_or_si256(low, upper_halves(bf16_bits(elements[1]))));
+    }
 };
 
 struct F16 : TwoBytes<F16> {
     static Vec load(const Element* from) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     }
+    static __m128i narrow(Vec v) {
+        return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    }
     static void store(Element* to, Vec v) {
-        const __m128i bits = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bits);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrow(v));
+    }
+
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m256i units = load_units(from);
+        elements[0] = _mm256_cvtph_ps(narrow_units(units));
+        elements[1] = _mm256_cvtph_ps(narrow_units(_mm256_srli_epi32(units, 16)));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m256i low = _mm256_cvtepu16_epi32(narrow(elements[0]));
+        const __m256i high = _mm256_cvtepu16_epi32(narrow(elements[1]));
+        store_units(to, _mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
     }
 };
 
@@ -256,6 +308,48 @@ inline void store_rounded(int8_t* to, Vec v) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));
 }
 
+inline Ints widen_int8(const int8_t* from) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+}
+/// Exponent and fraction move to the places of a float's. A subnormal number is made as 2^-6 more,
+/// which is then taken away: subnormal floats would be slow.
+inline Vec widen_f8(const uint8_t* from) {
+    const Ints bits = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+    const Ints magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7F));
+    const Ints sign = _mm256_slli_epi32(_mm256_xor_si256(bits, magnitude), 24);
+    const Ints is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), magnitude);
+    const Ints is_nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7F));
+    const Ints exponent = _mm256_set1_epi32(120 << 23);
+    const Ints shifted = _mm256_slli_epi32(magnitude, 20);
+    const Ints raised = _mm256_and_si256(is_small, _mm256_set1_epi32(1 << 23));
+    Vec v = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_add_epi32(shifted, exponent), raised));
+    v = v - _mm256_and_ps(_mm256_castsi256_ps(is_small), broadcast(0x1p-6f));
+    const Vec nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000));
+    v = _mm256_blendv_ps(v, nan, _mm256_castsi256_ps(is_nan));
+    return _mm256_or_ps(v, _mm256_castsi256_ps(sign));
+}
+template <bool high_first>
+inline Ints nibbles(const uint8_t* from) {
+    int32_t word;
+    __builtin_memcpy(&word, from, sizeof word);
+    constexpr int x = high_first ? 4 : 0;  // exchanges the nibbles of a byte
+    const Ints shifts =
+        _mm256_setr_epi32(0 ^ x, 4 ^ x, 8 ^ x, 12 ^ x, 16 ^ x, 20 ^ x, 24 ^ x, 28 ^ x);
+    return _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(word), shifts),
+                            _mm256_set1_epi32(15));
+}
+inline Ints words_nibble(const int32_t* from, int64_t i) {
+    const Ints shifted =
+        _mm256_srl_epi32(int_load(from), _mm_cvtsi32_si128(static_cast<int>(4 * i)));
+    return _mm256_and_si256(shifted, _mm256_set1_epi32(15));
+}
+inline Vec look_up(const float* table, Ints index) {
+    const Vec lower = _mm256_permutevar8x32_ps(F32::load(table), index);
+    const Vec upper = _mm256_permutevar8x32_ps(F32::load(table + 8), index);
+    const Ints in_upper = _mm256_slli_epi32(index, 28);  // bit 3 to the sign
+    return _mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(in_upper));
+}
+
 /// Sums of neighbouring 16-bit numbers, added to 32-bit sums.
 inline Ints add_words(Ints words, Ints sum) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
@@ -277,6 +371,7 @@ struct NibbleDot {
     }
 };
 
+#include "kernels/cpu_decode.h"
 #include "kernels/cpu_int.h"
 
 /// The multiply-add of 32 pairs of int8: products of neighbours to 16 bits, those to 32 bits, and
@@ -315,6 +410,7 @@ namespace mllama::cpu {
 const Table* avx2_table() {
     static const Table table = [] {
         Table made = with_probes(make_table("avx2"), Peak<Int8Steps>::loop());
+        made.decode = decode;
         made.integers = make_int_product();
         return made;
     }();

@@ -4,6 +4,7 @@
 //
 // vdpbf16ps takes subnormal numbers as zero, in its inputs and in its results.
 #include "kernels/cpu.h"
+#include "kernels/decode.h"
 
 #if defined(__x86_64__)
 
@@ -174,7 +175,18 @@ struct F32 {
     static void store_part(Element* to, Vec v, int64_t n) {
         _mm512_mask_storeu_ps(to, first_lanes(n), v);
     }
+
+    static constexpr int unit = 1;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        elements[0] = _mm512_loadu_ps(from);
+    }
+    static void pack(const Vec (&elements)[unit], void* to) { _mm512_storeu_ps(to, elements[0]); }
 };
+
+inline __m512i upper_halves(__m512i units) {
+    return _mm512_andnot_si512(_mm512_set1_epi32(0xFFFF), units);
+}
 
 struct Bf16 {
     using Element = uint16_t;
@@ -197,6 +209,18 @@ struct Bf16 {
     static void store_part(Element* to, Vec v, int64_t n) {
         _mm256_mask_storeu_epi16(to, first_lanes(n), narrow(v));
     }
+
+    static constexpr int unit = 2;
+    static constexpr bool fits_bf16 = true;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m512i units = _mm512_loadu_si512(from);
+        elements[0] = _mm512_castsi512_ps(_mm512_slli_epi32(units, 16));
+        elements[1] = _mm512_castsi512_ps(upper_halves(units));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m512i low = _mm512_srli_epi32(bf16_bits(elements[0]), 16);
+        _mm512_storeu_si512(to, _mm512_or_si512(low, upper_halves(bf16_bits(elements[1]))));
+    }
 };
 
 struct F16 {
@@ -217,7 +241,110 @@ struct F16 {
     static void store_part(Element* to, Vec v, int64_t n) {
         _mm256_mask_storeu_epi16(to, first_lanes(n), narrow(v));
     }
+
+    static constexpr int unit = 2;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m512i units = _mm512_loadu_si512(from);
+        elements[0] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(units));
+        elements[1] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(units, 16)));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m512i low = _mm512_cvtepu16_epi32(narrow(elements[0]));
+        const __m512i high = _mm512_cvtepu16_epi32(narrow(elements[1]));
+        _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
 };
+
+// ---- integers ----
+
+using Ints = __m512i;
+
+inline Ints int_broadcast(int32_t a) {
+    return _mm512_set1_epi32(a);
+}
+inline Ints int_add(Ints a, Ints b) {
+    return _mm512_add_epi32(a, b);
+}
+inline Ints int_load(const int32_t* from) {
+    return _mm512_loadu_si512(from);
+}
+inline void int_store(int32_t* to, Ints v) {
+    _mm512_storeu_si512(to, v);
+}
+inline Ints load_bytes(const void* from) {
+    return _mm512_loadu_si512(from);
+}
+inline Ints load_bytes_part(const void* from, int64_t n) {
+    return _mm512_maskz_loadu_epi8((uint64_t{1} << n) - 1, from);
+}
+inline Ints broadcast_bytes(const int8_t* from) {
+    int32_t four;
+    __builtin_memcpy(&four, from, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+inline Ints low_nibbles(Ints v) {
+    return _mm512_and_si512(v, _mm512_set1_epi8(15));
+}
+inline Ints high_nibbles(Ints v) {
+    return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+}
+inline Vec to_floats(Ints v) {
+    return _mm512_cvtepi32_ps(v);
+}
+inline Ints low_pairs(Ints a, Ints b) {
+    return _mm512_unpacklo_epi32(a, b);
+}
+inline Ints high_pairs(Ints a, Ints b) {
+    return _mm512_unpackhi_epi32(a, b);
+}
+inline Ints low_halves(Ints a, Ints b) {
+    return _mm512_unpacklo_epi64(a, b);
+}
+inline Ints high_halves(Ints a, Ints b) {
+    return _mm512_unpackhi_epi64(a, b);
+}
+inline Ints widen_int8(const int8_t* from) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+/// Exponent and fraction move to the places of a float's. A subnormal number is made as 2^-6 more,
+/// which is then taken away: subnormal floats would be slow.
+inline Vec widen_f8(const uint8_t* from) {
+    const Ints bits = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    const Ints magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7F));
+    const Ints sign = _mm512_slli_epi32(_mm512_xor_si512(bits, magnitude), 24);
+    const __mmask16 is_small = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(8));
+    const __mmask16 is_nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7F));
+    const Ints exponent = _mm512_mask_blend_epi32(is_small, _mm512_set1_epi32(120 << 23),
+                                                  _mm512_set1_epi32(121 << 23));
+    Vec v = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(magnitude, 20), exponent));
+    v = _mm512_mask_sub_ps(v, is_small, v, broadcast(0x1p-6f));
+    const Ints number =
+        _mm512_mask_blend_epi32(is_nan, _mm512_castps_si512(v), _mm512_set1_epi32(0x7FC00000));
+    return _mm512_castsi512_ps(_mm512_or_si512(number, sign));
+}
+template <bool high_first>
+inline Ints nibbles(const uint8_t* from) {
+    int32_t words[2];
+    __builtin_memcpy(words, from, sizeof words);
+    const Ints both = _mm512_mask_set1_epi32(_mm512_set1_epi32(words[0]), 0xFF00, words[1]);
+    constexpr int x = high_first ? 4 : 0;  // exchanges the nibbles of a byte
+    const Ints shifts =
+        _mm512_setr_epi32(0 ^ x, 4 ^ x, 8 ^ x, 12 ^ x, 16 ^ x, 20 ^ x, 24 ^ x, 28 ^ x, 0 ^ x, 4 ^ x,
+                          8 ^ x, 12 ^ x, 16 ^ x, 20 ^ x, 24 ^ x, 28 ^ x);
+    return _mm512_and_si512(_mm512_srlv_epi32(both, shifts), _mm512_set1_epi32(15));
+}
+inline Ints words_nibble(const int32_t* from, int64_t i) {
+    const Ints shifted =
+        _mm512_srl_epi32(_mm512_loadu_si512(from), _mm_cvtsi32_si128(static_cast<int>(4 * i)));
+    return _mm512_and_si512(shifted, _mm512_set1_epi32(15));
+}
+inline Vec look_up(const float* table, Ints index) {
+    return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table));
+}
+inline void store_rounded(int8_t* to, Vec v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
 
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
@@ -237,6 +364,8 @@ struct Int8Steps {
     }
     static double total(Sum sum) { return _mm512_reduce_add_epi32(sum); }
 };
+
+#include "kernels/cpu_decode.h"
 
 }  // namespace
 }  // namespace mllama::cpu
@@ -305,8 +434,11 @@ struct Pairs<Bf16> {
     }
 };
 
+#include "kernels/cpu_columns.h"
 #include "kernels/cpu_probe.h"
+#include "kernels/cpu_softmax.h"
 #include "kernels/cpu_tile.h"
+#include "kernels/cpu_typed_product.h"
 
 /// The multiply-add of pairs of bfloat16: sum += 1 * 1 + 1 * 1.
 struct PairSteps {
@@ -321,128 +453,62 @@ struct PairSteps {
     static double total(Sum sum) { return sum_of_lanes(sum); }
 };
 
-template <class Type>
-struct FromRows {
-    static void run(const void* w, int64_t stride, int64_t n, int64_t k, void* panel, bool by_sum) {
-        pack_rows<PairDot, Pairs<Type>>(w, stride, n, k, panel, by_sum);
-    }
-};
-
-void pack_rows_of(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel,
-                  bool by_sum) {
-    with_type<FromRows>(dtype, w, stride, n, k, panel, by_sum);
+/// Floats as bfloat16, two of them in each lane: groups of columns.
+inline __m512i pairs_of(Vec first, Vec second) {
+    const __m512i low = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(first)));
+    const __m512i high =
+        _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(second)));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
-/// The first n of 16 elements of any type as bfloat16, in the lower half of each lane.
+/// Two elements of each column, in units of any type, as bfloat16.
 template <class Type>
-struct Lower {
-    static __m512i load(const typename Type::Element* from, int64_t n) {
-        const __m256bh narrow = _mm512_cvtneps_pbh(mllama::cpu::load<Type>(from, n));
-        return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(narrow));
+struct PairUnits {
+    static constexpr int depth = 2;
+    static constexpr int unit_rows = depth / Type::unit;
+    static void load(const std::byte* from, int64_t stride, int64_t k, __m512i (&groups)[1]) {
+        Vec elements[depth] = {};
+        if constexpr (Type::unit == 1) {
+            elements[0] = F32::load(reinterpret_cast<const float*>(from));
+            if (k >= 2) elements[1] = F32::load(reinterpret_cast<const float*>(from + stride));
+        } else {
+            Type::unpack(from, elements);
+            if (k < 2) elements[1] = broadcast(0.0f);
+        }
+        groups[0] = pairs_of(elements[0], elements[1]);
     }
 };
 
+/// They are what the multiply-add takes.
 template <>
-struct Lower<Bf16> {
-    static __m512i load(const uint16_t* from, int64_t n) {
-        if (n >= lanes)
-            return _mm512_cvtepu16_epi32(
-                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-        return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), from));
+struct PairUnits<Bf16> {
+    static constexpr int depth = 2;
+    static constexpr int unit_rows = 1;
+    static void load(const std::byte* from, int64_t, int64_t k, __m512i (&groups)[1]) {
+        groups[0] = _mm512_loadu_si512(from);
+        if (k < 2) groups[0] = _mm512_and_si512(groups[0], _mm512_set1_epi32(0xFFFF));
     }
 };
 
-/// Columns of two rows of v as pairs.
-template <class Type>
-struct PairColumns {
-    using Element = typename Type::Element;
-    static __m512i load(const Element* from, int64_t stride, int64_t k, int64_t n) {
-        const __m512i first = Lower<Type>::load(from, n);
-        if (k < 2) return first;
-        return _mm512_or_si512(first, _mm512_slli_epi32(Lower<Type>::load(from + stride, n), 16));
-    }
+/// How a panel of pairs takes its factors: see cpu_typed_product.h.
+struct PairFactors {
+    using Dot = PairDot;
+
+    template <class Type>
+    using Row = Pairs<Type>;
+
+    template <class Type>
+    using Units = PairUnits<Type>;
+
+    struct Probabilities {
+        using Element = uint16_t;
+        static constexpr int degree = 4;
+        static void store(Element* to, Vec v) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                                reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+        }
+    };
 };
-
-template <class Type>
-struct FromColumns {
-    static void run(const void* v, int64_t stride, int64_t k, int64_t n, void* panel) {
-        pack_columns<PairDot, PairColumns<Type>>(v, stride, k, n, panel);
-    }
-};
-
-void pack_columns_of(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n,
-                     void* panel) {
-    with_type<FromColumns>(dtype, v, stride, k, n, panel);
-}
-
-template <class Type>
-struct DotRows {
-    static void run(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
-                    const void* w, int64_t w_stride, float* c, int64_t c_stride) {
-        dot_rows<PairDot, Pairs<Type>>(rows, k, k_block, x, x_stride, w, w_stride, c, c_stride);
-    }
-};
-
-void dot_rows_of(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
-                 const void* w, DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
-    with_type<DotRows>(dtype, rows, k, k_block, x, x_stride, w, w_stride, c, c_stride);
-}
-
-template <class Type>
-struct FewRows {
-    static void run(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-                    int64_t w_stride, float* c, int64_t c_stride) {
-        few_rows<PairDot, Pairs<Type>>(rows, k, x, x_stride, w, w_stride, c, c_stride);
-    }
-};
-
-void few_rows_of(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-                 DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
-    with_type<FewRows>(dtype, rows, k, x, x_stride, w, w_stride, c, c_stride);
-}
-
-template <class Type>
-struct FewColumns {
-    static void run(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
-                    const void* v, int64_t v_stride, float* c, int64_t c_stride) {
-        few_columns<PairDot, PairColumns<Type>>(rows, k, n, x, x_stride, v, v_stride, c, c_stride);
-    }
-};
-
-void few_columns_of(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
-                    const void* v, DType dtype, int64_t v_stride, float* c, int64_t c_stride) {
-    with_type<FewColumns>(dtype, rows, k, n, x, x_stride, v, v_stride, c, c_stride);
-}
-
-/// Probabilities of the softmax as a row of x.
-struct Probabilities {
-    using Element = uint16_t;
-    static constexpr int degree = 4;
-    static void store(Element* to, Vec v) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
-                            reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
-    }
-};
-
-/// Products on panels of pairs.
-Product make_product() {
-    Product product{};
-    product.tile_rows = tile_rows;
-    product.panel_width = panel_vectors * lanes;
-    product.lanes = lanes;
-    product.k_group = PairDot::group;
-    product.element_size = sizeof(uint16_t);
-    product.pack_row = pack_row<PairDot, Pairs<F32>>;
-    product.pack_rows = pack_rows_of;
-    product.pack_columns = pack_columns_of;
-    product.tile = tile<PairDot>;
-    product.few_rows_max = few_rows_max;
-    product.dot_rows = dot_rows_of;
-    product.few_rows = few_rows_of;
-    product.few_columns = few_columns_of;
-    product.softmax = softmax<Probabilities>;
-    return product;
-}
 
 }  // namespace pairs
 
@@ -467,56 +533,6 @@ namespace vnni {
 
 constexpr int int_tile_rows = 6;
 constexpr int int_few_rows = 4;
-
-using Ints = __m512i;
-
-inline Ints int_broadcast(int32_t a) {
-    return _mm512_set1_epi32(a);
-}
-inline Ints int_add(Ints a, Ints b) {
-    return _mm512_add_epi32(a, b);
-}
-inline Ints int_load(const int32_t* from) {
-    return _mm512_loadu_si512(from);
-}
-inline void int_store(int32_t* to, Ints v) {
-    _mm512_storeu_si512(to, v);
-}
-inline Ints load_bytes(const void* from) {
-    return _mm512_loadu_si512(from);
-}
-inline Ints load_bytes_part(const void* from, int64_t n) {
-    return _mm512_maskz_loadu_epi8((uint64_t{1} << n) - 1, from);
-}
-inline Ints broadcast_bytes(const int8_t* from) {
-    int32_t four;
-    __builtin_memcpy(&four, from, sizeof four);
-    return _mm512_set1_epi32(four);
-}
-inline Ints low_nibbles(Ints v) {
-    return _mm512_and_si512(v, _mm512_set1_epi8(15));
-}
-inline Ints high_nibbles(Ints v) {
-    return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
-}
-inline Vec to_floats(Ints v) {
-    return _mm512_cvtepi32_ps(v);
-}
-inline Ints low_pairs(Ints a, Ints b) {
-    return _mm512_unpacklo_epi32(a, b);
-}
-inline Ints high_pairs(Ints a, Ints b) {
-    return _mm512_unpackhi_epi32(a, b);
-}
-inline Ints low_halves(Ints a, Ints b) {
-    return _mm512_unpacklo_epi64(a, b);
-}
-inline Ints high_halves(Ints a, Ints b) {
-    return _mm512_unpackhi_epi64(a, b);
-}
-inline void store_rounded(int8_t* to, Vec v) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
-}
 
 /// vpdpbusd in place. GCC 12 copies the 24 sums of a tile back and forth around its intrinsic, which
 /// halves the speed.
@@ -570,6 +586,7 @@ Table make_table_with_probes(std::string_view name) {
     const bool has_vnni = __builtin_cpu_supports("avx512vnni") != 0;
     Table table = with_probes(
         make_table(name), has_vnni ? vnni::Peak<vnni::QuadSteps>::loop() : Peak<Int8Steps>::loop());
+    table.decode = decode;
     // Without VNNI the vectors of 32 bytes do as well.
     table.integers = has_vnni ? vnni::make_int_product() : avx2_table()->integers;
     return table;
@@ -585,7 +602,7 @@ const Table* avx512_table() {
 const Table* avx512_bf16_table() {
     static const Table table = [] {
         Table with_pairs = make_table_with_probes("avx512+bf16");
-        with_pairs.bf16 = pairs::make_product();
+        with_pairs.bf16 = pairs::make_product<pairs::PairFactors>();
         with_pairs.peak_bf16 = pairs::Peak<pairs::PairSteps>::loop();
         return with_pairs;
     }();

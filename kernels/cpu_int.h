@@ -121,17 +121,10 @@ inline void quantise_row(const float* x, const IntLayout& layout, int8_t* packed
 
 // ---- scales ----
 
-template <class Type>
-struct ScalesOf {
-    static void run(const void* scale, int64_t stride, int64_t n, int64_t groups, float* to) {
-        pack_rows<FloatDot, Factors<Type, false>>(scale, stride, n, groups, to, false);
-    }
-};
-
 /// See IntProduct::pack_scales: a panel of floats has just this order.
 inline void pack_scales(const void* scale, DType dtype, int64_t stride, int64_t n, int64_t groups,
                         float* to) {
-    with_type<ScalesOf>(dtype, scale, stride, n, groups, to);
+    pack_rows_of<FloatFactors<false>>(scale, dtype, stride, n, groups, to, false);
 }
 
 /// What one segment adds to a vector of sums: (whole - zero * x_sum) * w_scale * x_scale.

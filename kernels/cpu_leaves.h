@@ -23,7 +23,8 @@
 //     prefetch(p)               asks for the cache line of p
 //     F32, Bf16, F16            the element types: Element, load(p), store(p, v),
 //                               load_part(p, n), store_part(p, v, n): the first n lanes only, 0 in
-//                               the others
+//                               the others; unit, pack and unpack (cpu_kv.h); fits_bf16: a
+//                               bfloat16 can hold all of its numbers
 //
 // An element's value never depends on the lane it is in: the rest of a row uses the same
 // instructions on a part of a vector.
@@ -406,60 +407,38 @@ struct FloatDot {
     static Vec multiply_add(Panel x, Panel w, Vec sum) { return fma(x, w, sum); }
 };
 
-/// How a float panel takes elements of a type: as they are, or rounded to bfloat16 where there is
-/// no instruction for its products.
+/// Elements of a type as float factors: as they are, or rounded to bfloat16 where there is no
+/// instruction for its products.
 template <class Type, bool rounded>
-struct Factors {
-    using Element = typename Type::Element;
-    static Vec load(const Element* from, int64_t n) {
-        const Vec v = mllama::cpu::load<Type>(from, n);
-        if constexpr (rounded) return round_bf16(v);
-        return v;
-    }
-};
+inline Vec float_factor(Vec v) {
+    if constexpr (rounded && !Type::fits_bf16) return round_bf16(v);
+    return v;
+}
 
-/// A bfloat16 is rounded already.
-template <>
-struct Factors<Bf16, true> : Factors<Bf16, false> {};
-
-#include "kernels/cpu_softmax.h"
-#include "kernels/cpu_tile.h"
-
+/// How a panel of floats takes its factors: see cpu_typed_product.h.
 template <bool rounded>
-struct FloatPanel {
-    template <class Type>
-    struct FromRows {
-        static void run(const void* w, int64_t stride, int64_t n, int64_t k, void* panel,
-                        bool by_sum) {
-            pack_rows<FloatDot, Factors<Type, rounded>>(w, stride, n, k, panel, by_sum);
-        }
-    };
+struct FloatFactors {
+    using Dot = FloatDot;
 
-    /// 16-bit or float columns of one row of v, as a panel's group.
     template <class Type>
-    struct Columns {
+    struct Row {
         using Element = typename Type::Element;
-        static Vec load(const Element* from, int64_t, int64_t, int64_t n) {
-            return Factors<Type, rounded>::load(from, n);
+        static Vec load(const Element* from, int64_t n) {
+            return float_factor<Type, rounded>(mllama::cpu::load<Type>(from, n));
         }
     };
 
+    /// The elements of a unit are a group each.
     template <class Type>
-    struct FromColumns {
-        static void run(const void* v, int64_t stride, int64_t k, int64_t n, void* panel) {
-            pack_columns<FloatDot, Columns<Type>>(v, stride, k, n, panel);
+    struct Units {
+        static constexpr int depth = Type::unit;
+        static constexpr int unit_rows = 1;
+        static void load(const std::byte* from, int64_t, int64_t, Vec (&groups)[depth]) {
+            Type::unpack(from, groups);
+            for (Vec& group : groups) group = float_factor<Type, rounded>(group);
         }
     };
 
-    template <class Type>
-    struct FewColumns {
-        static void run(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
-                        const void* v, int64_t v_stride, float* c, int64_t c_stride) {
-            few_columns<FloatDot, Columns<Type>>(rows, k, n, x, x_stride, v, v_stride, c, c_stride);
-        }
-    };
-
-    /// Probabilities of the softmax as a row of x.
     struct Probabilities {
         using Element = float;
         static constexpr int degree = rounded ? 4 : 6;
@@ -468,87 +447,21 @@ struct FloatPanel {
             F32::store(to, v);
         }
     };
-
-    template <class Type>
-    struct DotRows {
-        static void run(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
-                        const void* w, int64_t w_stride, float* c, int64_t c_stride) {
-            dot_rows<FloatDot, Factors<Type, rounded>>(rows, k, k_block, x, x_stride, w, w_stride,
-                                                       c, c_stride);
-        }
-    };
-
-    template <class Type>
-    struct FewRows {
-        static void run(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-                        int64_t w_stride, float* c, int64_t c_stride) {
-            few_rows<FloatDot, Factors<Type, rounded>>(rows, k, x, x_stride, w, w_stride, c,
-                                                       c_stride);
-        }
-    };
 };
 
-template <bool rounded>
-void pack_float_rows(const void* w, DType dtype, int64_t stride, int64_t n, int64_t k, void* panel,
-                     bool by_sum) {
-    with_type<FloatPanel<rounded>::template FromRows>(dtype, w, stride, n, k, panel, by_sum);
-}
-
-template <bool rounded>
-void pack_float_columns(const void* v, DType dtype, int64_t stride, int64_t k, int64_t n,
-                        void* panel) {
-    with_type<FloatPanel<rounded>::template FromColumns>(dtype, v, stride, k, n, panel);
-}
-
-template <bool rounded>
-void few_float_rows(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-                    DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
-    with_type<FloatPanel<rounded>::template FewRows>(dtype, rows, k, x, x_stride, w, w_stride, c,
-                                                     c_stride);
-}
-
-template <bool rounded>
-void dot_float_rows(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
-                    const void* w, DType dtype, int64_t w_stride, float* c, int64_t c_stride) {
-    with_type<FloatPanel<rounded>::template DotRows>(dtype, rows, k, k_block, x, x_stride, w,
-                                                     w_stride, c, c_stride);
-}
-
-template <bool rounded>
-void few_float_columns(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
-                       const void* v, DType dtype, int64_t v_stride, float* c, int64_t c_stride) {
-    with_type<FloatPanel<rounded>::template FewColumns>(dtype, rows, k, n, x, x_stride, v, v_stride,
-                                                        c, c_stride);
-}
-
-/// Products on float panels.
-template <bool rounded>
-Product float_product() {
-    static_assert(tile_rows <= most_tile_rows);
-    Product product{};
-    product.tile_rows = tile_rows;
-    product.panel_width = panel_vectors * lanes;
-    product.lanes = lanes;
-    product.k_group = 1;
-    product.element_size = sizeof(float);
-    product.pack_row = pack_row<FloatDot, Factors<F32, rounded>>;
-    product.pack_rows = pack_float_rows<rounded>;
-    product.pack_columns = pack_float_columns<rounded>;
-    product.tile = tile<FloatDot>;
-    product.few_rows_max = few_rows_max;
-    product.dot_rows = dot_float_rows<rounded>;
-    product.few_rows = few_float_rows<rounded>;
-    product.few_columns = few_float_columns<rounded>;
-    product.softmax = softmax<typename FloatPanel<rounded>::Probabilities>;
-    return product;
-}
+#include "kernels/cpu_columns.h"
+#include "kernels/cpu_kv.h"
+#include "kernels/cpu_softmax.h"
+#include "kernels/cpu_tile.h"
+#include "kernels/cpu_typed_product.h"
 
 /// The table of all leaves of this file.
 Table make_table(std::string_view name) {
+    static_assert(tile_rows <= most_tile_rows);
     Table table{};
     table.name = name;
-    table.f32 = float_product<false>();
-    table.bf16 = float_product<true>();
+    table.f32 = make_product<FloatFactors<false>>();
+    table.bf16 = make_product<FloatFactors<true>>();
     table.epilogue = epilogue;
     table.blend = blend;
     table.rms_norm = rms_norm;
@@ -559,6 +472,8 @@ Table make_table(std::string_view name) {
     table.add_scaled = add_scaled;
     table.scale = scale_row;
     table.convert = convert;
+    table.store_keys = store_keys;
+    table.store_values = store_values;
     table.exponential = exponential_row;
     return table;
 }

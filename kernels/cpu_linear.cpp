@@ -20,7 +20,6 @@
 #include "kernels/cpu.h"
 #include "kernels/cpu_linear_int.h"
 #include "kernels/cpu_ops.h"
-#include "kernels/decode.h"
 #include "kernels/thread_team.h"
 
 namespace mllama::cpu {
@@ -110,9 +109,7 @@ WeightRows plain_rows(const LinearBlock& block, int64_t column, int64_t columns,
     const DType dtype = block.decoded;
     const int64_t row_bytes = depth * dtype_size(dtype);
     auto* copy = scratch.get<std::byte>(room * row_bytes);
-    for (int64_t j = 0; j < columns; ++j) {
-        decode_row(w, column + j, start, depth, dtype, copy + j * row_bytes);
-    }
+    block.leaves.decode(w, column, columns, start, depth, dtype, copy);
     return {copy, dtype, depth};
 }
 

@@ -12,6 +12,7 @@
 
 #include "kernels/coding.h"
 #include "kernels/dtype.h"
+#include "kernels/kv_layout.h"
 
 namespace mllama::cpu {
 
@@ -74,19 +75,20 @@ struct Visibility {
 };
 
 /// softmax(scale q k^T + key_bias, over the visible keys) v, grouped heads: query head h uses key
-/// head h / (heads / kv_heads). Element d of key j of key head h is at h * kv_head_stride + j *
-/// kv_stride + d: keys may lie side by side, (keys, kv_heads, head_dim), or head by head.
+/// head h / (heads / kv_heads).
 struct Attention {
     const float* q = nullptr;     ///< (queries, heads, head_dim), rows q_stride elements apart
-    const void* k = nullptr;      ///< of kv_dtype
-    const void* v = nullptr;      ///< laid out as k; finite at every key, seen or not
+    const void* k = nullptr;      ///< keys in blocks, see kv_layout.h
+    const void* v = nullptr;      ///< values in blocks; finite at every key, seen or not
     float* out = nullptr;         ///< (queries, heads, head_dim), rows out_stride elements apart
     DType kv_dtype = DType::f32;  ///< f32, bf16 or f16
     int64_t queries = 0, keys = 0, heads = 0, kv_heads = 0, head_dim = 0;
-    int64_t q_stride = 0, kv_stride = 0, kv_head_stride = 0, out_stride = 0;
+    int64_t q_stride = 0, out_stride = 0;
     float scale = 1.0f;               ///< above 0
     const float* key_bias = nullptr;  ///< (keys) added to every query's logits, or none
     Visibility visible;
+
+    [[nodiscard]] KvLayout layout() const { return {kv_heads, head_dim, kv_dtype}; }
 };
 
 /// Blockwise, with online softmax: the (queries, keys) scores are never whole in memory, and blocks
@@ -98,11 +100,12 @@ void attention(const Attention& args, Compute compute);
 /// keys); 0 where not visible. Plain: `out` and `v` of args are not used.
 void attention_weights(const Attention& args, float* weights);
 
-/// A projection's rows to the layout of a cache: to[h, r] = x[r, h]. x (rows, heads, head_dim) f32,
-/// rows x_stride apart; to (heads, rows, head_dim) of to_dtype (f32, bf16, f16), heads
-/// to_head_stride elements apart.
-void split_heads(const float* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t head_dim,
-                 void* to, DType to_dtype, int64_t to_head_stride);
+/// A projection's rows as attention reads them: the keys (or values) begin, begin + 1, ... of a
+/// sequence. x (rows, kv_heads, head_dim) f32, rows x_stride apart; keys, values: the first block.
+void store_keys(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
+                int64_t begin, void* keys);
+void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
+                  int64_t begin, void* values);
 
 /// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight.  x, out (rows, width), may be the same; weight (width) of weight_dtype.
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,

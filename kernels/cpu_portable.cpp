@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/cpu.h"
+#include "kernels/decode.h"
 
 // A packet as a template argument: its vector attribute is part of the type's alignment, which is kept.
 #pragma GCC diagnostic ignored "-Wignored-attributes"
@@ -61,6 +62,15 @@ struct F32 {
         store(parts, v);
         for (int64_t i = 0; i < n; ++i) to[i] = parts[i];
     }
+
+    static constexpr int unit = 1;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        elements[0] = load(static_cast<const float*>(from));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        store(static_cast<float*>(to), elements[0]);
+    }
 };
 
 /// The two-byte types, through the scalar conversions of dtype.h.
@@ -83,14 +93,43 @@ struct TwoBytes {
         for (int64_t i = 0; i < n; ++i) to[i] = narrow(parts[i]);
     }
     static void store(Element* to, Vec v) { store_part(to, v, lanes); }
+
+    static constexpr int unit = 2;
+    static constexpr bool fits_bf16 = false;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        Element units[lanes * unit];
+        float parts[unit][lanes];
+        std::memcpy(units, from, sizeof units);
+        for (int64_t i = 0; i < lanes * unit; ++i) parts[i % unit][i / unit] = widen(units[i]);
+        for (int64_t e = 0; e < unit; ++e) elements[e] = F32::load(parts[e]);
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        Element units[lanes * unit];
+        float parts[unit][lanes];
+        for (int64_t e = 0; e < unit; ++e) F32::store(parts[e], elements[e]);
+        for (int64_t i = 0; i < lanes * unit; ++i) units[i] = narrow(parts[i % unit][i / unit]);
+        std::memcpy(to, units, sizeof units);
+    }
 };
 
 /// Written so that the compiler sees whole vectors.
 struct Bf16 : TwoBytes<bf16_to_f32, f32_to_bf16> {
+    static constexpr bool fits_bf16 = true;
     static Vec load(const Element* from) {
         std::array<uint32_t, lanes> bits;
         for (size_t i = 0; i < lanes; ++i) bits[i] = uint32_t{from[i]} << 16;
         return F32::load(std::bit_cast<std::array<float, lanes>>(bits).data());
+    }
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        std::array<uint16_t, lanes * unit> units;
+        std::array<uint32_t, lanes> first, second;
+        std::memcpy(units.data(), from, sizeof units);
+        for (size_t i = 0; i < lanes; ++i) {
+            first[i] = uint32_t{units[2 * i]} << 16;
+            second[i] = uint32_t{units[2 * i + 1]} << 16;
+        }
+        elements[0] = F32::load(std::bit_cast<std::array<float, lanes>>(first).data());
+        elements[1] = F32::load(std::bit_cast<std::array<float, lanes>>(second).data());
     }
 };
 
@@ -263,6 +302,29 @@ void transpose_quads(Ints (&rows)[quad_count]) {
             each_lane([&](int64_t j) { return from[static_cast<size_t>(j / 4)][4 * i + j % 4]; });
     }
 }
+Ints widen_int8(const int8_t* from) {
+    return each_lane([&](int64_t i) { return int32_t{from[i]}; });
+}
+Vec widen_f8(const uint8_t* from) {
+    float floats[lanes];
+    for (int64_t i = 0; i < lanes; ++i) floats[i] = f8_e4m3_to_f32(from[i]);
+    return F32::load(floats);
+}
+template <bool high_first>
+Ints nibbles(const uint8_t* from) {
+    return each_lane([&](int64_t i) {
+        const bool high = (i % 2 == 1) != high_first;
+        return (high ? from[i / 2] >> 4 : from[i / 2]) & 15;
+    });
+}
+Ints words_nibble(const int32_t* from, int64_t i) {
+    return int_load(from) >> static_cast<int>(4 * i) & 15;
+}
+Vec look_up(const float* table, Ints index) {
+    float floats[lanes];
+    for (int64_t i = 0; i < lanes; ++i) floats[i] = table[index[i]];
+    return F32::load(floats);
+}
 void store_rounded(int8_t* to, Vec v) {
     float floats[lanes];
     F32::store(floats, nearest(v));
@@ -290,6 +352,7 @@ struct Int8Dot {
 
 using NibbleDot = Int8Dot;  // a nibble is an int8 too
 
+#include "kernels/cpu_decode.h"
 #include "kernels/cpu_int.h"
 
 /// int8 products as the compiler makes them of a plain loop.
@@ -317,6 +380,7 @@ const Table* portable_table() {
     static const Table table = [] {
         Table made =
             with_probes(make_table("portable"), PeakLoop{PlainInt8::length, PlainInt8::run});
+        made.decode = decode;
         made.integers = make_int_product();
         return made;
     }();

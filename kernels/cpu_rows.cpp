@@ -14,23 +14,6 @@ constexpr int64_t element_piece = 16384;
 
 }  // namespace
 
-void split_heads(const float* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t head_dim,
-                 void* to, DType to_dtype, int64_t to_head_stride) {
-    for_each_row(rows, heads * head_dim, [&](int64_t r) {
-        const Table& leaves = table();
-        for (int64_t h = 0; h < heads; ++h) {
-            const float* from = x + r * x_stride + h * head_dim;
-            std::byte* row = static_cast<std::byte*>(to) +
-                             (h * to_head_stride + r * head_dim) * dtype_size(to_dtype);
-            if (to_dtype == DType::f32) {
-                std::memcpy(row, from, static_cast<size_t>(head_dim) * sizeof(float));
-            } else {
-                leaves.convert(from, DType::f32, row, to_dtype, head_dim);
-            }
-        }
-    });
-}
-
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
               float eps, float* out) {
     const Table& leaves = table();

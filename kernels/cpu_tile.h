@@ -6,11 +6,10 @@
 // Besides what cpu_leaves.h needs, its templates take
 //
 //     Dot    a multiply-add: Element, Panel (lanes groups), group, zero(), load_panel(p),
-//            store_panel(p, v), broadcast_x(p): one group in all lanes, multiply_add(x, w, sum)
+//            store_panel(p, v), broadcast_x(p): one group in all lanes, broadcast_quad(p): a quad
+//            of groups in every quad, by_sum(v): quads_by_place of groups, multiply_add(x, w, sum)
 //     Load   Element, load(p, n): lanes groups of an element type as a Panel; only the first n
 //            elements exist, 0 follows
-//     Columns  Element, load(p, stride, k, n): one group of lanes columns as a Panel: rows of v
-//            from p on, `stride` apart, of which k exist, and n columns; 0 elsewhere
 
 /// The register tile: rows x vectors accumulators. In each pass they go over k elements from 0 and
 /// are then added to c (or set c, if it is the first pass and nothing is to be kept). See
@@ -151,89 +150,6 @@ void pack_row(const float* x, int64_t k, void* packed, bool by_sum) {
     }
 }
 
-/// pack_rows and register_tile in one: each transposed block is multiplied from the registers.
-/// `strips` strips of lanes rows of w go side by side: an accumulator waits for its last
-/// multiply-add, and meanwhile there is another strip's to do.
-template <class Dot, class Load, int rows, int strips>
-void few_rows_tile(int64_t k, const typename Dot::Element* x, int64_t x_stride,
-                   const typename Load::Element* w, int64_t w_stride, float* c, int64_t c_stride) {
-    constexpr int64_t step = lanes * Dot::group;
-    // Short rows (keys of one head) end soon: what comes next are the next rows.
-    const int64_t ahead = k <= 4 * step ? strips * lanes * w_stride : prefetch_blocks * step;
-    Vec sum[rows][strips];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int s = 0; s < strips; ++s) sum[r][s] = broadcast(0.0f);
-    }
-    int64_t i = 0;
-    for (; k - i >= step; i += step) {
-#pragma GCC unroll 16
-        for (int s = 0; s < strips; ++s) {
-            const typename Load::Element* block = w + s * lanes * w_stride + i;
-#pragma GCC unroll 16
-            for (int64_t j = 0; j < lanes; ++j) prefetch(block + j * w_stride + ahead);
-            typename Dot::Panel groups[lanes];
-            transposed_block<Dot, Load>(block, w_stride, lanes, step, groups);
-#pragma GCC unroll 16
-            for (int64_t j = 0; j < lanes; ++j) {
-#pragma GCC unroll 16
-                for (int r = 0; r < rows; ++r) {
-                    const auto a = Dot::broadcast_x(x + r * x_stride + i + j * Dot::group);
-                    sum[r][s] = Dot::multiply_add(a, groups[j], sum[r][s]);
-                }
-            }
-        }
-    }
-    for (int s = 0; i < k && s < strips; ++s) {
-        // Indexed by a variable, so in memory; those above stay in registers.
-        typename Dot::Panel groups[lanes];
-        transposed_block<Dot, Load>(w + s * lanes * w_stride + i, w_stride, lanes, k - i, groups);
-        for (int64_t j = 0; j * Dot::group < k - i; ++j) {
-            for (int r = 0; r < rows; ++r) {
-                const auto a = Dot::broadcast_x(x + r * x_stride + i + j * Dot::group);
-                sum[r][s] = Dot::multiply_add(a, groups[j], sum[r][s]);
-            }
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int s = 0; s < strips; ++s) F32::store(c + r * c_stride + s * lanes, sum[r][s]);
-    }
-}
-
-/// Strips side by side for so many rows: two multiply-adds on their way hide each other's wait.
-constexpr int few_rows_strips(int rows) {
-    return rows == 1 ? panel_vectors : rows == 2 ? 2 : 1;
-}
-
-/// Finds the tile of this many rows.
-template <class Dot, class Load, int rows = few_rows_max>
-void choose_few_rows(int64_t row_count, int64_t k, const typename Dot::Element* x, int64_t x_stride,
-                     const typename Load::Element* w, int64_t w_stride, float* c,
-                     int64_t c_stride) {
-    if (rows > 1 && row_count < rows) {
-        choose_few_rows<Dot, Load, (rows > 1 ? rows - 1 : 1)>(row_count, k, x, x_stride, w,
-                                                              w_stride, c, c_stride);
-        return;
-    }
-    constexpr int strips = few_rows_strips(rows);
-    for (int64_t column = 0; column < panel_vectors * lanes; column += strips * lanes) {
-        few_rows_tile<Dot, Load, rows, strips>(k, x, x_stride, w + column * w_stride, w_stride,
-                                               c + column, c_stride);
-    }
-}
-
-/// See Product::few_rows.
-template <class Dot, class Load>
-void few_rows(int64_t rows, int64_t k, const void* x, int64_t x_stride, const void* w,
-              int64_t w_stride, float* c, int64_t c_stride) {
-    choose_few_rows<Dot, Load>(rows, k, static_cast<const typename Dot::Element*>(x), x_stride,
-                               static_cast<const typename Load::Element*>(w), w_stride, c,
-                               c_stride);
-}
-
 /// One step of dot_block: n elements (of at most a vector) of each row. The rows of a strip are
 /// taken apart into quads and put together again as vectors of the same quad of all of them; the
 /// quad of x is the same for all.
@@ -352,94 +268,5 @@ void dot_rows(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x
         choose_dot_strip<Dot, Load>(rows, k, k_block, static_cast<const typename Dot::Element*>(x),
                                     x_stride, from + column * w_stride, w_stride, c + column,
                                     c_stride);
-    }
-}
-
-/// See Product::pack_columns.
-template <class Dot, class Columns>
-void pack_columns(const void* v, int64_t stride, int64_t k, int64_t n, void* panel) {
-    const auto* from = static_cast<const typename Columns::Element*>(v);
-    auto* to = static_cast<typename Dot::Element*>(panel);
-    for (int64_t i = 0; i < k; i += Dot::group) {
-        for (int64_t column = 0; column < n; column += lanes) {
-            Dot::store_panel(to,
-                             Columns::load(from + i * stride + column, stride, k - i, n - column));
-            to += lanes * Dot::group;
-        }
-    }
-}
-
-/// pack_columns and register_tile in one: each group of rows of v is multiplied as it is loaded.
-template <class Dot, class Columns, int rows, int vectors>
-void few_columns_tile(int64_t k, int64_t n, const typename Dot::Element* x, int64_t x_stride,
-                      const typename Columns::Element* v, int64_t v_stride, float* c,
-                      int64_t c_stride) {
-    Vec sum[rows][vectors];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int j = 0; j < vectors; ++j) sum[r][j] = broadcast(0.0f);
-    }
-    for (int64_t i = 0; i < k; i += Dot::group) {
-        typename Dot::Panel w[vectors];
-#pragma GCC unroll 16
-        for (int j = 0; j < vectors; ++j) {
-            w[j] = Columns::load(v + i * v_stride + j * lanes, v_stride, k - i, n - j * lanes);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-            const typename Dot::Panel a = Dot::broadcast_x(x + r * x_stride + i);
-#pragma GCC unroll 16
-            for (int j = 0; j < vectors; ++j) sum[r][j] = Dot::multiply_add(a, w[j], sum[r][j]);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-        for (int j = 0; j < vectors; ++j) F32::store(c + r * c_stride + j * lanes, sum[r][j]);
-    }
-}
-
-/// Finds the tile of this many rows and vectors.
-template <class Dot, class Columns, int rows, int vectors>
-void choose_few_columns(int64_t row_count, int64_t k, int64_t n, const typename Dot::Element* x,
-                        int64_t x_stride, const typename Columns::Element* v, int64_t v_stride,
-                        float* c, int64_t c_stride) {
-    if (rows > 1 && row_count < rows) {
-        choose_few_columns<Dot, Columns, (rows > 1 ? rows - 1 : 1), vectors>(
-            row_count, k, n, x, x_stride, v, v_stride, c, c_stride);
-    } else if (vectors > 1 && n <= (vectors - 1) * lanes) {
-        choose_few_columns<Dot, Columns, rows, (vectors > 1 ? vectors - 1 : 1)>(
-            row_count, k, n, x, x_stride, v, v_stride, c, c_stride);
-    } else {
-        few_columns_tile<Dot, Columns, rows, vectors>(k, n, x, x_stride, v, v_stride, c, c_stride);
-    }
-}
-
-/// v in strips of `vectors` vectors of columns, for at most `rows` rows.
-template <class Dot, class Columns, int rows, int vectors>
-void few_columns_strips(int64_t row_count, int64_t k, int64_t n, const typename Dot::Element* x,
-                        int64_t x_stride, const typename Columns::Element* v, int64_t v_stride,
-                        float* c, int64_t c_stride) {
-    constexpr int64_t width = vectors * lanes;
-    for (int64_t column = 0; column < n; column += width) {
-        choose_few_columns<Dot, Columns, rows, vectors>(row_count, k, at_most(n - column, width), x,
-                                                        x_stride, v + column, v_stride, c + column,
-                                                        c_stride);
-    }
-}
-
-/// See Product::few_columns. The fewer the rows, the more columns there are registers for.
-template <class Dot, class Columns>
-void few_columns(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride, const void* v,
-                 int64_t v_stride, float* c, int64_t c_stride) {
-    const auto* factors = static_cast<const typename Dot::Element*>(x);
-    const auto* from = static_cast<const typename Columns::Element*>(v);
-    if (rows <= few_rows_max / 2) {
-        few_columns_strips<Dot, Columns, few_rows_max / 2, few_columns_vectors>(
-            rows, k, n, factors, x_stride, from, v_stride, c, c_stride);
-    } else {
-        few_columns_strips<Dot, Columns, few_rows_max, few_columns_vectors / 2>(
-            rows, k, n, factors, x_stride, from, v_stride, c, c_stride);
     }
 }

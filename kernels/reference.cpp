@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -160,6 +161,12 @@ void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
 
 namespace {
 
+/// Rounds to the type.
+void set_element(void* data, DType dtype, int64_t i, float value) {
+    auto* to = static_cast<std::byte*>(data) + i * dtype_size(dtype);
+    convert(&value, DType::f32, to, dtype, 1);
+}
+
 bool sees(const cpu::Visibility& visible, int64_t query, int64_t key) {
     if (visible.causal_from >= 0) return key <= visible.causal_from + query;
     if (visible.first == nullptr) return true;
@@ -181,7 +188,7 @@ std::vector<double> probabilities(const Attention& args, Compute compute, int64_
         if (!sees(args.visible, query, j)) continue;
         double dot = 0.0;
         for (int64_t d = 0; d < args.head_dim; ++d) {
-            const int64_t at = kv_head * args.kv_head_stride + j * args.kv_stride + d;
+            const int64_t at = args.layout().key_index(kv_head, j, d);
             dot += factor(q[d], compute) * factor(element(args.k, args.kv_dtype, at), compute);
         }
         const double logit = args.scale * dot + (args.key_bias != nullptr ? args.key_bias[j] : 0.0);
@@ -209,7 +216,7 @@ void attention(const Attention& args, Compute compute, float* out, int64_t out_s
                 double sum = 0.0;
                 for (int64_t j = 0; j < args.keys; ++j) {
                     if (!sees(args.visible, query, j)) continue;
-                    const int64_t at = kv_head * args.kv_head_stride + j * args.kv_stride + d;
+                    const int64_t at = args.layout().value_index(kv_head, j, d);
                     sum += p[static_cast<size_t>(j)] *
                            factor(element(args.v, args.kv_dtype, at), compute);
                 }
@@ -219,25 +226,37 @@ void attention(const Attention& args, Compute compute, float* out, int64_t out_s
     }
 }
 
-void attention_weights(const Attention& args, Compute compute, float* weights) {
-    for (int64_t head = 0; head < args.heads; ++head) {
-        for (int64_t query = 0; query < args.queries; ++query) {
-            const std::vector<double> p = probabilities(args, compute, query, head);
-            for (int64_t j = 0; j < args.keys; ++j) {
-                weights[(head * args.queries + query) * args.keys + j] =
-                    static_cast<float>(p[static_cast<size_t>(j)]);
+void attention_weights(const Attention& args, Compute compute, int64_t head, float* weights) {
+    for (int64_t query = 0; query < args.queries; ++query) {
+        const std::vector<double> p = probabilities(args, compute, query, head);
+        for (int64_t j = 0; j < args.keys; ++j) {
+            weights[query * args.keys + j] = static_cast<float>(p[static_cast<size_t>(j)]);
+        }
+    }
+}
+
+void store_keys(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
+                int64_t begin, void* keys) {
+    const int64_t padded = layout.key_rows() * layout.unit();
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t h = 0; h < layout.kv_heads; ++h) {
+            for (int64_t d = 0; d < padded; ++d) {
+                const float value =
+                    d < layout.head_dim ? x[r * x_stride + h * layout.head_dim + d] : 0.0f;
+                set_element(keys, layout.dtype, layout.key_index(h, begin + r, d), value);
             }
         }
     }
 }
 
-void split_heads(const float* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t head_dim,
-                 void* to, DType to_dtype, int64_t to_head_stride) {
-    for (int64_t h = 0; h < heads; ++h) {
-        for (int64_t r = 0; r < rows; ++r) {
-            auto* row = static_cast<std::byte*>(to) +
-                        (h * to_head_stride + r * head_dim) * dtype_size(to_dtype);
-            convert(x + r * x_stride + h * head_dim, DType::f32, row, to_dtype, head_dim);
+void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
+                  int64_t begin, void* values) {
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t h = 0; h < layout.kv_heads; ++h) {
+            for (int64_t d = 0; d < layout.head_dim; ++d) {
+                set_element(values, layout.dtype, layout.value_index(h, begin + r, d),
+                            x[r * x_stride + h * layout.head_dim + d]);
+            }
         }
     }
 }

@@ -44,11 +44,13 @@ void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
 /// implementation may round them). A logit of -inf is a key not seen.
 void attention(const Attention& args, Compute compute, float* out, int64_t out_stride);
 
-/// The p of `attention`: weights (heads, queries, keys).
-void attention_weights(const Attention& args, Compute compute, float* weights);
+/// The p of one head of `attention`: weights (queries, keys).
+void attention_weights(const Attention& args, Compute compute, int64_t head, float* weights);
 
-void split_heads(const float* x, int64_t rows, int64_t x_stride, int64_t heads, int64_t head_dim,
-                 void* to, DType to_dtype, int64_t to_head_stride);
+void store_keys(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
+                int64_t begin, void* keys);
+void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
+                  int64_t begin, void* values);
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
               float eps, float* out);
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,

@@ -19,14 +19,17 @@ bool is_packed(const CompressedScheme& scheme) {
     return scheme.format == Format::packed_int4;
 }
 
-/// An int-quantized or float-quantized layer has a scale; its weight alone gives it away as well.
+/// A quantised layer has a scale, and of int-quantized and float-quantized the type of its weight
+/// gives it away as well: so that the one that is missing is named.
 bool holds_quantised(const Checkpoint& checkpoint, const CompressedScheme& scheme,
                      const std::string& layer) {
-    if (is_packed(scheme)) return checkpoint.has(layer + ".weight_packed");
     const std::string weight = layer + ".weight";
-    if (!checkpoint.has(weight)) return false;
+    const bool scaled = checkpoint.has(layer + ".weight_scale");
+    if (is_packed(scheme))
+        return checkpoint.has(layer + ".weight_packed") || (scaled && !checkpoint.has(weight));
+    if (scaled || !checkpoint.has(weight)) return scaled;
     const std::optional<DType> dtype = checkpoint.info(weight).dtype;
-    return checkpoint.has(layer + ".weight_scale") || dtype == DType::i8 || dtype == DType::f8_e4m3;
+    return dtype == DType::i8 || dtype == DType::f8_e4m3;
 }
 
 /// weight_shape: two integers, I64 (as the writer's torch makes them) or I32.

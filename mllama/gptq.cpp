@@ -10,7 +10,9 @@ namespace mllama {
 std::optional<LayerShape> quantised_shape(const Checkpoint& checkpoint, const GptqConfig&,
                                           const std::string& layer) {
     const std::string name = layer + ".qweight";
-    if (!checkpoint.has(name)) return std::nullopt;
+    const bool without_numbers = checkpoint.has(layer + ".scales") &&
+                                 !checkpoint.has(layer + ".weight");  // the missing one is named
+    if (!checkpoint.has(name) && !without_numbers) return std::nullopt;
     const std::vector<int64_t>& shape = checkpoint.info(name).shape;
     if (shape.size() != 2) reject_tensor(checkpoint, name, "I32 (in_features / 8, out_features)");
     return LayerShape{shape[1], 8 * shape[0]};

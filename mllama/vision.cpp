@@ -188,14 +188,15 @@ void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config, Visibili
     {
         const Arena::Scope attention_scope(scratch);
         const DType kv_dtype = q_proj.compute == Compute::f32 ? DType::f32 : DType::bf16;
-        const Shape by_head{config.num_attention_heads, h.rows(), config.head_dim()};
-        KeysValues kv{scratch.take(by_head, kv_dtype), scratch.take(by_head, kv_dtype), h.rows()};
+        const KvLayout layout{config.num_attention_heads, config.head_dim(), kv_dtype};
+        KeysValues kv{scratch.take(KeysValues::key_shape(layout, h.rows()), kv_dtype),
+                      scratch.take(KeysValues::value_shape(layout, h.rows()), kv_dtype), h.rows()};
         Tensor q = scratch.take(h.shape());  // (positions, heads * head_dim); k, then v, before
         input_layernorm.forward(h, x);
         k_proj.forward(x, q);
-        ops::split_heads(q, kv.k, 0);
+        ops::store_keys(q, 0, kv.k);
         v_proj.forward(x, q);
-        ops::split_heads(q, kv.v, 0);
+        ops::store_values(q, 0, kv.v);
         q_proj.forward(x, q);
         const float scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim()));
         ops::attention(q, kv, {config.head_dim(), scale}, key_bias, visible, q_proj.compute, x);

@@ -5,23 +5,34 @@
 #include <cstring>
 
 namespace mllama {
+namespace {
+
+/// From this size on, memory comes in pages of 2 MiB: they are read faster, and a page that is not
+/// full is then a small part of it.
+constexpr int64_t huge_pages_from = int64_t{32} << 20;
+
+Tensor make_room(const Shape& shape, DType dtype) {
+    const int64_t bytes = shape.numel() * dtype_size(dtype);
+    const auto pages = bytes >= huge_pages_from ? Storage::Pages::huge : Storage::Pages::normal;
+    return {Storage::allocate(bytes, pages), 0, shape, dtype};
+}
+
+/// Copies the first `blocks` blocks.
+void copy_blocks(const Tensor& from, int64_t blocks, Tensor& to) {
+    if (blocks == 0) return;
+    const Tensor whole = from.rows(0, blocks);
+    std::memcpy(to.data(), whole.data(), static_cast<size_t>(whole.bytes()));
+}
+
+}  // namespace
 
 void KvCache::reserve(int64_t capacity) {
     if (capacity <= this->capacity()) return;
-    const int64_t before = this->capacity();
-    const int64_t key_bytes = head_dim_ * dtype_size(dtype_);
     // Both or none: what is there stays whole if there is not enough memory.
-    const Shape shape{kv_heads_, capacity, head_dim_};
-    Tensor more_keys = Tensor::empty(shape, dtype_), more_values = Tensor::empty(shape, dtype_);
-    const auto move = [&](const Tensor& from, Tensor& to) {
-        for (int64_t head = 0; head < kv_heads_ && length_ > 0; ++head) {
-            std::memcpy(static_cast<std::byte*>(to.data()) + head * capacity * key_bytes,
-                        static_cast<const std::byte*>(from.data()) + head * before * key_bytes,
-                        static_cast<size_t>(length_ * key_bytes));
-        }
-    };
-    move(keys_, more_keys);
-    move(values_, more_values);
+    Tensor more_keys = make_room(KeysValues::key_shape(layout_, capacity), layout_.dtype);
+    Tensor more_values = make_room(KeysValues::value_shape(layout_, capacity), layout_.dtype);
+    copy_blocks(keys_, KvLayout::blocks(length_), more_keys);
+    copy_blocks(values_, KvLayout::blocks(length_), more_values);
     keys_ = more_keys;
     values_ = more_values;
 }
@@ -30,8 +41,9 @@ void KvCache::append(const Tensor& k, const Tensor& v) {
     assert(k.cols() == width() && v.cols() == width() && k.rows() == v.rows());
     const int64_t end = length_ + k.rows();
     if (end > capacity()) reserve(std::max(end, 2 * capacity()));
-    ops::split_heads(k, keys_, length_);
-    ops::split_heads(v, values_, length_);
+    if (k.rows() == 0) return;
+    ops::store_keys(k, length_, keys_);
+    ops::store_values(v, length_, values_);
     length_ = end;
 }
 

@@ -5,17 +5,15 @@
 
 namespace mllama {
 
-/// Head by head, (kv_heads, capacity, head_dim): attention goes over the keys of one head at a
-/// time, and finds them side by side in memory.
+/// They lie as attention reads them, in blocks of 64 keys (kernels/kv_layout.h).
 class KvCache {
   public:
     KvCache() = default;
     /// Of element type f32, bf16 or f16. Empty; room is made by reserve.
-    KvCache(int64_t kv_heads, int64_t head_dim, DType dtype)
-        : kv_heads_(kv_heads), head_dim_(head_dim), dtype_(dtype) {}
+    KvCache(int64_t kv_heads, int64_t head_dim, DType dtype) : layout_{kv_heads, head_dim, dtype} {}
 
-    /// Makes room for `capacity` keys in all, keeping what is there. Memory is touched only as keys
-    /// arrive.
+    /// Makes room for at least `capacity` keys in all, keeping what is there. Memory is touched only
+    /// as keys arrive.
     void reserve(int64_t capacity);
 
     /// k, v (keys, kv_heads * head_dim) f32, rounded to the cache's type. Makes room if there is
@@ -26,19 +24,22 @@ class KvCache {
     void truncate(int64_t length);
 
     [[nodiscard]] int64_t length() const { return length_; }
-    [[nodiscard]] int64_t width() const { return kv_heads_ * head_dim_; }
+    [[nodiscard]] int64_t width() const { return layout_.kv_heads * layout_.head_dim; }
     /// Bytes of the keys and values that are there.
-    [[nodiscard]] int64_t bytes() const { return 2 * length_ * width() * dtype_size(dtype_); }
-    [[nodiscard]] int64_t capacity() const { return keys_.defined() ? keys_.dim(1) : 0; }
+    [[nodiscard]] int64_t bytes() const {
+        return 2 * length_ * width() * dtype_size(layout_.dtype);
+    }
+    /// Keys that there is room for: whole blocks.
+    [[nodiscard]] int64_t capacity() const {
+        return keys_.defined() ? keys_.dim(0) * KvLayout::block : 0;
+    }
     [[nodiscard]] KeysValues keys_values() const { return {keys_, values_, length_}; }
 
   private:
-    int64_t kv_heads_ = 0;
-    int64_t head_dim_ = 0;
-    DType dtype_ = DType::f32;
+    KvLayout layout_;
     int64_t length_ = 0;
-    Tensor keys_;    // (kv_heads, capacity, head_dim)
-    Tensor values_;  // (kv_heads, capacity, head_dim)
+    Tensor keys_;    // (blocks, kv_heads, key_rows, block, unit)
+    Tensor values_;  // (blocks, kv_heads, value_parts, value_rows, part_width, unit)
 };
 
 }  // namespace mllama

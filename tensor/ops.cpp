@@ -24,6 +24,16 @@ Visibility KeyVisibility::of_queries(int64_t begin, int64_t end) const {
     return {first_.data() + begin, ranges_.data(), -1};
 }
 
+Shape KeysValues::key_shape(const KvLayout& layout, int64_t keys) {
+    return {KvLayout::blocks(keys), layout.kv_heads, layout.key_rows(), KvLayout::block,
+            layout.unit()};
+}
+
+Shape KeysValues::value_shape(const KvLayout& layout, int64_t keys) {
+    return {KvLayout::blocks(keys), layout.kv_heads,     layout.value_parts(),
+            layout.value_rows(),    layout.part_width(), layout.unit()};
+}
+
 namespace ops {
 namespace {
 
@@ -43,24 +53,21 @@ const float* data_or_null(const Tensor& x) {
 /// The arguments that attention and attention_weights share.
 cpu::Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                               const Tensor& key_bias, Visibility visible) {
-    const Tensor& k = kv.k;
-    const bool head_by_head = k.rank() == 3;
-    assert(is_f32(q) && is_float(k.dtype()) && q.cols() % shape.head_dim == 0);
-    assert(head_by_head ? k.dim(1) >= kv.keys && k.dim(2) == shape.head_dim
-                        : k.rows() == kv.keys && k.cols() % shape.head_dim == 0);
+    const KvLayout layout{kv.k.dim(1), shape.head_dim, kv.k.dtype()};
+    assert(is_f32(q) && is_float(layout.dtype) && q.cols() % shape.head_dim == 0);
+    assert(kv.k.dim(0) * KvLayout::block >= kv.keys && kv.k.contiguous());
+    assert(kv.k.shape() == KeysValues::key_shape(layout, kv.k.dim(0) * KvLayout::block));
     assert(is_vector_or_none(key_bias, kv.keys));
     cpu::Attention args;
     args.q = q.data<float>();
-    args.k = k.data();
-    args.kv_dtype = k.dtype();
+    args.k = kv.k.data();
+    args.kv_dtype = layout.dtype;
     args.queries = q.rows();
     args.keys = kv.keys;
     args.heads = q.cols() / shape.head_dim;
-    args.kv_heads = head_by_head ? k.dim(0) : k.cols() / shape.head_dim;
+    args.kv_heads = layout.kv_heads;
     args.head_dim = shape.head_dim;
     args.q_stride = q.row_stride();
-    args.kv_stride = k.row_stride();
-    args.kv_head_stride = head_by_head ? k.dim(1) * shape.head_dim : shape.head_dim;
     args.scale = shape.scale;
     args.key_bias = data_or_null(key_bias);
     args.visible = visible;
@@ -116,8 +123,8 @@ void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shap
                const Tensor& key_bias, Visibility visible, Compute compute, Tensor& out) {
     cpu::Attention args = attention_args(q, kv, shape, key_bias, visible);
     assert(is_f32(out) && out.rows() == q.rows() && out.cols() == q.cols());
-    assert(kv.v.dtype() == kv.k.dtype() && kv.v.shape() == kv.k.shape());
-    assert(kv.v.row_stride() == kv.k.row_stride());
+    assert(kv.v.dtype() == kv.k.dtype() && kv.v.contiguous());
+    assert(kv.v.shape() == KeysValues::value_shape(args.layout(), kv.k.dim(0) * KvLayout::block));
     args.v = kv.v.data();
     args.out = out.data<float>();
     args.out_stride = out.row_stride();
@@ -132,13 +139,20 @@ void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionSha
     cpu::attention_weights(args, weights.data<float>());
 }
 
-void split_heads(const Tensor& x, Tensor& to, int64_t begin) {
-    assert(is_f32(x) && is_float(to.dtype()) && to.rank() == 3 && to.contiguous());
-    const int64_t heads = to.dim(0), capacity = to.dim(1), head_dim = to.dim(2);
-    assert(x.cols() == heads * head_dim && begin >= 0 && begin + x.rows() <= capacity);
-    auto* first = static_cast<std::byte*>(to.data()) + begin * head_dim * dtype_size(to.dtype());
-    cpu::split_heads(x.data<float>(), x.rows(), x.row_stride(), heads, head_dim, first, to.dtype(),
-                     capacity * head_dim);
+void store_keys(const Tensor& x, int64_t begin, Tensor& to) {
+    assert(to.rank() == 5 && to.contiguous() && is_f32(x) && is_float(to.dtype()));
+    const KvLayout layout{to.dim(1), x.cols() / to.dim(1), to.dtype()};
+    assert(to.shape() == KeysValues::key_shape(layout, to.dim(0) * KvLayout::block));
+    assert(begin >= 0 && begin + x.rows() <= to.dim(0) * KvLayout::block);
+    cpu::store_keys(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data());
+}
+
+void store_values(const Tensor& x, int64_t begin, Tensor& to) {
+    assert(to.rank() == 6 && to.contiguous() && is_f32(x) && is_float(to.dtype()));
+    const KvLayout layout{to.dim(1), x.cols() / to.dim(1), to.dtype()};
+    assert(to.shape() == KeysValues::value_shape(layout, to.dim(0) * KvLayout::block));
+    assert(begin >= 0 && begin + x.rows() <= to.dim(0) * KvLayout::block);
+    cpu::store_values(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data());
 }
 
 void gated(Tensor& gate, const Tensor& up, Activation activation) {

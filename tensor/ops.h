@@ -53,14 +53,16 @@ class KeyVisibility {
     std::vector<KeyRange> ranges_;
 };
 
-/// Keys and values of attention: side by side as a projection makes them, k and v (keys, kv_heads *
-/// head_dim); or head by head as a cache keeps them, (kv_heads, capacity, head_dim), of which the
-/// first `keys` are there.
+/// Keys and values of attention, of which the first `keys` are there, as kernels/kv_layout.h says: k
+/// (blocks, kv_heads, key_rows, block, unit), v
+/// (blocks, kv_heads, value_parts, value_rows, part_width, unit).
 struct KeysValues {
     Tensor k, v;
     int64_t keys = 0;
 
-    static KeysValues side_by_side(const Tensor& k, const Tensor& v) { return {k, v, k.rows()}; }
+    /// The shapes of k and v for so many keys.
+    static Shape key_shape(const KvLayout& layout, int64_t keys);
+    static Shape value_shape(const KvLayout& layout, int64_t keys);
 };
 
 namespace ops {
@@ -100,9 +102,10 @@ void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shap
 void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                        const Tensor& key_bias, Visibility visible, Tensor& weights);
 
-/// x (rows, heads * head_dim) f32 -> to[h, begin + r] = x[r, h], to (heads, capacity, head_dim)
-/// f32, bf16 or f16.
-void split_heads(const Tensor& x, Tensor& to, int64_t begin);
+/// Stores the keys or values begin, begin + 1, ... of a sequence, rounded to the type of `to`: x
+/// (rows, kv_heads * head_dim) f32; to as in KeysValues.
+void store_keys(const Tensor& x, int64_t begin, Tensor& to);
+void store_values(const Tensor& x, int64_t begin, Tensor& to);
 
 /// gate = activation(gate) * up, in place; both (rows, width) f32.
 void gated(Tensor& gate, const Tensor& up, Activation activation);

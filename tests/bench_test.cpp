@@ -109,9 +109,9 @@ TEST_CASE("bench_random_weights_are_the_same_every_time_and_normal") {
     const RandomWeights weights(config, DType::f32);
     const std::vector<int64_t> shape = {700, 611};
     const Tensor w = weights.tensor("a.weight", shape);
-    const Tensor again = RandomWeights(config, DType::f32).get("a.weight", shape);
+    const Tensor again = RandomWeights(config, DType::f32).tensor("a.weight", shape);
     const Tensor other = weights.tensor("b.weight", shape);
-    const Tensor other_seed = RandomWeights(config, DType::f32, 2).get("a.weight", shape);
+    const Tensor other_seed = RandomWeights(config, DType::f32, 2).tensor("a.weight", shape);
     int64_t as_other = 0, as_other_seed = 0;
     double sum = 0, squares = 0, neighbours = 0, beyond_two = 0;
     for (int64_t i = 0; i < w.numel(); ++i) {
@@ -132,7 +132,7 @@ TEST_CASE("bench_random_weights_are_the_same_every_time_and_normal") {
     CHECK(std::abs(beyond_two / n - 0.0455) < 0.002);
     CHECK(as_other < w.numel() / 500);
     CHECK(as_other_seed < w.numel() / 500);
-    const Tensor bf16 = RandomWeights(config, DType::bf16).get("a.weight", shape);
+    const Tensor bf16 = RandomWeights(config, DType::bf16).tensor("a.weight", shape);
     for (int64_t i = 0; i < w.numel(); ++i)
         REQUIRE(bf16.data<uint16_t>()[i] == f32_to_bf16(w.data<float>()[i]));
 }

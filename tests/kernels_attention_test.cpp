@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cpu_ops.h"
+#include "kernels/kv_layout.h"
 #include "kernels/reference.h"
 #include "tests/compare.h"
 
@@ -22,11 +23,16 @@ struct Shape {
     int64_t queries, keys, heads, kv_heads, head_dim;
 };
 
-/// Random q, k and v of a shape, with gaps between the rows, and a mask.
+/// Keys or values in units, behind which there is no number.
+std::vector<uint32_t> not_numbers(int64_t units) {
+    return std::vector<uint32_t>(static_cast<size_t>(units), 0xFFFFFFFFu);
+}
+
+/// Random q, k and v of a shape, with gaps between the rows of q, and a mask.
 struct Problem {
     Shape shape;
     std::vector<float> q;
-    Typed k, v;
+    std::vector<uint32_t> k, v;
     std::vector<float> key_bias;
     std::vector<int64_t> first;
     std::vector<KeyRange> ranges;
@@ -35,9 +41,15 @@ struct Problem {
     Problem(const Shape& s, DType dtype, float logits = 1.0f)
         : shape(s),
           q(Numbers(1).floats(s.queries * (s.heads * s.head_dim + 1), -logits, logits)),
-          k(Numbers(2).floats(s.keys * (s.kv_heads * s.head_dim + 3)), dtype),
-          v(Numbers(3).floats(s.keys * (s.kv_heads * s.head_dim + 3)), dtype),
           key_bias(Numbers(4).floats(s.keys)) {
+        const KvLayout layout{s.kv_heads, s.head_dim, dtype};
+        const int64_t blocks = KvLayout::blocks(s.keys), width = s.kv_heads * s.head_dim;
+        k = not_numbers(blocks * s.kv_heads * layout.key_units());
+        v = not_numbers(blocks * s.kv_heads * layout.value_units());
+        const std::vector<float> key_rows = Numbers(2).floats(s.keys * width);
+        const std::vector<float> value_rows = Numbers(3).floats(s.keys * width);
+        reference::store_keys(key_rows.data(), s.keys, width, layout, 0, k.data());
+        reference::store_values(value_rows.data(), s.keys, width, layout, 0, v.data());
         args.q = q.data();
         args.k = k.data();
         args.v = v.data();
@@ -48,8 +60,6 @@ struct Problem {
         args.kv_heads = s.kv_heads;
         args.head_dim = s.head_dim;
         args.q_stride = s.heads * s.head_dim + 1;
-        args.kv_stride = s.kv_heads * s.head_dim + 3;
-        args.kv_head_stride = s.head_dim;
         args.out_stride = s.heads * s.head_dim + 2;
         args.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
     }
@@ -64,29 +74,6 @@ struct Problem {
 
     /// The same mask as a rule.
     void causal_rule() { args.visible = {nullptr, nullptr, shape.keys - shape.queries}; }
-
-    /// The same keys and values head by head, as a cache keeps them, with room for more.
-    void head_by_head() {
-        const int64_t capacity = shape.keys + 5;
-        for (Typed* x : {&k, &v}) {
-            std::vector<float> by_head(
-                static_cast<size_t>(shape.kv_heads * capacity * shape.head_dim));
-            for (int64_t h = 0; h < shape.kv_heads; ++h) {
-                for (int64_t j = 0; j < shape.keys; ++j) {
-                    for (int64_t d = 0; d < shape.head_dim; ++d) {
-                        const int64_t from = j * args.kv_stride + h * args.kv_head_stride + d;
-                        by_head[static_cast<size_t>((h * capacity + j) * shape.head_dim + d)] =
-                            static_cast<float>(reference::element(x->data(), args.kv_dtype, from));
-                    }
-                }
-            }
-            *x = Typed(by_head, args.kv_dtype);
-        }
-        args.k = k.data();
-        args.v = v.data();
-        args.kv_stride = shape.head_dim;
-        args.kv_head_stride = capacity * shape.head_dim;
-    }
 
     /// Any sorted disjoint ranges, also none, and some of whole chunks.
     void random_mask() {
@@ -205,25 +192,6 @@ TEST_CASE("attention_causal_rule_equals_causal_ranges_bit_for_bit") {
             check(problem, compute);
             cpu::attention(problem.part(0, 70, rule.data()), compute);
             CHECK(compare_bits(rule, ranges) == "");
-        }
-    });
-}
-
-TEST_CASE("attention_keys_head_by_head_equal_keys_side_by_side_bit_for_bit") {
-    for_each_table([] {
-        for (const Compute compute : computes) {
-            for (const DType type : types) {
-                for (const int64_t queries : {1, 2, 40}) {
-                    Problem problem({queries, 1300, 6, 3, 24}, type);
-                    problem.causal_rule();
-                    std::vector<float> rows = problem.empty_output(), heads = rows;
-                    cpu::attention(problem.part(0, queries, rows.data()), compute);
-                    problem.head_by_head();
-                    check(problem, compute);
-                    cpu::attention(problem.part(0, queries, heads.data()), compute);
-                    CHECK(compare_bits(heads, rows) == "");
-                }
-            }
         }
     });
 }
@@ -352,7 +320,10 @@ TEST_CASE("attention_weights_match_reference") {
     problem.args.key_bias = problem.key_bias.data();
     std::vector<float> found(7 * 50 * 6), expected = found;
     cpu::attention_weights(problem.args, found.data());
-    reference::attention_weights(problem.args, Compute::f32, expected.data());
+    for (int64_t head = 0; head < 6; ++head) {
+        reference::attention_weights(problem.args, Compute::f32, head,
+                                     expected.data() + head * 7 * 50);
+    }
     CHECK(compare(found, expected, {0.0, unit_roundoff}) == "");
     for (int64_t row = 0; row < 6 * 7; ++row) {
         double sum = 0.0;

@@ -320,28 +320,6 @@ TEST_CASE("convert_any_size_writes_only_its_elements") {
     });
 }
 
-TEST_CASE("split_heads_of_every_type_matches_reference_and_leaves_gaps") {
-    for_each_table([] {
-        for (const DType type : types) {
-            for (const auto& [rows, heads, head_dim] :
-                 {std::array<int64_t, 3>{1, 1, 1}, {3, 2, 7}, {130, 3, 80}, {0, 2, 4}}) {
-                const int64_t x_stride = heads * head_dim + 3, head_stride = (rows + 2) * head_dim;
-                const std::vector<float> x = Numbers(1).floats(rows * x_stride);
-                Typed found(std::vector<float>(static_cast<size_t>(heads * head_stride), 7.0f),
-                            type),
-                    expected = found;
-                cpu::split_heads(x.data(), rows, x_stride, heads, head_dim, found.data(), type,
-                                 head_stride);
-                reference::split_heads(x.data(), rows, x_stride, heads, head_dim, expected.data(),
-                                       type, head_stride);
-                for (int64_t i = 0; i < heads * head_stride; ++i) {
-                    CHECK(same_number(found, expected, i));
-                }
-            }
-        }
-    });
-}
-
 TEST_CASE("row_operations_do_not_depend_on_threads_bit_for_bit") {
     const int before = cpu::threads();
     for_each_table([] {

@@ -96,24 +96,22 @@ struct AttentionProblem {
     std::string what;
     int64_t queries, keys, heads, kv_heads, head_dim;
     Visibility visible;
-    bool cached;  ///< keys and values lie as a cache keeps them
 };
 
 /// What the reference makes of one query.
-std::vector<float> reference_query(const AttentionProblem& p, const Tensor& q, const Tensor& k,
-                                   const Tensor& v, int64_t query, Compute compute) {
+std::vector<float> reference_query(const AttentionProblem& p, const Tensor& q, const KeysValues& kv,
+                                   int64_t query, Compute compute) {
     cpu::Attention args;
     args.q = q.data<float>() + query * q.cols();
-    args.k = k.data();
-    args.v = v.data();
+    args.k = kv.k.data();
+    args.v = kv.v.data();
+    args.kv_dtype = kv.k.dtype();
     args.queries = 1;
     args.keys = p.keys;
     args.heads = p.heads;
     args.kv_heads = p.kv_heads;
     args.head_dim = p.head_dim;
     args.q_stride = q.cols();
-    args.kv_stride = k.cols();
-    args.kv_head_stride = p.head_dim;
     args.scale = 1.0f / std::sqrt(static_cast<float>(p.head_dim));
     args.visible = p.visible;
     if (args.visible.first) args.visible.first += query;
@@ -128,19 +126,16 @@ Checked check_attention(const AttentionProblem& p, Compute compute, const Checke
     const Tensor k = random_rows(p.keys, p.kv_heads * p.head_dim, 8);
     const Tensor v = random_rows(p.keys, p.kv_heads * p.head_dim, 9);
     Tensor out = Tensor::empty(q.shape(), DType::f32);
-    if (p.cached) {
-        KvCache cache(p.kv_heads, p.head_dim, compute == Compute::bf16 ? DType::bf16 : DType::f32);
-        cache.append(k, v);
-        paths.attention(q, cache.keys_values(), p.head_dim, p.visible, compute, out);
-    } else {
-        paths.attention(q, KeysValues::side_by_side(k, v), p.head_dim, p.visible, compute, out);
-    }
+    KvCache cache(p.kv_heads, p.head_dim, compute == Compute::bf16 ? DType::bf16 : DType::f32);
+    cache.append(k, v);
+    const KeysValues kv = cache.keys_values();
+    paths.attention(q, kv, p.head_dim, p.visible, compute, out);
 
     const std::vector<int64_t> queries = sample(p.queries, 4, 10);
     std::vector<std::vector<float>> of_queries(queries.size());
     ops::parallel_for(static_cast<int64_t>(queries.size()), [&](int64_t i) {
         const auto at = static_cast<size_t>(i);
-        of_queries[at] = reference_query(p, q, k, v, queries[at], compute);
+        of_queries[at] = reference_query(p, q, kv, queries[at], compute);
     });
     std::vector<float> found, expected;
     for (size_t i = 0; i < queries.size(); ++i) {
@@ -239,11 +234,11 @@ std::vector<Checked> check_operations(const ModelConfig& config, DType stored, C
     const int64_t positions = tiles.tiles() * v.padded_patches();
     const AttentionProblem problems[] = {
         {"attention of a prompt", 300, 700, t.num_attention_heads, t.num_key_value_heads,
-         t.head_dim(), causal(400), true},
+         t.head_dim(), causal(400)},
         {"attention of a token", 1, 2050, t.num_attention_heads, t.num_key_value_heads,
-         t.head_dim(), causal(2049), true},
+         t.head_dim(), causal(2049)},
         {"attention of tiles", positions, positions, v.num_attention_heads, v.num_attention_heads,
-         v.head_dim(), in_tiles.of_all(), false}};
+         v.head_dim(), in_tiles.of_all()}};
     for (const AttentionProblem& problem : problems) {
         progress(problem.what);
         all.push_back(check_attention(problem, compute, paths));

@@ -20,18 +20,22 @@ Rows attend(const Rows& q, const Rows& k, const Rows& v, int64_t head_dim, Visib
     Rows out(q.count, q.width);
     cpu::Attention args;
     args.q = q.values.data();
-    args.k = k.values.data();
-    args.v = v.values.data();
     args.queries = q.count;
     args.keys = k.count;
     args.heads = q.width / head_dim;
     args.kv_heads = k.width / head_dim;
     args.head_dim = head_dim;
     args.q_stride = q.width;
-    args.kv_stride = k.width;
-    args.kv_head_stride = head_dim;
     args.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
     args.visible = visible;
+    const KvLayout layout = args.layout();
+    const int64_t heads = KvLayout::blocks(k.count) * layout.kv_heads;  // of all blocks
+    std::vector<float> keys(static_cast<size_t>(heads * layout.key_units()));
+    std::vector<float> values(static_cast<size_t>(heads * layout.value_units()));
+    reference::store_keys(k.values.data(), k.count, k.width, layout, 0, keys.data());
+    reference::store_values(v.values.data(), v.count, v.width, layout, 0, values.data());
+    args.k = keys.data();
+    args.v = values.data();
     reference::attention(args, compute, out.values.data(), out.width);
     return out;
 }

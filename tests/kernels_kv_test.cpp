@@ -1,0 +1,150 @@
+// Storing keys and values in units: every table against the reference, and the layout itself.
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cstring>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu_ops.h"
+#include "kernels/kv_layout.h"
+#include "kernels/reference.h"
+#include "tests/compare.h"
+
+namespace mllama::test {
+namespace {
+
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
+constexpr int64_t head_dims[] = {1, 2, 7, 16, 63, 80, 128, 130};
+
+/// Memory for `keys` keys or values, filled with a pattern that is no number of any float type.
+std::vector<uint32_t> memory_of(const KvLayout& layout, int64_t units_of_a_head, int64_t keys) {
+    const int64_t heads = KvLayout::blocks(keys) * layout.kv_heads;
+    return std::vector<uint32_t>(static_cast<size_t>(heads * units_of_a_head), 0xFFFFFFFFu);
+}
+
+/// The elements (keys, kv_heads, head_dim) that `index` finds.
+template <class Index>
+std::vector<float> elements_of(const std::vector<uint32_t>& memory, const KvLayout& layout,
+                               int64_t keys, const Index& index) {
+    std::vector<float> all;
+    for (int64_t key = 0; key < keys; ++key) {
+        for (int64_t head = 0; head < layout.kv_heads; ++head) {
+            for (int64_t d = 0; d < layout.head_dim; ++d) {
+                all.push_back(static_cast<float>(
+                    reference::element(memory.data(), layout.dtype, index(head, key, d))));
+            }
+        }
+    }
+    return all;
+}
+
+std::vector<float> keys_in(const std::vector<uint32_t>& memory, const KvLayout& layout,
+                           int64_t keys) {
+    return elements_of(memory, layout, keys, [&](int64_t head, int64_t key, int64_t d) {
+        return layout.key_index(head, key, d);
+    });
+}
+
+std::vector<float> values_in(const std::vector<uint32_t>& memory, const KvLayout& layout,
+                             int64_t keys) {
+    return elements_of(memory, layout, keys, [&](int64_t head, int64_t key, int64_t d) {
+        return layout.value_index(head, key, d);
+    });
+}
+
+}  // namespace
+
+TEST_CASE("kv_layout_gives_every_element_a_place_of_its_own_within_its_block") {
+    for (const DType type : types) {
+        for (const int64_t head_dim : head_dims) {
+            const KvLayout layout{3, head_dim, type};
+            const int64_t keys = 150, blocks = KvLayout::blocks(keys);
+            std::set<int64_t> of_keys, of_values;
+            for (int64_t head = 0; head < 3; ++head) {
+                for (int64_t key = 0; key < keys; ++key) {
+                    for (int64_t d = 0; d < head_dim; ++d) {
+                        of_keys.insert(layout.key_index(head, key, d));
+                        of_values.insert(layout.value_index(head, key, d));
+                    }
+                }
+            }
+            CHECK(blocks == 3);
+            CHECK(static_cast<int64_t>(of_keys.size()) == 3 * keys * head_dim);
+            CHECK(static_cast<int64_t>(of_values.size()) == 3 * keys * head_dim);
+            CHECK(*of_keys.rbegin() < blocks * 3 * layout.key_units() * layout.unit());
+            CHECK(*of_values.rbegin() < blocks * 3 * layout.value_units() * layout.unit());
+        }
+    }
+}
+
+TEST_CASE("kv_units_hold_neighbours_of_the_dimension_that_is_summed") {
+    const KvLayout layout{1, 8, DType::bf16};
+    CHECK(layout.key_index(0, 5, 6) + 1 == layout.key_index(0, 5, 7));
+    CHECK(layout.key_index(0, 5, 6) + 2 == layout.key_index(0, 6, 6));
+    CHECK(layout.value_index(0, 6, 5) + 1 == layout.value_index(0, 7, 5));
+    CHECK(layout.value_index(0, 6, 5) + 2 == layout.value_index(0, 6, 6));
+}
+
+TEST_CASE("kv_stored_piece_by_piece_by_every_table_matches_reference") {
+    for_each_table([] {
+        for (const DType type : types) {
+            for (const int64_t head_dim : head_dims) {
+                const KvLayout layout{3, head_dim, type};
+                const int64_t width = 3 * head_dim, x_stride = width + 3;
+                const std::array<int64_t, 9> pieces{1, 1, 3, 0, 2, 63, 17, 130, 5};
+                int64_t total = 0;
+                for (const int64_t piece : pieces) total += piece;
+                const std::vector<float> x = Numbers(1).floats(total * x_stride);
+                auto k = memory_of(layout, layout.key_units(), total), expected_k = k;
+                auto v = memory_of(layout, layout.value_units(), total), expected_v = v;
+                reference::store_keys(x.data(), total, x_stride, layout, 0, expected_k.data());
+                reference::store_values(x.data(), total, x_stride, layout, 0, expected_v.data());
+                int64_t begin = 0;
+                for (const int64_t piece : pieces) {
+                    const float* rows = x.data() + begin * x_stride;
+                    cpu::store_keys(rows, piece, x_stride, layout, begin, k.data());
+                    cpu::store_values(rows, piece, x_stride, layout, begin, v.data());
+                    begin += piece;
+                }
+                CAPTURE(std::string(dtype_name(type)));
+                CAPTURE(head_dim);
+                CHECK(k == expected_k);  // and nothing else is written
+                CHECK(compare_bits(values_in(v, layout, total),
+                                   values_in(expected_v, layout, total)) == "");
+            }
+        }
+    });
+}
+
+TEST_CASE("kv_reference_stores_the_rows_rounded_to_the_type") {
+    for (const DType type : types) {
+        const KvLayout layout{2, 5, type};
+        const std::vector<float> x = Numbers(2).floats(70 * 10);
+        const Typed rounded(x, type);
+        std::vector<float> expected;
+        for (int64_t i = 0; i < 700; ++i)
+            expected.push_back(static_cast<float>(reference::element(rounded.data(), type, i)));
+        auto k = memory_of(layout, layout.key_units(), 70);
+        auto v = memory_of(layout, layout.value_units(), 70);
+        reference::store_keys(x.data(), 70, 10, layout, 0, k.data());
+        reference::store_values(x.data(), 70, 10, layout, 0, v.data());
+        CHECK(compare_bits(keys_in(k, layout, 70), expected) == "");
+        CHECK(compare_bits(values_in(v, layout, 70), expected) == "");
+    }
+}
+
+TEST_CASE("kv_value_behind_the_last_in_a_unit_is_zero_when_stored") {
+    for_each_table([] {
+        const KvLayout layout{1, 20, DType::bf16};
+        const std::vector<float> x = Numbers(3).floats(3 * 20);
+        auto v = memory_of(layout, layout.value_units(), 4);
+        cpu::store_values(x.data(), 3, 20, layout, 0, v.data());
+        for (int64_t d = 0; d < 20; ++d) {
+            CHECK(reference::element(v.data(), DType::bf16, layout.value_index(0, 3, d)) == 0.0);
+        }
+    });
+}
+
+}  // namespace mllama::test
