@@ -228,6 +228,34 @@ TEST_CASE("quantised_directory_is_not_quantised_again") {
     CHECK(folder.entries() == 1);
 }
 
+TEST_CASE("quantised_directory_of_layers_without_columns_is_written") {
+    const TemporaryDirectory folder;
+    const std::string from = copy_of_golden(folder, "a_published");
+    const std::string name = "language_model.model.layers.1.mlp.up_proj.weight";
+    fs::remove(from + "/model.safetensors");
+    write_safetensors(from + "/model.safetensors", {{name, Tensor::empty({3, 0}, DType::f32)}});
+    quantise_checkpoint(from, folder.file("int8"), int8_everywhere(), {}, {});
+    quantise_checkpoint(from, folder.file("int4"), int4_text(32), {}, {});
+    CHECK(open_checkpoint(folder.file("int8")).info(name).shape == std::vector<int64_t>{3, 0});
+    CHECK(open_checkpoint(folder.file("int4")).has(name + "_packed"));
+}
+
+TEST_CASE("quantised_directory_of_layers_that_are_no_matrices_is_refused") {
+    const TemporaryDirectory folder;
+    const std::string from = copy_of_golden(folder, "a_published");
+    const std::string name = "language_model.model.layers.1.mlp.up_proj.weight";
+    for (const Tensor& wrong :
+         {Tensor::zeros({4}, DType::f32), Tensor::zeros({2, 2, 2}, DType::f32),
+          Tensor::zeros({2, 2}, DType::i32), Tensor::zeros(Shape{}, DType::f32)}) {
+        write_safetensors(from + "/model.safetensors", {{name, wrong}});
+        CHECK(holds_all(error_of_writing(from, folder.file("q")),
+                        {"model.safetensors", name, "a matrix of F32, BF16 or F16"}));
+    }
+    write_safetensors(from + "/model.safetensors", {{"other", Tensor::zeros({2, 2}, DType::f32)}});
+    CHECK(holds_all(error_of_writing(from, folder.file("q")), {from, "layers to quantise"}));
+    CHECK(folder.entries() == 1);
+}
+
 TEST_CASE("quantisation_at_load_of_another_format_names_the_layer") {
     const TemporaryDirectory folder;
     quantise_checkpoint(golden("a_published"), folder.file("q"), int4_text(128), {}, {});
