@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iostream>
 #include <limits>
+#include <span>
 
 #include "apps/bench/check.h"
 #include "apps/bench/model.h"
@@ -127,13 +128,25 @@ std::string checked_text(const std::vector<Checked>& checked) {
     return text;
 }
 
+/// The weights that a token reads, where they lie.
+std::vector<cpu::MemoryPart> weights_of_a_token(const Model& model, bool with_images) {
+    std::vector<cpu::MemoryPart> parts;
+    const auto add = [&](const Linear& layer) {
+        parts.push_back({layer.weight.data.data(), layer.weight.data.bytes()});
+    };
+    model.text().for_each_linear(with_images, add);
+    add(model.text().lm_head());
+    return parts;
+}
+
 /// Runs every workload `repeats` times, in turns, so that a bad moment of the machine meets each
 /// once at most; the limits are measured before and after every run.
-void time_all(const std::vector<Workload>& workloads, int64_t repeats, ProgressLine& progress,
+void time_all(const std::vector<Workload>& workloads, int64_t repeats,
+              std::span<const cpu::MemoryPart> weights, ProgressLine& progress,
               BenchReport& report) {
     const cpu::LimitProbe probe(cpu::LimitProbe::default_bytes());
     for (const Workload& workload : workloads) {
-        report.rows.push_back({&workload, {}, {}});
+        report.rows.push_back({&workload, {}, {}, 0});
         report.rows.back().run.seconds = std::numeric_limits<double>::infinity();
     }
     const int64_t all = repeats * static_cast<int64_t>(workloads.size());
@@ -144,10 +157,13 @@ void time_all(const std::vector<Workload>& workloads, int64_t repeats, ProgressL
             progress.update(row.workload->label, ++done, all);
             const cpu::Limits before = report.limits.back();
             const BenchRun run = row.workload->run();
+            const bool decode = row.workload->kind == Workload::Kind::decode;
+            const double read = decode ? cpu::read_gb_s(weights) : 0;
             report.limits.push_back(probe.measure());
             if (run.seconds >= row.run.seconds) continue;
             row.run = run;
             row.limits = cpu::best(before, report.limits.back());
+            row.weights_read_gb_s = read;
         }
     }
 }
@@ -184,7 +200,8 @@ void run(const Arguments& arguments) {
 
     Workloads workloads(model, plan);
     const std::vector<Workload> list = workloads.list(report.notes);
-    time_all(list, arguments.repeats, progress, report);
+    time_all(list, arguments.repeats, weights_of_a_token(model, arguments.images > 0), progress,
+             report);
     progress.finish("");
     report.anonymous_mb = anonymous_mb();
     std::cout << (arguments.json ? to_json(report).dump() + "\n" : table_text(report));

@@ -91,6 +91,7 @@ class TextModel {
     /// Calls visit for the linear layers that a token goes through, with or without a picture;
     /// lm_head apart. (Cross-attention has its keys and values already.)
     void for_each_linear(bool with_image, const std::function<void(const Linear&)>& visit) const;
+    [[nodiscard]] const Linear& lm_head() const { return lm_head_; }
     /// Bytes of weights that one token of decoding reads, with or without a picture.
     [[nodiscard]] int64_t bytes_per_token(bool with_image) const;
     /// Multiply-adds of the linear layers of one row, with or without a picture; lm_head apart.

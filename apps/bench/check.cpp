@@ -220,7 +220,10 @@ double check_close(const std::string& what, std::span<const float> found,
 CheckedPaths CheckedPaths::ops() {
     CheckedPaths paths;
     paths.linear = [](const Tensor& x, const Weight& w, Compute compute, Tensor& out) {
-        Linear{w, {}, compute}.forward(x, out);
+        Linear layer;
+        layer.weight = w;
+        layer.compute = compute;
+        layer.forward(x, out);
     };
     paths.attention = [](const Tensor& q, const KeysValues& kv, int64_t head_dim,
                          Visibility visible, Compute compute, Tensor& out) {

@@ -95,6 +95,7 @@ OrderedJson row_json(const BenchRow& row, const BenchReport& report, const cpu::
     json["limit"] = limit_of(kind, report, row.limits);
     json["share"] = nullptr;
     json["share_of_best_limit"] = nullptr;
+    if (kind == Kind::decode) json["weights_read_gb_s"] = row.weights_read_gb_s;
     if (const std::optional<double> share = share_of_limit(row, report)) {
         json["share"] = *share;
         json["share_of_best_limit"] = rate_of(row) / limit_of(kind, report, best);
@@ -120,8 +121,13 @@ std::string row_text(const BenchRow& row, const BenchReport& report) {
     text += format("%10.1f %-8s", rate_of(row), decode ? "GB/s" : "GFLOP/s");
     const std::optional<double> share = share_of_limit(row, report);
     if (!share) return text + "   (in the caches)\n";
-    return text + format("%5.0f%% of %.1f\n", 100 * *share,
-                         limit_of(row.workload->kind, report, row.limits));
+    text +=
+        format("%5.0f%% of %.1f", 100 * *share, limit_of(row.workload->kind, report, row.limits));
+    if (decode) {
+        text += format(", %.0f%% of a plain read of the weights",
+                       100 * rate_of(row) / row.weights_read_gb_s);
+    }
+    return text + "\n";
 }
 
 /// The same decoding of one sequence.

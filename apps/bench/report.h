@@ -17,6 +17,7 @@ struct BenchRow {
     const Workload* workload = nullptr;
     BenchRun run;
     cpu::Limits limits;
+    double weights_read_gb_s = 0;  ///< decode: a plain read of the weights themselves, meanwhile
 };
 
 struct BenchReport {
