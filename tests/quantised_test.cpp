@@ -85,6 +85,15 @@ TEST_CASE("quantised_variants_that_mean_the_same_are_read") {
     CHECK(e.weight().coding == Coding::int4);
     e.tensors[".weight_scale"] = Tensor::zeros({rows, 2}, DType::bf16);
     CHECK(e.weight().scale.dtype() == DType::bf16);
+    // Zeros in bytes: -8 ... 7 of the rows are the nibbles 0 ... 15.
+    Example zeros = int4_with_zeros();
+    std::vector<int8_t> values;
+    for (int64_t i = 0; i < rows * 2; ++i) values.push_back(static_cast<int8_t>(i % 16 - 8));
+    zeros.tensors[".weight_zero_point"] = Tensor::from(values, {rows, 2});
+    const Tensor packed = zeros.weight().zero;
+    CHECK(packed.shape() == Shape{rows / 8, 2});
+    CHECK(packed.data<int32_t>()[0] == static_cast<int32_t>(0xECA86420u));
+    CHECK(packed.data<int32_t>()[5] == static_cast<int32_t>(0xFDB97531u));
     // An order that is none is dropped; one that was never set too; others are kept.
     std::vector<int32_t> in_order;
     for (int32_t i = 0; i < cols; ++i) in_order.push_back(i / 32);
