@@ -27,7 +27,7 @@ struct Linear {
     Tensor bias;                     ///< (out_features) f32, or undefined
     Compute compute = Compute::f32;  ///< what x and weight are rounded to for the products
 
-    std::shared_ptr<InputStatistic> statistic;  ///< usually none
+    std::shared_ptr<InputStatistic> statistic = nullptr;  ///< usually none
 
     [[nodiscard]] int64_t out_features() const { return weight.rows; }
     [[nodiscard]] int64_t in_features() const { return weight.cols; }
