@@ -158,7 +158,7 @@ void run(const Arguments& arguments) {
     ProgressLine progress;
     progress.update(arguments.random_weights ? "making weights" : "loading", 1, 1);
     const Stopwatch watch;
-    const Model model = load_model(arguments, config, options);
+    const Model model = load_model(arguments, config, with_progress(options, &progress));
     report.load_s = watch.seconds();
     report.isa = ops::isa_name();
     report.threads = ops::threads();

@@ -205,7 +205,8 @@ class Chat {
 
 void run(const Arguments& arguments) {
     const ModelOptions options = arguments.model.apply();
-    const Mllama mllama = Mllama::load(arguments.model.model, options);
+    ProgressLine progress;
+    const Mllama mllama = Mllama::load(arguments.model.model, with_progress(options, &progress));
     catch_interrupts();
     Chat(mllama, arguments).run();
 }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <map>
 #include <string_view>
 
 namespace mllama {
@@ -61,8 +62,16 @@ void ModelArguments::add_to(CLI::App& command) {
     command
         .add_option("--dtype", dtype,
                     "How weights are held and computed with: auto (as stored), f32 (everything in "
-                    "float32), bf16, int8, int4")
+                    "float32), bf16, or int8 or int4: text layers are quantised while they are "
+                    "loaded (the last one to int8)")
         ->check(CLI::IsMember({"auto", "f32", "bf16", "int8", "int4"}))
+        ->type_name("TYPE")
+        ->capture_default_str();
+    command
+        .add_option("--vision-dtype", vision_dtype,
+                    "The same for the vision tower: auto (f32 or bf16 if --dtype says so, else as "
+                    "stored), bf16, int8")
+        ->check(CLI::IsMember({"auto", "bf16", "int8"}))
         ->type_name("TYPE")
         ->capture_default_str();
     command
@@ -82,14 +91,15 @@ void ModelArguments::add_to(CLI::App& command) {
 ModelOptions ModelArguments::apply() const {
     if (device == "cuda")
         fail("--device cuda: this program was built without CUDA; use --device cpu");
-    if (dtype == "int8" || dtype == "int4") {
-        fail("--dtype ", dtype,
-             ": quantising weights when they are loaded is not offered; use auto, f32 or bf16");
-    }
     if (threads > 0) ops::set_threads(threads);
+    static const std::map<std::string, WeightType> types = {{"auto", WeightType::as_stored},
+                                                            {"f32", WeightType::f32},
+                                                            {"bf16", WeightType::bf16},
+                                                            {"int8", WeightType::int8},
+                                                            {"int4", WeightType::int4}};
     ModelOptions options;
-    if (dtype == "f32") options.weights = WeightType::f32;
-    if (dtype == "bf16") options.weights = WeightType::bf16;
+    options.weights = types.at(dtype);
+    if (vision_dtype != "auto") options.vision_weights = types.at(vision_dtype);
     if (reference == "meta") options.reference = Reference::meta;
     return options;
 }

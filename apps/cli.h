@@ -14,6 +14,7 @@ struct ModelArguments {
     std::string model;
     std::string device = "auto";
     std::string dtype = "auto";
+    std::string vision_dtype = "auto";
     std::string reference = "transformers";
     int threads = 0;  ///< 0: the cores that this process may use
 
@@ -46,6 +47,7 @@ void add_forward(CLI::App& app);
 void add_preprocess(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_inspect(CLI::App& app);
+void add_quantize(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_demo(CLI::App& app);
 

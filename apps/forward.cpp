@@ -239,11 +239,12 @@ Tensor padded_logits(const Batch& batch, const std::vector<Tensor>& logits, int6
 }
 
 void run(const Arguments& arguments) {
-    const Mllama mllama = Mllama::load(arguments.model.model, arguments.model.apply());
+    ProgressLine progress;
+    const Mllama mllama =
+        Mllama::load(arguments.model.model, with_progress(arguments.model.apply(), &progress));
     const Model& model = mllama.model();
     const Batch batch = prepare(mllama, arguments.request);
 
-    ProgressLine progress;
     std::vector<Sequence> sequences;
     std::vector<SequenceInput> inputs;
     sequences.reserve(batch.prompts.size());

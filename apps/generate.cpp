@@ -44,7 +44,8 @@ void run(const Arguments& arguments) {
     const std::vector<Request> requests = arguments.request.read();
 
     const Stopwatch loading;
-    const Mllama mllama = Mllama::load(arguments.model.model, options);
+    ProgressLine progress;
+    const Mllama mllama = Mllama::load(arguments.model.model, with_progress(options, &progress));
     const double load_s = loading.seconds();
     const GenerationOptions generation = arguments.sampling.over(mllama.default_options());
 
@@ -57,7 +58,6 @@ void run(const Arguments& arguments) {
     const double preprocess_s = preparing.seconds();
 
     const bool stream = !arguments.json && requests.size() == 1;
-    ProgressLine progress;
     catch_interrupts();
     std::vector<Completion> completions;
     try {

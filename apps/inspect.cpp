@@ -1,11 +1,13 @@
 // mllama inspect: what is in a checkpoint directory, and the memory that it will need. Reads
-// headers only.
+// headers, and of quantised layers what tells how they are stored.
 #include <cstdio>
 #include <iostream>
 #include <map>
+#include <set>
 
 #include "apps/cli.h"
 #include "io/json.h"
+#include "mllama/checkpoint_weights.h"
 #include "mllama/memory_plan.h"
 
 namespace mllama {
@@ -49,11 +51,27 @@ std::string family(const std::string& name) {
     return result;
 }
 
+/// A checkpoint as it is reported: its quantised layers, and its other tensors.
+struct Contents {
+    const CheckpointWeights& weights;
+    std::vector<CheckpointWeights::Layer> layers;
+    std::vector<std::string> plain;  ///< names
+
+    explicit Contents(const CheckpointWeights& all) : weights(all), layers(all.quantised_layers()) {
+        std::set<std::string> parts;
+        for (const auto& layer : layers) parts.insert(layer.tensors.begin(), layer.tensors.end());
+        for (const std::string& name : checkpoint().names()) {
+            if (!parts.contains(name)) plain.push_back(name);
+        }
+    }
+    [[nodiscard]] const Checkpoint& checkpoint() const { return weights.checkpoint(); }
+};
+
 struct Summary {
     int64_t tensors = 0;
     int64_t parameters = 0;
     int64_t bytes = 0;
-    std::map<std::string, int64_t> bytes_by_dtype;
+    std::map<std::string, int64_t> bytes_by_type;  ///< of quantised layers with all their tensors
 };
 
 int64_t elements(const TensorInfo& info) {
@@ -62,21 +80,45 @@ int64_t elements(const TensorInfo& info) {
     return count;
 }
 
-Summary summarise(const Checkpoint& checkpoint) {
+Summary summarise(const Contents& contents) {
+    const Checkpoint& checkpoint = contents.checkpoint();
     Summary summary;
-    for (const std::string& name : checkpoint.names()) {
+    summary.tensors = static_cast<int64_t>(checkpoint.names().size());
+    summary.bytes = checkpoint.bytes();
+    for (const std::string& name : contents.plain) {
         const TensorInfo& info = checkpoint.info(name);
-        ++summary.tensors;
         summary.parameters += elements(info);
-        summary.bytes += info.bytes;
-        summary.bytes_by_dtype[info.dtype_name] += info.bytes;
+        summary.bytes_by_type[info.dtype_name] += info.bytes;
+    }
+    for (const CheckpointWeights::Layer& layer : contents.layers) {
+        summary.parameters += layer.weight.numel();
+        summary.bytes_by_type[std::string(layer.weight.type_name())] += layer.bytes;
     }
     return summary;
 }
 
-OrderedJson json_report(const ModelConfig& config, const Checkpoint& checkpoint, int64_t context) {
-    const Summary summary = summarise(checkpoint);
-    const MemoryPlan plan = plan_memory(config, checkpoint, context);
+/// "int4 (groups of 128, symmetric) 14336 x 4096"
+std::string layer_text(const Weight& weight) {
+    return weight.description() + " " + std::to_string(weight.rows) + " x " +
+           std::to_string(weight.cols);
+}
+
+OrderedJson layers_report(const Contents& contents) {
+    OrderedJson layers = OrderedJson::array();
+    for (const CheckpointWeights::Layer& layer : contents.layers) {
+        layers.push_back({{"name", layer.module},
+                          {"type", layer.weight.type_name()},
+                          {"format", layer.weight.description()},
+                          {"shape", {layer.weight.rows, layer.weight.cols}},
+                          {"bytes", layer.bytes}});
+    }
+    return layers;
+}
+
+OrderedJson json_report(const ModelConfig& config, const Contents& contents, int64_t context) {
+    const Checkpoint& checkpoint = contents.checkpoint();
+    const Summary summary = summarise(contents);
+    const MemoryPlan plan = plan_memory(config, contents.weights, context);
     OrderedJson tensors = OrderedJson::array();
     for (const std::string& name : checkpoint.names()) {
         const TensorInfo& info = checkpoint.info(name);
@@ -92,7 +134,7 @@ OrderedJson json_report(const ModelConfig& config, const Checkpoint& checkpoint,
             {"tensor_count", summary.tensors},
             {"parameters", summary.parameters},
             {"bytes", summary.bytes},
-            {"bytes_by_dtype", summary.bytes_by_dtype},
+            {"bytes_by_dtype", summary.bytes_by_type},
             {"vision",
              {{"image_size", v.image_size},
               {"patch_size", v.patch_size},
@@ -117,6 +159,7 @@ OrderedJson json_report(const ModelConfig& config, const Checkpoint& checkpoint,
               {"scratch_bytes", plan.scratch},
               {"context", context},
               {"anonymous_bytes", plan.anonymous(context, 1)}}},
+            {"quantised_layers", layers_report(contents)},
             {"tensors", tensors}};
 }
 
@@ -142,51 +185,64 @@ void print_architecture(const ModelConfig& config) {
                 static_cast<long long>(t.max_position_embeddings));
 }
 
-void print_tensors(const Checkpoint& checkpoint, bool all) {
+void print_tensors(const Checkpoint& checkpoint) {
+    for (const std::string& name : checkpoint.names()) {
+        const TensorInfo& info = checkpoint.info(name);
+        std::printf("  %-90s %-24s %12s\n", printable(info.name).c_str(),
+                    printable(info.to_string()).c_str(), bytes_text(info.bytes).c_str());
+    }
+}
+
+/// One line for what all layers have: "  32 x language_model.model.layers.*.mlp.up_proj.weight".
+void print_families(const Contents& contents) {
     struct Family {
         int64_t count = 0;
         int64_t bytes = 0;
-        std::string shape;
     };
-    std::map<std::string, Family> families;
-    for (const std::string& name : checkpoint.names()) {
-        const TensorInfo& info = checkpoint.info(name);
-        if (all) {
-            std::printf("  %-90s %-24s %12s\n", printable(info.name).c_str(),
-                        printable(info.to_string()).c_str(), bytes_text(info.bytes).c_str());
-            continue;
-        }
-        Family& f = families[family(name)];
+    std::map<std::pair<std::string, std::string>, Family> families;  // of a name and what it is
+    const auto add = [&](const std::string& name, const std::string& what, int64_t bytes) {
+        Family& f = families[{family(name), what}];
         ++f.count;
-        f.bytes += info.bytes;
-        f.shape = printable(info.to_string());
+        f.bytes += bytes;
+    };
+    for (const std::string& name : contents.plain) {
+        const TensorInfo& info = contents.checkpoint().info(name);
+        add(name, printable(info.to_string()), info.bytes);
     }
-    for (const auto& [name, f] : families) {
-        std::printf("  %4lld x %-72s %-24s %12s\n", static_cast<long long>(f.count),
-                    printable(name).c_str(), f.shape.c_str(), bytes_text(f.bytes).c_str());
+    for (const CheckpointWeights::Layer& layer : contents.layers)
+        add(layer.module, layer_text(layer.weight), layer.bytes);
+    for (const auto& [key, f] : families) {
+        std::printf("  %4lld x %-72s %-46s %12s\n", static_cast<long long>(f.count),
+                    printable(key.first).c_str(), key.second.c_str(), bytes_text(f.bytes).c_str());
     }
 }
 
 void run(const Arguments& arguments) {
     const ModelConfig config = ModelConfig::load(arguments.model);
     const Checkpoint checkpoint = open_checkpoint(arguments.model);
+    const CheckpointWeights weights(checkpoint, config.quantisation);
+    const Contents contents(weights);
     if (arguments.json) {
-        std::cout << json_report(config, checkpoint, arguments.context)
+        std::cout << json_report(config, contents, arguments.context)
                          .dump(-1, ' ', false, OrderedJson::error_handler_t::replace)
                   << "\n";
         return;
     }
-    const Summary summary = summarise(checkpoint);
-    const MemoryPlan plan = plan_memory(config, checkpoint, arguments.context);
+    const Summary summary = summarise(contents);
+    const MemoryPlan plan = plan_memory(config, weights, arguments.context);
     print_architecture(config);
     std::printf("\n%lld tensors, %.2f billion parameters, %s in %zu files:",
                 static_cast<long long>(summary.tensors),
                 static_cast<double>(summary.parameters) / 1e9, bytes_text(summary.bytes).c_str(),
                 checkpoint.files().size());
-    for (const auto& [dtype, bytes] : summary.bytes_by_dtype)
+    for (const auto& [dtype, bytes] : summary.bytes_by_type)
         std::printf(" %s %s", printable(dtype).c_str(), bytes_text(bytes).c_str());
     std::printf("\n");
-    print_tensors(checkpoint, arguments.tensors);
+    if (arguments.tensors) {
+        print_tensors(checkpoint);
+    } else {
+        print_families(contents);
+    }
     std::printf("\nMemory it will need (--dtype auto):\n");
     std::printf(
         "  weights        %s mapped from the files: shared, given back when memory is short\n",

@@ -37,6 +37,7 @@ int run(int argc, char** argv) {
     mllama::add_preprocess(app);
     mllama::add_tokenize(app);
     mllama::add_inspect(app);
+    mllama::add_quantize(app);
     mllama::add_bench(app);
     mllama::add_demo(app);
     const auto is_wanted = [&](const CLI::App* command) { return command->get_name() == argv[1]; };

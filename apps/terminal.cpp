@@ -42,6 +42,17 @@ void ProgressLine::finish(const std::string& text) {
     std::fflush(stderr);
 }
 
+ModelOptions with_progress(ModelOptions options, ProgressLine* progress) {
+    options.quantising = [progress](int64_t done, int64_t all) {
+        if (done < all) {
+            progress->update("quantising weights, layer", done, all);
+        } else {
+            progress->finish("");
+        }
+    };
+    return options;
+}
+
 GenerationObserver observe(size_t requests, bool stream, ProgressLine* progress) {
     GenerationObserver observer;
     observer.cancelled = interrupted;

@@ -38,6 +38,9 @@ class ProgressLine {
     Pace pace_;
 };
 
+/// The options with progress of what takes its time while a model is loaded.
+[[nodiscard]] ModelOptions with_progress(ModelOptions options, ProgressLine* progress);
+
 /// What a command that answers lets people see of it: progress with pictures and prompt in
 /// `progress` (null: none), then the answer on standard output as it comes if `stream`, or else how
 /// many tokens it has. Ctrl-C ends it.

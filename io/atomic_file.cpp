@@ -33,15 +33,6 @@ std::string directory_of(const std::string& path) {
     return directory.empty() ? "." : directory;
 }
 
-/// A rename is on disk when its directory is. Not all file systems can do this; then it is theirs
-/// to order.
-void flush_directory_of(const std::string& path) {
-    const int descriptor = ::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) return;
-    ::fsync(descriptor);
-    ::close(descriptor);
-}
-
 /// The name by which the system lets a nameless file be linked (open(2), O_TMPFILE).
 std::string link_to(int descriptor) {
     return "/proc/self/fd/" + std::to_string(descriptor);
@@ -114,11 +105,28 @@ void AtomicFile::commit() {
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_to_write(errno);
     ::close(descriptor_);
     descriptor_ = -1;
-    flush_directory_of(path_);
+    flush_directory_of(path_);  // a rename is on disk when its directory is
 }
 
 void AtomicFile::fail_to_write(int error) const {
     fail(path_, ": cannot be written: ", std::strerror(error));
+}
+
+void write_file(const std::string& path, std::string_view content) {
+    AtomicFile file(path);
+    file.write(content.data(), static_cast<int64_t>(content.size()), 0);
+    file.commit();
+}
+
+void flush_directory(const std::string& directory) {
+    const int descriptor = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return;
+    ::fsync(descriptor);
+    ::close(descriptor);
+}
+
+void flush_directory_of(const std::string& path) {
+    flush_directory(directory_of(path));
 }
 
 }  // namespace mllama

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace mllama {
 
@@ -37,5 +38,14 @@ class AtomicFile {
     std::string temporary_;  // empty while the file has no name
     int descriptor_ = -1;    // -1 before and after
 };
+
+/// Writes a whole file at once. Errors as AtomicFile.
+void write_file(const std::string& path, std::string_view content);
+
+/// Asks the system to put the names in a directory on disk. Not all file systems can do this; then
+/// it is theirs to order.
+void flush_directory(const std::string& directory);
+/// The same for the directory that a path is in.
+void flush_directory_of(const std::string& path);
 
 }  // namespace mllama

@@ -188,6 +188,16 @@ const std::string& Checkpoint::file(std::string_view name) const {
     return files_[place(name).file].path();
 }
 
+std::string Checkpoint::where(std::string_view name) const {
+    return file(name) + ": tensor " + printable(info(name).name);
+}
+
+void Checkpoint::let_go(std::string_view name) const {
+    const TensorInfo& tensor = info(name);
+    files_[place(name).file].file()->advise(MappedFile::Advice::drop, tensor.begin,
+                                            tensor.begin + tensor.bytes);
+}
+
 int64_t Checkpoint::bytes() const {
     int64_t sum = 0;
     for (const SafetensorsFile& file : files_) {

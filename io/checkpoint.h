@@ -44,6 +44,10 @@ class Checkpoint {
     [[nodiscard]] const TensorInfo& info(std::string_view name) const;
     /// The file that holds a tensor.
     [[nodiscard]] const std::string& file(std::string_view name) const;
+    /// "FILE: tensor NAME", by their names outside: what a message about a tensor begins with.
+    [[nodiscard]] std::string where(std::string_view name) const;
+    /// The pages of a tensor may leave memory; they are read again when they are touched.
+    void let_go(std::string_view name) const;
     /// All files, in the order of their names.
     [[nodiscard]] const std::vector<SafetensorsFile>& files() const { return files_; }
     /// Bytes of all tensors.

@@ -52,8 +52,10 @@ struct Groups {
     DType scale_dtype = DType::f32;  ///< f32, bf16 or f16; of nf4 also u8, see below
     int64_t scale_row = 0, scale_group = 0;
 
-    // zero[row, g] = zero_add + nibble row % 8 (low first) of word row / 8 * zero_row + g *
-    // zero_group of zero; without `zero` it is zero_add.
+    // zero[row, g] is nibble row % 8 (low first) of word row / 8 * zero_row + g * zero_group of
+    // `zero`, after zero_add was added to each of its nibbles by one addition to the word: a carry
+    // goes on to the next nibble, and undoes the borrow of the writer (GPTQ). Without `zero` it is
+    // zero_add.
     const int32_t* zero = nullptr;
     int64_t zero_row = 0, zero_group = 0;
     int32_t zero_add = 0;

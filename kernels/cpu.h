@@ -119,6 +119,83 @@ struct Product {
     SoftmaxPart (*softmax)(const ScoreRow& row, void* packed);
 };
 
+/// How the columns of weights in int8 or int4 are cut. A segment's products are summed as integers
+/// and become a float when it is whole; segments are added in order.
+struct IntLayout {
+    static constexpr int64_t x_block = 128;   ///< int4: columns of x with a common scale
+    static constexpr int64_t k_block = 4096;  ///< columns of a panel; a segment of int8
+
+    /// Bytes of a packed row of x.
+    [[nodiscard]] int64_t row_bytes() const { return (cols + x_block - 1) / x_block * x_block; }
+
+    bool nibbles = false;            ///< int4
+    int64_t cols = 0;                ///< in_features
+    int64_t segment = 0;             ///< columns of one: k_block, or of int4 32, 64 or 128
+    int64_t segments = 0;            ///< in a row
+    int64_t segments_per_group = 1;  ///< neighbours that have one scale of w
+};
+
+/// A tile: `rows` rows of x against the columns [first_segment * segment, ... + cols) of a panel.
+struct IntTile {
+    const IntLayout* layout;
+    int64_t rows, columns;
+    int64_t first_segment, cols;
+    int32_t offset;   ///< what every weight of the panel is above its number less zero
+    const int8_t* x;  ///< (rows, cols) from that column on, rows x_stride apart
+    int64_t x_stride;
+    const float* x_scale;  ///< (rows, segments)
+    const int32_t* x_sum;  ///< (rows, segments)
+    const int8_t* panel;
+    const float* w_scale;  ///< (groups, columns rounded up to lanes)
+    const float* w_zero;   ///< the same, or null: no zeros beside the offset
+    float* c;              ///< (rows, columns rounded up to lanes), rows c_stride apart
+    int64_t c_stride;
+    bool accumulate;  ///< adds to c
+};
+
+/// Dot products: `rows` rows of x with `columns` rows of w as they lie.
+struct IntDots {
+    const IntLayout* layout;
+    int64_t rows, columns;
+    int32_t offset;
+    const int8_t* x;
+    int64_t x_stride;
+    const float* x_scale;
+    const int32_t* x_sum;
+    const uint8_t* w;  ///< (columns, row_bytes)
+    int64_t row_bytes;
+    const float* w_scale;  ///< (groups, width)
+    const float* w_zero;
+    int64_t width;  ///< columns rounded up to lanes
+    int32_t* sums;  ///< room for IntProduct::sums_of(layout, rows) numbers
+    float* c;       ///< (rows, width), rows c_stride apart
+    int64_t c_stride;
+};
+
+/// Products of integers: see cpu_int.h. The same bits for any number of rows and either way.
+struct IntProduct {
+    int64_t tile_rows, panel_width, lanes;
+    int64_t few_rows_max;  ///< rows that `dots` takes
+    int32_t int8_offset;   ///< what the multiply-add needs added to weights in int8
+
+    [[nodiscard]] int64_t sums_of(const IntLayout& layout, int64_t rows) const {
+        return layout.row_bytes() / 32 * lanes * rows;
+    }
+
+    /// x (cols) to int8 in the order of the units, its scale and its sum for each segment.
+    void (*quantise_row)(const float* x, const IntLayout& layout, int8_t* packed, float* scale,
+                         int32_t* sums);
+    /// to (groups, n rounded up to lanes) = the transpose of scale (n, groups), rows stride apart.
+    void (*pack_scales)(const void* scale, DType dtype, int64_t stride, int64_t n, int64_t groups,
+                        float* to);
+    /// `bytes` bytes of n rows of w, from w on, row_bytes apart, to panel[group of 4
+    /// columns][row][4].
+    void (*pack_panel)(bool nibbles, const void* w, int64_t row_bytes, int64_t n, int64_t bytes,
+                       int8_t* panel);
+    void (*tile)(const IntTile& tile);
+    void (*dots)(const IntDots& dots);
+};
+
 /// A loop of multiply-adds on registers alone: `run` does rounds * multiply_adds of them. With one
 /// = 1, which the compiler must not know, each adds 1 to a sum, and the result is the total of the
 /// sums: the number of multiply-adds (exact up to 2^23 rounds). With one = 0 it is 0.
@@ -131,6 +208,11 @@ struct Table {
     std::string_view name;
     Product f32;   ///< both factors as they are
     Product bf16;  ///< both factors rounded to bfloat16
+    IntProduct integers;
+
+    /// decode_row (decode.h) of n rows from `row` on; to (n, count), the same to the bit.
+    void (*decode)(const Matrix& w, int64_t row, int64_t n, int64_t first, int64_t count,
+                   DType to_dtype, void* to);
 
     /// out[i] = residual[i] + scale * activation(product[i] + bias[i]); bias and residual may be
     /// null; out may be residual.

@@ -1,6 +1,7 @@
 // The table for AVX2 with FMA and F16C: vectors of 8 floats. There is no bfloat16 product, so
 // Compute::bf16 rounds the factors and multiplies floats.
 #include "kernels/cpu.h"
+#include "kernels/decode.h"
 
 #if defined(__x86_64__)
 
@@ -234,6 +235,145 @@ struct F16 : TwoBytes<F16> {
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
 
+// ---- integers ----
+
+constexpr int int_tile_rows = 4;
+constexpr int int_few_rows = 2;
+
+using Ints = __m256i;
+
+inline Ints int_broadcast(int32_t a) {
+    return _mm256_set1_epi32(a);
+}
+inline Ints int_add(Ints a, Ints b) {
+    return _mm256_add_epi32(a, b);
+}
+inline Ints int_load(const int32_t* from) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+inline void int_store(int32_t* to, Ints v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), v);
+}
+inline Ints load_bytes(const void* from) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+inline Ints load_bytes_part(const void* from, int64_t n) {
+    int8_t parts[32] = {};
+    __builtin_memcpy(parts, from, static_cast<size_t>(n));
+    return load_bytes(parts);
+}
+inline Ints broadcast_bytes(const int8_t* from) {
+    int32_t four;
+    __builtin_memcpy(&four, from, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+inline Ints low_nibbles(Ints v) {
+    return _mm256_and_si256(v, _mm256_set1_epi8(15));
+}
+inline Ints high_nibbles(Ints v) {
+    return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
+}
+inline Vec to_floats(Ints v) {
+    return _mm256_cvtepi32_ps(v);
+}
+inline Ints low_pairs(Ints a, Ints b) {
+    return _mm256_unpacklo_epi32(a, b);
+}
+inline Ints high_pairs(Ints a, Ints b) {
+    return _mm256_unpackhi_epi32(a, b);
+}
+inline Ints low_halves(Ints a, Ints b) {
+    return _mm256_unpacklo_epi64(a, b);
+}
+inline Ints high_halves(Ints a, Ints b) {
+    return _mm256_unpackhi_epi64(a, b);
+}
+inline void transpose(Ints (&rows)[lanes]) {
+    Vec bits[lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < 8; ++i) bits[i] = _mm256_castsi256_ps(rows[i]);
+    transpose(bits);
+#pragma GCC unroll 16
+    for (int i = 0; i < 8; ++i) rows[i] = _mm256_castps_si256(bits[i]);
+}
+inline void transpose_quads(Ints (&rows)[2]) {
+    const Ints low = _mm256_permute2x128_si256(rows[0], rows[1], 0x20);
+    rows[1] = _mm256_permute2x128_si256(rows[0], rows[1], 0x31);
+    rows[0] = low;
+}
+inline void store_rounded(int8_t* to, Vec v) {
+    const __m256i whole = _mm256_cvtps_epi32(v);
+    const __m128i words =
+        _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));
+}
+
+inline Ints widen_int8(const int8_t* from) {
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+}
+/// Exponent and fraction move to the places of a float's. A subnormal number is made as 2^-6 more,
+/// which is then taken away: subnormal floats would be slow.
+inline Vec widen_f8(const uint8_t* from) {
+    const Ints bits = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+    const Ints magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7F));
+    const Ints sign = _mm256_slli_epi32(_mm256_xor_si256(bits, magnitude), 24);
+    const Ints is_small = _mm256_cmpgt_epi32(_mm256_set1_epi32(8), magnitude);
+    const Ints is_nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7F));
+    const Ints exponent = _mm256_set1_epi32(120 << 23);
+    const Ints shifted = _mm256_slli_epi32(magnitude, 20);
+    const Ints raised = _mm256_and_si256(is_small, _mm256_set1_epi32(1 << 23));
+    Vec v = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_add_epi32(shifted, exponent), raised));
+    v = v - _mm256_and_ps(_mm256_castsi256_ps(is_small), broadcast(0x1p-6f));
+    const Vec nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000));
+    v = _mm256_blendv_ps(v, nan, _mm256_castsi256_ps(is_nan));
+    return _mm256_or_ps(v, _mm256_castsi256_ps(sign));
+}
+template <bool high_first>
+inline Ints nibbles(const uint8_t* from) {
+    int32_t word;
+    __builtin_memcpy(&word, from, sizeof word);
+    constexpr int x = high_first ? 4 : 0;  // exchanges the nibbles of a byte
+    const Ints shifts =
+        _mm256_setr_epi32(0 ^ x, 4 ^ x, 8 ^ x, 12 ^ x, 16 ^ x, 20 ^ x, 24 ^ x, 28 ^ x);
+    return _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(word), shifts),
+                            _mm256_set1_epi32(15));
+}
+inline Ints words_nibble(const int32_t* from, int64_t i) {
+    const Ints shifted =
+        _mm256_srl_epi32(int_load(from), _mm_cvtsi32_si128(static_cast<int>(4 * i)));
+    return _mm256_and_si256(shifted, _mm256_set1_epi32(15));
+}
+inline Vec look_up(const float* table, Ints index) {
+    const Vec lower = _mm256_permutevar8x32_ps(F32::load(table), index);
+    const Vec upper = _mm256_permutevar8x32_ps(F32::load(table + 8), index);
+    const Ints in_upper = _mm256_slli_epi32(index, 28);  // bit 3 to the sign
+    return _mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(in_upper));
+}
+
+/// Sums of neighbouring 16-bit numbers, added to 32-bit sums.
+inline Ints add_words(Ints words, Ints sum) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+}
+
+/// maddubs takes one factor as unsigned: |w|, and x with the sign of w. A pair is at most 2 * 128 *
+/// 127 and fits 16 bits.
+struct Int8Dot {
+    static constexpr int32_t offset = 0;
+    static Ints prepare(Ints w) { return w; }
+    static Ints multiply_add(Ints x, Ints w, Ints sum) {
+        return add_words(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)), sum);
+    }
+};
+
+struct NibbleDot {
+    static Ints multiply_add(Ints x, Ints w, Ints sum) {
+        return add_words(_mm256_maddubs_epi16(w, x), sum);
+    }
+};
+
+#include "kernels/cpu_decode.h"
+#include "kernels/cpu_int.h"
+
 /// The multiply-add of 32 pairs of int8: products of neighbours to 16 bits, those to 32 bits, and
 /// their sum.
 struct Int8Steps {
@@ -268,7 +408,12 @@ struct Int8Steps {
 namespace mllama::cpu {
 
 const Table* avx2_table() {
-    static const Table table = with_probes(make_table("avx2"), Peak<Int8Steps>::loop());
+    static const Table table = [] {
+        Table made = with_probes(make_table("avx2"), Peak<Int8Steps>::loop());
+        made.decode = decode;
+        made.integers = make_int_product();
+        return made;
+    }();
     return &table;
 }
 

@@ -4,6 +4,7 @@
 //
 // vdpbf16ps takes subnormal numbers as zero, in its inputs and in its results.
 #include "kernels/cpu.h"
+#include "kernels/decode.h"
 
 #if defined(__x86_64__)
 
@@ -255,6 +256,96 @@ struct F16 {
     }
 };
 
+// ---- integers ----
+
+using Ints = __m512i;
+
+inline Ints int_broadcast(int32_t a) {
+    return _mm512_set1_epi32(a);
+}
+inline Ints int_add(Ints a, Ints b) {
+    return _mm512_add_epi32(a, b);
+}
+inline Ints int_load(const int32_t* from) {
+    return _mm512_loadu_si512(from);
+}
+inline void int_store(int32_t* to, Ints v) {
+    _mm512_storeu_si512(to, v);
+}
+inline Ints load_bytes(const void* from) {
+    return _mm512_loadu_si512(from);
+}
+inline Ints load_bytes_part(const void* from, int64_t n) {
+    return _mm512_maskz_loadu_epi8((uint64_t{1} << n) - 1, from);
+}
+inline Ints broadcast_bytes(const int8_t* from) {
+    int32_t four;
+    __builtin_memcpy(&four, from, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+inline Ints low_nibbles(Ints v) {
+    return _mm512_and_si512(v, _mm512_set1_epi8(15));
+}
+inline Ints high_nibbles(Ints v) {
+    return _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+}
+inline Vec to_floats(Ints v) {
+    return _mm512_cvtepi32_ps(v);
+}
+inline Ints low_pairs(Ints a, Ints b) {
+    return _mm512_unpacklo_epi32(a, b);
+}
+inline Ints high_pairs(Ints a, Ints b) {
+    return _mm512_unpackhi_epi32(a, b);
+}
+inline Ints low_halves(Ints a, Ints b) {
+    return _mm512_unpacklo_epi64(a, b);
+}
+inline Ints high_halves(Ints a, Ints b) {
+    return _mm512_unpackhi_epi64(a, b);
+}
+inline Ints widen_int8(const int8_t* from) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+/// Exponent and fraction move to the places of a float's. A subnormal number is made as 2^-6 more,
+/// which is then taken away: subnormal floats would be slow.
+inline Vec widen_f8(const uint8_t* from) {
+    const Ints bits = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    const Ints magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7F));
+    const Ints sign = _mm512_slli_epi32(_mm512_xor_si512(bits, magnitude), 24);
+    const __mmask16 is_small = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(8));
+    const __mmask16 is_nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7F));
+    const Ints exponent = _mm512_mask_blend_epi32(is_small, _mm512_set1_epi32(120 << 23),
+                                                  _mm512_set1_epi32(121 << 23));
+    Vec v = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(magnitude, 20), exponent));
+    v = _mm512_mask_sub_ps(v, is_small, v, broadcast(0x1p-6f));
+    const Ints number =
+        _mm512_mask_blend_epi32(is_nan, _mm512_castps_si512(v), _mm512_set1_epi32(0x7FC00000));
+    return _mm512_castsi512_ps(_mm512_or_si512(number, sign));
+}
+template <bool high_first>
+inline Ints nibbles(const uint8_t* from) {
+    int32_t words[2];
+    __builtin_memcpy(words, from, sizeof words);
+    const Ints both = _mm512_mask_set1_epi32(_mm512_set1_epi32(words[0]), 0xFF00, words[1]);
+    constexpr int x = high_first ? 4 : 0;  // exchanges the nibbles of a byte
+    const Ints shifts =
+        _mm512_setr_epi32(0 ^ x, 4 ^ x, 8 ^ x, 12 ^ x, 16 ^ x, 20 ^ x, 24 ^ x, 28 ^ x, 0 ^ x, 4 ^ x,
+                          8 ^ x, 12 ^ x, 16 ^ x, 20 ^ x, 24 ^ x, 28 ^ x);
+    return _mm512_and_si512(_mm512_srlv_epi32(both, shifts), _mm512_set1_epi32(15));
+}
+inline Ints words_nibble(const int32_t* from, int64_t i) {
+    const Ints shifted =
+        _mm512_srl_epi32(_mm512_loadu_si512(from), _mm_cvtsi32_si128(static_cast<int>(4 * i)));
+    return _mm512_and_si512(shifted, _mm512_set1_epi32(15));
+}
+inline Vec look_up(const float* table, Ints index) {
+    return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table));
+}
+inline void store_rounded(int8_t* to, Vec v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
 
@@ -273,6 +364,8 @@ struct Int8Steps {
     }
     static double total(Sum sum) { return _mm512_reduce_add_epi32(sum); }
 };
+
+#include "kernels/cpu_decode.h"
 
 }  // namespace
 }  // namespace mllama::cpu
@@ -438,6 +531,30 @@ namespace {
 
 namespace vnni {
 
+constexpr int int_tile_rows = 6;
+constexpr int int_few_rows = 4;
+
+/// vpdpbusd in place. GCC 12 copies the 24 sums of a tile back and forth around its intrinsic, which
+/// halves the speed.
+inline Ints dot_add(Ints unsigned_bytes, Ints bytes, Ints sum) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(unsigned_bytes), "v"(bytes));
+    return sum;
+}
+
+/// vpdpbusd takes one factor as unsigned: weights in int8 are raised by 128.
+struct Int8Dot {
+    static constexpr int32_t offset = 128;
+    static Ints prepare(Ints w) {
+        return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80)));
+    }
+    static Ints multiply_add(Ints x, Ints w, Ints sum) { return dot_add(w, x, sum); }
+};
+
+struct NibbleDot {
+    static Ints multiply_add(Ints x, Ints w, Ints sum) { return dot_add(w, x, sum); }
+};
+
+#include "kernels/cpu_int.h"
 #include "kernels/cpu_probe.h"
 
 /// The multiply-add of four pairs of int8 to each of 16 sums: vpdpbusd.
@@ -467,8 +584,12 @@ namespace {
 
 Table make_table_with_probes(std::string_view name) {
     const bool has_vnni = __builtin_cpu_supports("avx512vnni") != 0;
-    return with_probes(make_table(name),
-                       has_vnni ? vnni::Peak<vnni::QuadSteps>::loop() : Peak<Int8Steps>::loop());
+    Table table = with_probes(
+        make_table(name), has_vnni ? vnni::Peak<vnni::QuadSteps>::loop() : Peak<Int8Steps>::loop());
+    table.decode = decode;
+    // Without VNNI the vectors of 32 bytes do as well.
+    table.integers = has_vnni ? vnni::make_int_product() : avx2_table()->integers;
+    return table;
 }
 
 }  // namespace

@@ -18,8 +18,8 @@
 
 #include "kernels/blocking.h"
 #include "kernels/cpu.h"
+#include "kernels/cpu_linear_int.h"
 #include "kernels/cpu_ops.h"
-#include "kernels/decode.h"
 #include "kernels/thread_team.h"
 
 namespace mllama::cpu {
@@ -109,9 +109,7 @@ WeightRows plain_rows(const LinearBlock& block, int64_t column, int64_t columns,
     const DType dtype = block.decoded;
     const int64_t row_bytes = depth * dtype_size(dtype);
     auto* copy = scratch.get<std::byte>(room * row_bytes);
-    for (int64_t j = 0; j < columns; ++j) {
-        decode_row(w, column + j, start, depth, dtype, copy + j * row_bytes);
-    }
+    block.leaves.decode(w, column, columns, start, depth, dtype, copy);
     return {copy, dtype, depth};
 }
 
@@ -212,6 +210,10 @@ void multiply_block(const LinearBlock& block) {
 void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
             const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
     if (rows <= 0 || w.rows <= 0) return;
+    if (multiplies_integers(w, compute)) {
+        linear_int(x, rows, x_stride, w, epilogue, out, out_stride);
+        return;
+    }
     const Table& leaves = table();
     const Product& product = product_of(leaves, compute);
     const int64_t row_bytes = std::max<int64_t>(1, w.cols * product.element_size);

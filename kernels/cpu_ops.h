@@ -19,8 +19,11 @@ namespace mllama::cpu {
 /// What the factors of products are rounded to. f32: not at all; bf16: both are bfloat16; sums are
 /// float32 in either case. int8 (linear layers with weights in int8 or int4): the weights are the
 /// integers that they are stored as, and every row of x is rounded to integers of 8 bits with a
-/// scale of its own (int8), or one for each 128 columns (int4); see `quantise_row`.
+/// scale of its own (int8), or one for each 128 columns (int4); see reference::quantise.
 enum class Compute { f32, bf16, int8 };
+
+/// A row whose largest magnitude is below this is taken as zeros when it is rounded to integers.
+inline constexpr float smallest_quantised = 0x1p-100f;
 
 /// gelu is the erf form, gelu_tanh its tanh approximation, quick_gelu x * sigmoid(1.702 x).
 enum class Activation { none, gelu, gelu_tanh, quick_gelu, silu, relu };
@@ -36,6 +39,11 @@ struct Matrix {
     Coding coding = Coding::plain;
     Groups groups{};
 };
+
+/// Whether linear multiplies integers: Compute::int8, and weights in int8 with a scale a row, or in
+/// int4 with groups of 32, 64, a multiple of 128 neighbouring columns or a whole row. All others
+/// are decoded, and multiplied as bfloat16.
+bool multiplies_integers(const Matrix& w, Compute compute);
 
 /// What happens to each row of a product before it is stored: residual + scale * activation(product + bias).
 struct Epilogue {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/cpu.h"
+#include "kernels/decode.h"
 
 // A packet as a template argument: its vector attribute is part of the type's alignment, which is kept.
 #pragma GCC diagnostic ignored "-Wignored-attributes"
@@ -21,8 +22,8 @@ using Vec = Traits::type;
 using Mask = Vec;  // all bits of a lane, or none
 
 constexpr int64_t lanes = Traits::size;
-constexpr int tile_rows = 4;
-constexpr int panel_vectors = 2;
+constexpr int tile_rows = 3;
+constexpr int panel_vectors = 4;
 constexpr int registers = 16;
 constexpr int few_rows_max = 4;
 constexpr int few_columns_vectors = 4;
@@ -216,6 +217,144 @@ void prefetch(const void*) {}
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
 
+// ---- integers: the compiler's own vectors, which it makes of what the target has ----
+
+constexpr int int_tile_rows = 4;
+constexpr int int_few_rows = 2;
+
+using Ints [[gnu::vector_size(4 * lanes)]] = int32_t;
+using Words [[gnu::vector_size(4 * lanes)]] = int16_t;  // of neighbouring bytes
+
+template <class Function>
+Ints each_lane(Function function) {
+    Ints result{};
+    for (int64_t i = 0; i < lanes; ++i) result[i] = function(i);
+    return result;
+}
+
+Ints int_broadcast(int32_t a) {
+    return Ints{} + a;
+}
+Ints int_add(Ints a, Ints b) {
+    return a + b;
+}
+Ints load_bytes_part(const void* from, int64_t n) {
+    Ints result{};
+    std::memcpy(&result, from, static_cast<size_t>(n));
+    return result;
+}
+Ints load_bytes(const void* from) {
+    Ints result;
+    std::memcpy(&result, from, sizeof result);
+    return result;
+}
+Ints int_load(const int32_t* from) {
+    return load_bytes(from);
+}
+void int_store(int32_t* to, Ints v) {
+    std::memcpy(to, &v, sizeof v);
+}
+Ints broadcast_bytes(const int8_t* from) {
+    int32_t four;
+    std::memcpy(&four, from, sizeof four);
+    return int_broadcast(four);
+}
+Ints low_nibbles(Ints v) {
+    return v & 0x0F0F0F0F;
+}
+Ints high_nibbles(Ints v) {
+    return v >> 4 & 0x0F0F0F0F;
+}
+Vec to_floats(Ints v) {
+    float floats[lanes];
+    for (int64_t i = 0; i < lanes; ++i) floats[i] = static_cast<float>(v[i]);
+    return F32::load(floats);
+}
+/// Place i of each quad of the result is place from[i] % 4 of a, or of b where from[i] is above 3.
+Ints shuffled(Ints a, Ints b, const int (&from)[4]) {
+    return each_lane([&](int64_t i) {
+        const int place = from[i % 4];
+        return (place < 4 ? a : b)[i / 4 * 4 + place % 4];
+    });
+}
+Ints low_pairs(Ints a, Ints b) {
+    return shuffled(a, b, {0, 4, 1, 5});
+}
+Ints high_pairs(Ints a, Ints b) {
+    return shuffled(a, b, {2, 6, 3, 7});
+}
+Ints low_halves(Ints a, Ints b) {
+    return shuffled(a, b, {0, 1, 4, 5});
+}
+Ints high_halves(Ints a, Ints b) {
+    return shuffled(a, b, {2, 3, 6, 7});
+}
+void transpose(Ints (&rows)[lanes]) {
+    const auto from = std::to_array(rows);
+    for (size_t i = 0; i < lanes; ++i) {
+        rows[i] = each_lane([&](int64_t j) { return from[static_cast<size_t>(j)][i]; });
+    }
+}
+void transpose_quads(Ints (&rows)[quad_count]) {
+    const auto from = std::to_array(rows);
+    for (int64_t i = 0; i < quad_count; ++i) {
+        rows[i] =
+            each_lane([&](int64_t j) { return from[static_cast<size_t>(j / 4)][4 * i + j % 4]; });
+    }
+}
+Ints widen_int8(const int8_t* from) {
+    return each_lane([&](int64_t i) { return int32_t{from[i]}; });
+}
+Vec widen_f8(const uint8_t* from) {
+    float floats[lanes];
+    for (int64_t i = 0; i < lanes; ++i) floats[i] = f8_e4m3_to_f32(from[i]);
+    return F32::load(floats);
+}
+template <bool high_first>
+Ints nibbles(const uint8_t* from) {
+    return each_lane([&](int64_t i) {
+        const bool high = (i % 2 == 1) != high_first;
+        return (high ? from[i / 2] >> 4 : from[i / 2]) & 15;
+    });
+}
+Ints words_nibble(const int32_t* from, int64_t i) {
+    return int_load(from) >> static_cast<int>(4 * i) & 15;
+}
+Vec look_up(const float* table, Ints index) {
+    float floats[lanes];
+    for (int64_t i = 0; i < lanes; ++i) floats[i] = table[index[i]];
+    return F32::load(floats);
+}
+void store_rounded(int8_t* to, Vec v) {
+    float floats[lanes];
+    F32::store(floats, nearest(v));
+    for (int64_t i = 0; i < lanes; ++i) to[i] = static_cast<int8_t>(floats[i]);
+}
+
+/// The lower and the upper byte of every word, with its sign.
+Words lower(Ints v) {
+    return std::bit_cast<Words>(v) << 8 >> 8;
+}
+Words upper(Ints v) {
+    return std::bit_cast<Words>(v) >> 8;
+}
+
+/// Two products of int8 fit 16 bits: at most 2 * 128 * 127.
+struct Int8Dot {
+    static constexpr int32_t offset = 0;
+    static Ints prepare(Ints w) { return w; }
+    static Ints multiply_add(Ints x, Ints w, Ints sum) {
+        const Words words = lower(x) * lower(w) + upper(x) * upper(w);
+        const auto pairs = std::bit_cast<Ints>(words);
+        return sum + (pairs << 16 >> 16) + (pairs >> 16);
+    }
+};
+
+using NibbleDot = Int8Dot;  // a nibble is an int8 too
+
+#include "kernels/cpu_decode.h"
+#include "kernels/cpu_int.h"
+
 /// int8 products as the compiler makes them of a plain loop.
 struct PlainInt8 {
     static constexpr int64_t length = 256;
@@ -238,8 +377,13 @@ struct PlainInt8 {
 }  // namespace
 
 const Table* portable_table() {
-    static const Table table =
-        with_probes(make_table("portable"), PeakLoop{PlainInt8::length, PlainInt8::run});
+    static const Table table = [] {
+        Table made =
+            with_probes(make_table("portable"), PeakLoop{PlainInt8::length, PlainInt8::run});
+        made.decode = decode;
+        made.integers = make_int_product();
+        return made;
+    }();
     return &table;
 }
 

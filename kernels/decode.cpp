@@ -21,6 +21,8 @@ int32_t nibble(uint32_t word, int64_t i) {
     return static_cast<int32_t>(word >> (4 * i) & 15u);
 }
 
+}  // namespace
+
 float scale_of(const Groups& groups, int64_t row, int64_t group) {
     return float_at(groups.scale, groups.scale_dtype,
                     row * groups.scale_row + group * groups.scale_group);
@@ -29,8 +31,18 @@ float scale_of(const Groups& groups, int64_t row, int64_t group) {
 int32_t zero_of(const Groups& groups, int64_t row, int64_t group) {
     if (groups.zero == nullptr) return groups.zero_add;
     const int32_t word = groups.zero[row / 8 * groups.zero_row + group * groups.zero_group];
-    return nibble(static_cast<uint32_t>(word), row % 8) + groups.zero_add;
+    const uint32_t add = static_cast<uint32_t>(groups.zero_add) * 0x11111111u;
+    return nibble(static_cast<uint32_t>(word) + add, row % 8);
 }
+
+float block_scale(const Groups& groups, int64_t block) {
+    if (groups.scale_dtype != DType::u8) return float_at(groups.scale, groups.scale_dtype, block);
+    const uint8_t code = static_cast<const uint8_t*>(groups.scale)[block];
+    return groups.nested_code[code] * groups.nested_scale[block / groups.nested_size] +
+           groups.nested_offset;
+}
+
+namespace {
 
 /// Every F8_E4M3 as a float.
 const std::array<float, 256>& f8_values() {
@@ -112,13 +124,6 @@ void write_groups(const Groups& groups, const Numbers& numbers, int64_t row, int
     }
 }
 
-float nf4_scale(const Groups& groups, int64_t block) {
-    if (groups.scale_dtype != DType::u8) return float_at(groups.scale, groups.scale_dtype, block);
-    const uint8_t code = static_cast<const uint8_t*>(groups.scale)[block];
-    return groups.nested_code[code] * groups.nested_scale[block / groups.nested_size] +
-           groups.nested_offset;
-}
-
 void write_nf4(const Matrix& w, int64_t row, int64_t first, int64_t count, DType to_dtype,
                void* to) {
     const auto* bytes = static_cast<const uint8_t*>(w.data);
@@ -126,7 +131,7 @@ void write_nf4(const Matrix& w, int64_t row, int64_t first, int64_t count, DType
     for (int64_t begin = from; begin < end;) {
         const int64_t block = begin / w.groups.size;
         const int64_t stop = std::min(end, (block + 1) * w.groups.size);
-        const float scale = nf4_scale(w.groups, block);
+        const float scale = block_scale(w.groups, block);
         std::array<float, 16> values;
         for (size_t i = 0; i < 16; ++i) values[i] = w.groups.code[i] * scale;
         auto* place = static_cast<std::byte*>(to) + (begin - from) * dtype_size(to_dtype);

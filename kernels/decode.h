@@ -13,4 +13,10 @@ namespace mllama::cpu {
 void decode_row(const Matrix& w, int64_t row, int64_t first, int64_t count, DType to_dtype,
                 void* to);
 
+/// What the numbers of a group are multiplied by, and what is taken from them before.
+float scale_of(const Groups& groups, int64_t row, int64_t group);
+int32_t zero_of(const Groups& groups, int64_t row, int64_t group);
+/// nf4: the scale of a block of the flattened matrix.
+float block_scale(const Groups& groups, int64_t block);
+
 }  // namespace mllama::cpu

@@ -1,5 +1,6 @@
 #include "kernels/reference.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -48,8 +49,10 @@ double number(const Matrix& w, int64_t row, int64_t col) {
 
 double zero(const Groups& groups, int64_t row, int64_t group) {
     if (groups.zero == nullptr) return groups.zero_add;
-    const int32_t word = groups.zero[row / 8 * groups.zero_row + group * groups.zero_group];
-    return (static_cast<uint32_t>(word) >> (4 * (row % 8)) & 15u) + groups.zero_add;
+    auto word =
+        static_cast<uint32_t>(groups.zero[row / 8 * groups.zero_row + group * groups.zero_group]);
+    word += static_cast<uint32_t>(groups.zero_add) * 0x11111111u;
+    return word >> (4 * (row % 8)) & 15u;
 }
 
 }  // namespace
@@ -99,13 +102,54 @@ double factor(double x, Compute compute) {
     return compute == Compute::f32 ? x : bf16_to_f32(f32_to_bf16(static_cast<float>(x)));
 }
 
+float quantise(const float* x, int64_t n, int8_t* numbers) {
+    float largest = 0.0f;
+    bool finite = true;
+    for (int64_t i = 0; i < n; ++i) {
+        finite = finite && std::isfinite(x[i]);
+        largest = std::max(largest, std::fabs(x[i]));
+    }
+    const bool zeros = !finite || largest < cpu::smallest_quantised;
+    for (int64_t i = 0; i < n; ++i) {
+        numbers[i] =
+            zeros ? int8_t{0} : static_cast<int8_t>(std::nearbyint(x[i] * (127.0f / largest)));
+    }
+    if (!finite) return std::numeric_limits<float>::quiet_NaN();
+    return zeros ? 0.0f : largest / 127.0f;
+}
+
+namespace {
+
+/// A row of x as the products with w see it.
+std::vector<double> factors(const float* x, const Matrix& w, Compute compute) {
+    std::vector<double> result(static_cast<size_t>(w.cols));
+    if (!cpu::multiplies_integers(w, compute)) {
+        for (size_t k = 0; k < result.size(); ++k) result[k] = factor(x[k], compute);
+        return result;
+    }
+    const int64_t block = w.coding == Coding::int8 ? w.cols : 128;
+    std::vector<int8_t> numbers(static_cast<size_t>(block));
+    for (int64_t begin = 0; begin < w.cols; begin += block) {
+        const int64_t n = std::min(block, w.cols - begin);
+        const double scale = quantise(x + begin, n, numbers.data());
+        for (int64_t i = 0; i < n; ++i)
+            result[static_cast<size_t>(begin + i)] = numbers[static_cast<size_t>(i)] * scale;
+    }
+    return result;
+}
+
+}  // namespace
+
 void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
             const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
+    const bool integers = cpu::multiplies_integers(w, compute);
     for (int64_t r = 0; r < rows; ++r) {
+        const std::vector<double> row = factors(x + r * x_stride, w, compute);
         for (int64_t n = 0; n < w.rows; ++n) {
             double sum = 0.0;
             for (int64_t k = 0; k < w.cols; ++k) {
-                sum += factor(x[r * x_stride + k], compute) * factor(weight(w, n, k), compute);
+                const double value = weight(w, n, k);
+                sum += row[static_cast<size_t>(k)] * (integers ? value : factor(value, compute));
             }
             if (epilogue.bias != nullptr) sum += epilogue.bias[n];
             double result = epilogue.scale * activation(sum, epilogue.activation);

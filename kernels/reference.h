@@ -28,7 +28,14 @@ double activation(double x, Activation kind);
 /// What a factor of a product is rounded to: itself, or the nearest bfloat16.
 double factor(double x, Compute compute);
 
-/// out[r, n] = residual[r, n] + scale * activation(sum_k x[r, k] w[n, k] + bias[n])
+/// x (n) to whole numbers of at most 127 with the returned scale: number = x * (127 / largest |x|)
+/// rounded to nearest, ties to even, in float32; scale = largest / 127. All 0 with a scale of 0 if
+/// the largest is below smallest_quantised, of NaN if an x is not finite.
+float quantise(const float* x, int64_t n, int8_t* numbers);
+
+/// out[r, n] = residual[r, n] + scale * activation(sum_k x[r, k] w[n, k] + bias[n]). With
+/// Compute::int8 and w in int8 or int4 (by rows), x is quantised: whole rows, or 128 columns at a
+/// time; otherwise it is as Compute::bf16.
 void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
             const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride);
 

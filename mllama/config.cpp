@@ -179,10 +179,8 @@ ModelConfig ModelConfig::load_file(const std::string& config_path) {
     const Json document = read_json_file(config_path);
     const JsonObject json(document, config_path);
     if (json.text_or("model_type", "") != "mllama") json.reject("model_type", "\"mllama\"");
-    if (json.has("quantization_config")) {
-        json.reject("quantization_config", "none (quantised checkpoints are not read yet)");
-    }
     ModelConfig config;
+    config.quantisation = read_quantisation_config(json);
     config.vision = vision_config(json.object("vision_config"));
     config.text = text_config(json.object("text_config"));
     config.image_token_id = json.integer_or(json.either("image_token_index", "image_token_id"), 0,

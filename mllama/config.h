@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "mllama/quantisation_config.h"
 #include "nn/rope.h"
 #include "tensor/ops.h"
 
@@ -74,6 +75,7 @@ struct ModelConfig {
     VisionConfig vision;
     TextConfig text;
     int64_t image_token_id = 0;
+    QuantisationConfig quantisation;
 
     /// Reads DIR/config.json. Errors: Error naming the file and the key, expected and found; every
     /// value that shapes the computation is checked, and one that this program does not know (an

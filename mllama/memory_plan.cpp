@@ -1,6 +1,8 @@
 #include "mllama/memory_plan.h"
 
 #include <algorithm>
+#include <set>
+#include <string>
 
 namespace mllama {
 namespace {
@@ -27,21 +29,35 @@ int64_t text_scratch(const TextConfig& t) {
     return (rows_of_a_forward * row + t.vocab_size) * f32_bytes;
 }
 
+/// Whether keys and values are kept as bf16: where the products of lm_head are not float32 (see
+/// Model::kv_dtype).
+bool keeps_bf16(const Checkpoint& checkpoint, const std::set<std::string>& quantised) {
+    const std::string lm_head = "language_model.lm_head.weight";
+    if (!checkpoint.has(lm_head) || quantised.contains(lm_head)) return true;
+    return checkpoint.info(lm_head).dtype == DType::bf16;
+}
+
 }  // namespace
 
-MemoryPlan plan_memory(const ModelConfig& config, const Checkpoint& checkpoint, int64_t context) {
+MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights,
+                       int64_t context) {
     MemoryPlan plan;
-    int64_t half_precision = 0;
+    const Checkpoint& checkpoint = weights.checkpoint();
+    std::set<std::string> counted;
+    for (const CheckpointWeights::Layer& layer : weights.quantised_layers()) {
+        plan.weights_mapped += layer.bytes;
+        counted.insert(layer.tensors.begin(), layer.tensors.end());
+    }
     for (const std::string& name : checkpoint.names()) {
+        if (counted.contains(name)) continue;
         const TensorInfo& info = checkpoint.info(name);
         if (info.shape.size() >= 2) {
             plan.weights_mapped += info.bytes;
-            if (info.dtype == DType::bf16) half_precision += info.bytes;
         } else {
             plan.weights_copied += (info.shape.empty() ? 1 : info.shape[0]) * f32_bytes;
         }
     }
-    const int64_t kv_bytes = 2 * half_precision > plan.weights_mapped ? 2 : f32_bytes;
+    const int64_t kv_bytes = keeps_bf16(checkpoint, counted) ? 2 : f32_bytes;
     const TextConfig& t = config.text;
     const auto cross = static_cast<int64_t>(t.cross_attention_layers.size());
     plan.kv_per_token = (t.num_hidden_layers - cross) * 2 * t.kv_size() * kv_bytes;

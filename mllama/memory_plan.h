@@ -1,14 +1,15 @@
 // What a checkpoint will need in memory, from its headers alone.
 #pragma once
 
-#include "io/checkpoint.h"
+#include "mllama/checkpoint_weights.h"
 #include "mllama/config.h"
 
 namespace mllama {
 
 /// Bytes, with weights held as stored.
 struct MemoryPlan {
-    int64_t weights_mapped = 0;  ///< matrices: pages of the files, shared and reclaimable
+    /// Matrices and quantised layers: pages of the files, shared and reclaimable.
+    int64_t weights_mapped = 0;
     int64_t weights_copied = 0;  ///< vectors that are held in float32
     int64_t kv_per_token = 0;    ///< self-attention keys and values
     int64_t kv_per_image =
@@ -21,6 +22,8 @@ struct MemoryPlan {
     }
 };
 
-MemoryPlan plan_memory(const ModelConfig& config, const Checkpoint& checkpoint, int64_t context);
+/// Errors: as CheckpointWeights::quantised_layers.
+MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights,
+                       int64_t context);
 
 }  // namespace mllama

@@ -2,21 +2,45 @@
 
 #include <algorithm>
 
+#include "mllama/checkpoint_weights.h"
+#include "mllama/quantising_source.h"
+
 namespace mllama {
+
+WeightType ModelOptions::vision() const {
+    if (vision_weights) return *vision_weights;
+    const bool quantises = weights == WeightType::int8 || weights == WeightType::int4;
+    return quantises ? WeightType::as_stored : weights;
+}
+
+QuantisationPlan ModelOptions::quantisation() const {
+    QuantisationPlan plan;
+    if (weights == WeightType::int8) plan.text = int8_rows;
+    if (weights == WeightType::int4) plan.text = QuantisedFormat{Coding::int4, group_size};
+    if (plan.text) plan.lm_head = int8_rows;
+    if (vision() == WeightType::int8) plan.vision = int8_rows;
+    return plan;
+}
 
 Model Model::load(const std::string& checkpoint_dir, const ModelOptions& options) {
     const ModelConfig config = ModelConfig::load(checkpoint_dir);
     const Checkpoint checkpoint = open_checkpoint(checkpoint_dir);
-    return {config, WeightLoader(checkpoint, options.weights), options};
+    return build(config, CheckpointWeights(checkpoint, config.quantisation), options);
+}
+
+Model Model::build(const ModelConfig& config, const TensorSource& weights,
+                   const ModelOptions& options) {
+    const QuantisingSource source(weights, options.quantisation(), config, options.quantising);
+    return {config, WeightLoader(source, options.weights), options};
 }
 
 Model::Model(const ModelConfig& config, const WeightLoader& weights, const ModelOptions& options)
     : config_(config),
-      vision_(config.vision, weights, options.reference),
+      vision_(config.vision, weights.with_type(options.vision()), options.reference),
       multi_modal_projector_(weights.linear_with_bias(
           "multi_modal_projector", config.text.hidden_size, config.vision.vision_output_dim)),
       text_(config, weights, options.reference),
-      kv_dtype_(text_.compute() == Compute::bf16 ? DType::bf16 : DType::f32),
+      kv_dtype_(text_.compute() == Compute::f32 ? DType::f32 : DType::bf16),
       workspace_(std::make_unique<TextModel::Workspace>()) {}
 
 VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress& progress) const {

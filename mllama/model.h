@@ -3,11 +3,14 @@
 // transformers 4.56.2.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "mllama/config.h"
+#include "mllama/quantise.h"
 #include "mllama/text.h"
 #include "mllama/vision.h"
 
@@ -16,6 +19,15 @@ namespace mllama {
 struct ModelOptions {
     WeightType weights = WeightType::as_stored;
     Reference reference = Reference::transformers;
+    /// The vision tower's: f32, bf16 or int8; none: as `weights` if that is f32 or bf16, as stored
+    /// otherwise.
+    std::optional<WeightType> vision_weights = std::nullopt;
+    int64_t group_size = 128;  ///< of weights that are quantised to int4
+    std::function<void(int64_t done, int64_t all)> quantising = {};  ///< layers, while they are
+
+    [[nodiscard]] WeightType vision() const;
+    /// What is quantised when it is loaded.
+    [[nodiscard]] QuantisationPlan quantisation() const;
 };
 
 class Model {
@@ -25,10 +37,8 @@ class Model {
     static Model load(const std::string& checkpoint_dir, const ModelOptions& options);
 
     /// The same with weights from elsewhere.
-    static Model build(const ModelConfig& config, const WeightLoader& weights,
-                       const ModelOptions& options) {
-        return {config, weights, options};
-    }
+    static Model build(const ModelConfig& config, const TensorSource& weights,
+                       const ModelOptions& options);
 
     [[nodiscard]] const ModelConfig& config() const { return config_; }
     [[nodiscard]] const VisionModel& vision() const { return vision_; }

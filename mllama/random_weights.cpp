@@ -92,7 +92,7 @@ void RandomWeights::clear_unused_tiles(Tensor& table) const {
     }
 }
 
-Tensor RandomWeights::get(const std::string& name, const std::vector<int64_t>& shape) const {
+Tensor RandomWeights::tensor(const std::string& name, const std::vector<int64_t>& shape) const {
     const Shape wanted(shape);
     Tensor tensor(Storage::allocate(wanted.numel() * dtype_size(dtype_), Storage::Pages::huge), 0,
                   wanted, dtype_);

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "mllama/config.h"
-#include "tensor/tensor.h"
+#include "mllama/tensor_source.h"
 
 namespace mllama {
 
@@ -20,14 +20,15 @@ namespace mllama {
 /// - the weights of norms: about 1; biases: about 0; standard deviation 1/10;
 /// - gates, of shape (1): between 1/4 and 3/4.
 /// The normal distribution is that of its 4096 quantiles.
-class RandomWeights {
+class RandomWeights : public TensorSource {
   public:
     /// `dtype`: bf16 or f32.
     RandomWeights(const ModelConfig& config, DType dtype, uint64_t seed = 1);
 
     /// Made by all threads, in huge pages where the system has them. Throws Error if there is not
     /// enough memory.
-    [[nodiscard]] Tensor get(const std::string& name, const std::vector<int64_t>& shape) const;
+    [[nodiscard]] Tensor tensor(const std::string& name,
+                                const std::vector<int64_t>& shape) const override;
 
   private:
     template <class Element>

@@ -187,7 +187,7 @@ void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config, Visibili
     Tensor x = scratch.take(h.shape());  // (positions, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
-        const DType kv_dtype = q_proj.compute == Compute::bf16 ? DType::bf16 : DType::f32;
+        const DType kv_dtype = q_proj.compute == Compute::f32 ? DType::f32 : DType::bf16;
         const KvLayout layout{config.num_attention_heads, config.head_dim(), kv_dtype};
         KeysValues kv{scratch.take(KeysValues::key_shape(layout, h.rows()), kv_dtype),
                       scratch.take(KeysValues::value_shape(layout, h.rows()), kv_dtype), h.rows()};

@@ -4,30 +4,14 @@
 
 namespace mllama {
 
-Checkpoint open_checkpoint(const std::string& checkpoint_dir) {
-    // In memory, transformers names the same tensors differently; some files are saved that way.
-    return Checkpoint::open(checkpoint_dir,
-                            {{"model.language_model.", "language_model.model."},
-                             {"lm_head.", "language_model.lm_head."},
-                             {"model.vision_model.", "vision_model."},
-                             {"model.multi_modal_projector.", "multi_modal_projector."}});
-}
-
-WeightLoader::WeightLoader(const Checkpoint& checkpoint, WeightType type)
-    : WeightLoader(
-          [&checkpoint](const std::string& name, const std::vector<int64_t>& shape) {
-              return checkpoint.get(name, shape);
-          },
-          type) {}
-
 Tensor WeightLoader::matrix(const std::string& name, const std::vector<int64_t>& shape) const {
-    Tensor weight = source_(name, shape);
+    Tensor weight = source_.tensor(name, shape);
     if (type_ == WeightType::bf16) return ops::to_dtype(weight, DType::bf16);
     return weight;
 }
 
 Tensor WeightLoader::vector(const std::string& name, const std::vector<int64_t>& shape) const {
-    return ops::to_dtype(source_(name, shape), DType::f32);
+    return ops::to_dtype(source_.tensor(name, shape), DType::f32);
 }
 
 float WeightLoader::tanh_gate(const std::string& name) const {
@@ -40,8 +24,10 @@ Compute WeightLoader::compute(const Weight& weight) const {
         case Coding::plain:
             return weight.data.dtype() == DType::bf16 ? Compute::bf16 : Compute::f32;
         case Coding::int8:
-        case Coding::int4:
-            return type_ == WeightType::bf16 ? Compute::bf16 : Compute::int8;
+        case Coding::int4: {
+            const bool integers = type_ != WeightType::bf16 && !weight.weight_only;
+            return integers ? Compute::int8 : Compute::bf16;
+        }
         default:
             return Compute::bf16;
     }
@@ -50,7 +36,9 @@ Compute WeightLoader::compute(const Weight& weight) const {
 Linear WeightLoader::linear(const std::string& name, int64_t out_features,
                             int64_t in_features) const {
     Linear layer;
-    layer.weight = matrix(name + ".weight", {out_features, in_features});
+    layer.weight = source_.weight(name, out_features, in_features);
+    if (layer.weight.coding == Coding::plain && type_ == WeightType::bf16)
+        layer.weight = ops::to_dtype(layer.weight.data, DType::bf16);
     layer.compute = compute(layer.weight);
     return layer;
 }

@@ -1,12 +1,10 @@
-// Taking the modules of the published model out of a checkpoint.
+// Making the modules of the published model out of its weights.
 #pragma once
 
-#include <functional>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "io/checkpoint.h"
+#include "mllama/tensor_source.h"
 #include "nn/linear.h"
 #include "nn/mlp.h"
 #include "nn/norm.h"
@@ -15,28 +13,27 @@ namespace mllama {
 
 /// How weights are held and computed with: `--dtype`.
 enum class WeightType {
-    as_stored,  ///< bf16 products where the checkpoint is bf16, float32 otherwise
-    f32,  ///< float32 throughout; bf16 and f16 weights stay mapped and are widened as they are read
-    bf16,  ///< bf16 products; weights of other types are converted when they are loaded
+    /// Plain weights: bf16 products where the checkpoint is bf16, float32 otherwise. Quantised ones:
+    /// products of integers where the coding has them, bf16 products of what they decode to
+    /// otherwise.
+    as_stored,
+    f32,   ///< float32 throughout; all weights stay mapped and are widened as they are read
+    bf16,  ///< bf16 products; plain weights of other types are converted when they are loaded
+    /// As stored, but plain linear layers of the towers are quantised when they are loaded: see
+    /// quantising_source.h.
+    int8,
+    int4,
 };
-
-/// Opens the checkpoint of a directory, with both published styles of tensor names read as the one
-/// of the files: language_model.model.*, language_model.lm_head.weight, vision_model.*,
-/// multi_modal_projector.*.
-Checkpoint open_checkpoint(const std::string& checkpoint_dir);
-
-/// Where weights come from: gives the tensor (f32, bf16 or f16) that the published model has under
-/// a name, of this shape; throws Error if there is none.
-using TensorSource =
-    std::function<Tensor(const std::string& name, const std::vector<int64_t>& shape)>;
 
 /// Reads modules by the names of the published model. Each throws Error naming file, tensor,
 /// expected and found.
 class WeightLoader {
   public:
-    /// The checkpoint must outlive the loader; the modules need neither.
-    WeightLoader(const Checkpoint& checkpoint, WeightType type);
-    WeightLoader(TensorSource source, WeightType type) : source_(std::move(source)), type_(type) {}
+    /// The source must outlive the loader; the modules need neither.
+    WeightLoader(const TensorSource& source, WeightType type) : source_(source), type_(type) {}
+
+    /// Loads from the same source.
+    [[nodiscard]] WeightLoader with_type(WeightType type) const { return {source_, type}; }
 
     /// A matrix (rows, cols) as it is to be held.
     [[nodiscard]] Tensor matrix(const std::string& name, const std::vector<int64_t>& shape) const;
@@ -58,7 +55,7 @@ class WeightLoader {
     [[nodiscard]] Compute compute(const Weight& weight) const;
 
   private:
-    TensorSource source_;
+    const TensorSource& source_;
     WeightType type_;
 };
 

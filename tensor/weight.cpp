@@ -30,6 +30,26 @@ std::string_view Weight::type_name() const {
     return "?";
 }
 
+std::string Weight::description() const {
+    std::string text(type_name());
+    if (coding == Coding::plain) return text;
+    if (coding == Coding::nf4) {
+        text += " (blocks of " + std::to_string(group_size);
+        return text + (scale.dtype() == DType::u8 ? ", scales in 8 bits)" : ")");
+    }
+    if (scale.numel() == 1 && rows > 1) {
+        text += " (one scale";
+    } else if (group_size >= cols) {
+        text += " (a scale a row";
+    } else {
+        text += " (groups of " + std::to_string(group_size);
+    }
+    if (coding == Coding::int4 || coding == Coding::int4_by_column)
+        text += zero.defined() ? ", zero points" : ", symmetric";
+    if (of_column.defined()) text += ", activation order";
+    return text + ")";
+}
+
 cpu::Matrix Weight::matrix() const {
     cpu::Matrix m{data.data(), data.dtype(), rows, cols, data.row_stride(), coding, {}};
     if (coding == Coding::plain) return m;
@@ -41,8 +61,9 @@ cpu::Matrix Weight::matrix() const {
     g.scale = scale.data();
     g.scale_dtype = scale.dtype();
     const int64_t across = scale.cols();
-    g.scale_row = by_group ? 1 : across;
-    g.scale_group = by_group ? across : 1;
+    const bool one_scale = scale.numel() == 1;
+    g.scale_row = one_scale ? 0 : by_group ? 1 : across;
+    g.scale_group = one_scale ? 0 : by_group ? across : 1;
     g.zero = words(zero);
     g.zero_row = by_group || !zero.defined() ? 1 : zero.cols();
     g.zero_group = by_group && zero.defined() ? zero.cols() : 1;

@@ -2,6 +2,7 @@
 // in one of the published formats, as views of the files that hold it.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include "kernels/cpu_ops.h"
@@ -18,11 +19,14 @@ struct Weight {
     Tensor data;  ///< (rows, cols) if plain, else of the shape that `coding` says
     int64_t rows = 0, cols = 0;
     Coding coding = Coding::plain;
+    bool weight_only = false;  ///< int8 of a format that leaves activations in 16 bits (W8A16)
 
     // Of a coded matrix; see kernels/coding.h.
     int64_t group_size = 0;  ///< columns of a group (nf4: elements of a block)
     bool by_group = false;   ///< scale and zero are (groups, rows) as in GPTQ, not (rows, groups)
-    Tensor scale;            ///< (rows, groups) f32, bf16, f16; nf4: (blocks) f32 or, quantised, u8
+    /// (rows, groups) f32, bf16 or f16, or one element for all; nf4: (blocks) f32, or u8 where they
+    /// are quantised.
+    Tensor scale;
     Tensor zero;  ///< i32 (ceil(rows / 8), groups), or (groups, ceil(rows / 8)); or undefined
     int32_t zero_add = 0;
     Tensor of_column;     ///< i32 (cols), the group of each column; or undefined: neighbours
@@ -38,6 +42,9 @@ struct Weight {
     [[nodiscard]] int64_t bytes() const;
     /// "f32", "bf16", "f16", "int8", "int4", "fp8", "nf4"
     [[nodiscard]] std::string_view type_name() const;
+    /// The same with what scales there are: "int4 (groups of 128, zero points)", "int8 (a scale a
+    /// row)", "nf4 (blocks of 64, scales in 8 bits)".
+    [[nodiscard]] std::string description() const;
     /// For the kernels; valid as long as the tensors are.
     [[nodiscard]] cpu::Matrix matrix() const;
 };

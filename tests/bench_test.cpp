@@ -108,10 +108,10 @@ TEST_CASE("bench_random_weights_are_the_same_every_time_and_normal") {
     const ModelConfig config = small_config(config_11b());
     const RandomWeights weights(config, DType::f32);
     const std::vector<int64_t> shape = {700, 611};
-    const Tensor w = weights.get("a.weight", shape);
-    const Tensor again = RandomWeights(config, DType::f32).get("a.weight", shape);
-    const Tensor other = weights.get("b.weight", shape);
-    const Tensor other_seed = RandomWeights(config, DType::f32, 2).get("a.weight", shape);
+    const Tensor w = weights.tensor("a.weight", shape);
+    const Tensor again = RandomWeights(config, DType::f32).tensor("a.weight", shape);
+    const Tensor other = weights.tensor("b.weight", shape);
+    const Tensor other_seed = RandomWeights(config, DType::f32, 2).tensor("a.weight", shape);
     int64_t as_other = 0, as_other_seed = 0;
     double sum = 0, squares = 0, neighbours = 0, beyond_two = 0;
     for (int64_t i = 0; i < w.numel(); ++i) {
@@ -132,7 +132,7 @@ TEST_CASE("bench_random_weights_are_the_same_every_time_and_normal") {
     CHECK(std::abs(beyond_two / n - 0.0455) < 0.002);
     CHECK(as_other < w.numel() / 500);
     CHECK(as_other_seed < w.numel() / 500);
-    const Tensor bf16 = RandomWeights(config, DType::bf16).get("a.weight", shape);
+    const Tensor bf16 = RandomWeights(config, DType::bf16).tensor("a.weight", shape);
     for (int64_t i = 0; i < w.numel(); ++i)
         REQUIRE(bf16.data<uint16_t>()[i] == f32_to_bf16(w.data<float>()[i]));
 }
@@ -145,7 +145,7 @@ TEST_CASE("bench_random_weights_leave_unused_tiles_zero_and_gates_open") {
         CHECK(model.vision().padding_tiles_equal(id));
     const int64_t hidden = config.vision.hidden_size;
     const Tensor table =
-        weights.get("vision_model.pre_tile_positional_embedding.embedding.weight",
+        weights.tensor("vision_model.pre_tile_positional_embedding.embedding.weight",
                     {config.vision.num_aspect_ratio_ids(), config.vision.max_num_tiles * hidden});
     const auto zeros = [&](int64_t id, int64_t tile) {
         const uint16_t* from = table.data<uint16_t>() + id * table.cols() + tile * hidden;
@@ -156,7 +156,7 @@ TEST_CASE("bench_random_weights_leave_unused_tiles_zero_and_gates_open") {
     CHECK(zeros(1, 3) == hidden);
     CHECK(zeros(6, 3) < hidden / 10);  // 2 x 2
     for (const char* gate : {"x.gate", "y.gate_attn", "z.cross_attn_attn_gate"}) {
-        const float value = bf16_to_f32(weights.get(gate, {1}).data<uint16_t>()[0]);
+        const float value = bf16_to_f32(weights.tensor(gate, {1}).data<uint16_t>()[0]);
         CHECK(value >= 0.25f);
         CHECK(value <= 0.75f);
     }

@@ -10,7 +10,7 @@
 
 #include "io/checkpoint.h"
 #include "mllama/mllama.h"
-#include "mllama/weights.h"
+#include "mllama/checkpoint_weights.h"
 #include "tests/allocation_counter.h"
 
 using namespace mllama;

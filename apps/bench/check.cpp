@@ -221,7 +221,7 @@ std::vector<Checked> check_operations(const ModelConfig& config, DType stored, C
     const RandomWeights weights(config, stored == DType::bf16 ? DType::bf16 : DType::f32);
     for (const MatrixShape& shape : matrix_shapes(config)) {
         progress("linear " + std::to_string(shape.first) + " x " + std::to_string(shape.second));
-        const Tensor made = weights.get("check.weight", {shape.first, shape.second});
+        const Tensor made = weights.tensor("check.weight", {shape.first, shape.second});
         const Tensor w = ops::to_dtype(made, stored);
         for (const int64_t rows : {1, 8, 67})
             all.push_back(check_linear(shape, w, rows, compute, paths));
@@ -275,14 +275,30 @@ ModelConfig small_config(const ModelConfig& config) {
     return small;
 }
 
+namespace {
+
+/// Random weights of any float type.
+class RandomWeightsAs : public TensorSource {
+  public:
+    RandomWeightsAs(const ModelConfig& config, DType stored)
+        : weights_(config, stored == DType::bf16 ? DType::bf16 : DType::f32), stored_(stored) {}
+
+    [[nodiscard]] Tensor tensor(const std::string& name,
+                                const std::vector<int64_t>& shape) const override {
+        return ops::to_dtype(weights_.tensor(name, shape), stored_);
+    }
+
+  private:
+    RandomWeights weights_;
+    DType stored_;
+};
+
+}  // namespace
+
 std::vector<Checked> check_towers(const ModelConfig& config, DType stored, WeightType type) {
     const ModelConfig small = small_config(config);
-    const RandomWeights weights(small, stored == DType::bf16 ? DType::bf16 : DType::f32);
-    const TensorSource source = [&](const std::string& name, const std::vector<int64_t>& shape) {
-        return ops::to_dtype(weights.get(name, shape), stored);
-    };
-    const Model model =
-        Model::build(small, WeightLoader(source, type), {type, Reference::transformers});
+    const RandomWeightsAs source(small, stored);
+    const Model model = Model::build(small, source, {type, Reference::transformers});
     const Compute compute = model.text().compute();
     const ReferenceModel reference(small, source, compute);
     const double tolerance = towers_tolerance(compute);

@@ -73,12 +73,7 @@ Model random_model(const ModelConfig& config, const ModelOptions& options,
         fail(config_path, ": ", text);
     }
     const RandomWeights weights(config, dtype);
-    const WeightLoader loader(
-        [&](const std::string& name, const std::vector<int64_t>& shape) {
-            return weights.get(name, shape);
-        },
-        options.weights);
-    return Model::build(config, loader, options);
+    return Model::build(config, weights, options);
 }
 
 }  // namespace mllama

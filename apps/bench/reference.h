@@ -28,9 +28,9 @@ struct Rows {
 
 class ReferenceModel {
   public:
-    /// `compute`: what the factors of products are rounded to.
-    ReferenceModel(const ModelConfig& config, TensorSource source, Compute compute)
-        : config_(config), source_(std::move(source)), compute_(compute) {}
+    /// `compute`: what the factors of products are rounded to. The source must outlive the model.
+    ReferenceModel(const ModelConfig& config, const TensorSource& source, Compute compute)
+        : config_(config), source_(source), compute_(compute) {}
 
     /// Vision tower and projector: (max_num_tiles * num_patches, text hidden_size), the tiles of the
     /// picture first.
@@ -62,12 +62,12 @@ class ReferenceModel {
     /// h += scale * branch
     static void add(Rows& h, float scale, const Rows& branch);
     [[nodiscard]] Tensor weight(const std::string& name, const std::vector<int64_t>& shape) const {
-        return source_(name, shape);
+        return source_.tensor(name, shape);
     }
     [[nodiscard]] float tanh_gate(const std::string& name) const;
 
     ModelConfig config_;
-    TensorSource source_;
+    const TensorSource& source_;
     Compute compute_;
 };
 

@@ -1,0 +1,433 @@
+// Products of integers of a table: weights in int8 or int4 with rows of x rounded to int8, written
+// once over a vector of bytes. Like cpu_tile.h this goes into the unnamed namespace and the target
+// region of a table's source. Besides what cpu_leaves.h needs, it expects
+//
+//     int_tile_rows, int_few_rows   size of the register tile; rows of x that dot products take
+//     Ints                      lanes int32, or 4 * lanes bytes
+//     int_broadcast(a), int_add(a, b), int_store(p, v), int_load(p)
+//     load_bytes(p), load_bytes_part(p, n)     4 * lanes bytes; the first n only, 0 behind
+//     broadcast_bytes(p)        four bytes from p on, in every lane
+//     low_nibbles(v), high_nibbles(v)          of every byte
+//     to_floats(v)              int32 to float, lane by lane
+//     low_pairs(a, b), high_pairs(a, b)        of each quad: a0 b0 a1 b1, and a2 b2 a3 b3
+//     low_halves(a, b), high_halves(a, b)      of each quad: a0 a1 b0 b1, and a2 a3 b2 b3
+//     transpose, transpose_quads               of Ints too
+//     store_rounded(p, v)       lanes floats to the nearest whole numbers, ties to even, as int8
+//     Int8Dot, NibbleDot        multiply-adds: offset, prepare(w), multiply_add(x, w, sum): every
+//                               lane of sum += its four bytes of x (int8) times those of w (as
+//                               prepared: offset has been added to them)
+//
+// Order of columns. A unit is what a vector of weights holds: of int8 4 * lanes columns as they
+// lie; of int4 8 * lanes columns, of which the even ones (low nibbles) come first in x and in
+// panels, then the odd ones. Sums of integers are exact, so their order does not matter; a
+// segment's sum becomes a float once it is whole, and those are added in order. Decoding and tiles
+// give the same bits.
+
+// ---- how weights and x are cut ----
+
+/// Weights in int8: a unit is one vector.
+struct Int8Weights {
+    using Dot = Int8Dot;
+    static constexpr int vectors = 1;  // of x in a unit
+    static constexpr int64_t unit = 4 * lanes;
+    static constexpr int64_t unit_bytes = 4 * lanes;
+    static void load(const uint8_t* from, int64_t n, Ints (&w)[vectors]) {
+        w[0] = Dot::prepare(n >= unit_bytes ? load_bytes(from) : load_bytes_part(from, n));
+    }
+};
+
+/// Weights in int4: a vector of bytes gives one of even and one of odd columns.
+struct NibbleWeights {
+    using Dot = NibbleDot;
+    static constexpr int vectors = 2;
+    static constexpr int64_t unit = 8 * lanes;
+    static constexpr int64_t unit_bytes = 4 * lanes;
+    static void load(const uint8_t* from, int64_t n, Ints (&w)[vectors]) {
+        const Ints bytes = n >= unit_bytes ? load_bytes(from) : load_bytes_part(from, n);
+        w[0] = low_nibbles(bytes);
+        w[1] = high_nibbles(bytes);
+    }
+};
+
+// ---- rows of x ----
+
+/// Rounds n floats to int8 with a common scale. See reference::quantise.
+inline float quantise_block(const float* x, int64_t n, int8_t* to) {
+    Vec largest_so_far = broadcast(0.0f), poison = broadcast(0.0f);
+    for (int64_t i = 0; i < n; i += lanes) {
+        const Vec v = load<F32>(x + i, n - i);
+        largest_so_far = largest(largest_so_far, largest(v, broadcast(0.0f) - v));
+        poison = fma(v, broadcast(0.0f), poison);
+    }
+    float parts[lanes];
+    F32::store(parts, largest_so_far);
+    float most = 0.0f;
+    for (const float part : parts) most = part > most ? part : most;
+    const bool finite = sum_of_lanes(poison) == 0.0;
+    const bool any = finite && most >= smallest_quantised;
+    const Vec inverse = broadcast(any ? 127.0f / most : 0.0f);
+    for (int64_t i = 0; i < n; i += lanes) {
+        int8_t rounded[lanes];
+        store_rounded(rounded, any ? load<F32>(x + i, n - i) * inverse : broadcast(0.0f));
+        __builtin_memcpy(to + i, rounded, static_cast<size_t>(at_most(n - i, lanes)));
+    }
+    if (!finite) return __builtin_nanf("");
+    return any ? most / 127.0f : 0.0f;
+}
+
+/// The sums of the segments of a row, in the order of its columns.
+inline void sum_segments(const int8_t* numbers, int64_t k, int64_t segment, int32_t* sums_of) {
+    for (int64_t begin = 0; begin < k; begin += segment) {
+        const int64_t end = at_most(begin + segment, k);
+        int32_t sum = 0;
+        for (int64_t i = begin; i < end; ++i) sum += numbers[i];
+        sums_of[begin / segment] = sum;
+    }
+}
+
+/// See IntProduct::quantise_row.
+inline void quantise_row(const float* x, const IntLayout& layout, int8_t* packed, float* scale,
+                         int32_t* sums_of) {
+    const int64_t k = layout.cols;
+    if (!layout.nibbles) {
+        const float common = quantise_block(x, k, packed);
+        for (int64_t i = k; i < round_up(k, Int8Weights::unit); ++i) packed[i] = 0;
+        for (int64_t s = 0; s < layout.segments; ++s) scale[s] = common;
+        sum_segments(packed, k, layout.segment, sums_of);
+        return;
+    }
+    constexpr int64_t block = IntLayout::x_block;
+    static_assert(block % NibbleWeights::unit == 0);
+    const int64_t per_block = block / layout.segment;
+    for (int64_t begin = 0; begin < k; begin += block) {
+        int8_t numbers[block] = {};
+        const int64_t n = at_most(k - begin, block);
+        const float common = quantise_block(x + begin, n, numbers);
+        const int64_t first = begin / layout.segment;
+        for (int64_t s = 0; s < at_most(per_block, layout.segments - first); ++s) {
+            scale[first + s] = common;
+        }
+        sum_segments(numbers, n, layout.segment, sums_of + first);
+        for (int64_t unit = 0; unit < block; unit += NibbleWeights::unit) {
+            int8_t* even = packed + begin + unit;
+            int8_t* odd = even + NibbleWeights::unit / 2;
+            for (int64_t i = 0; i < NibbleWeights::unit / 2; ++i) {
+                even[i] = numbers[unit + 2 * i];
+                odd[i] = numbers[unit + 2 * i + 1];
+            }
+        }
+    }
+}
+
+// ---- scales ----
+
+/// See IntProduct::pack_scales: a panel of floats has just this order.
+inline void pack_scales(const void* scale, DType dtype, int64_t stride, int64_t n, int64_t groups,
+                        float* to) {
+    pack_rows_of<FloatFactors<false>>(scale, dtype, stride, n, groups, to, false);
+}
+
+/// What one segment adds to a vector of sums: (whole - zero * x_sum) * w_scale * x_scale.
+inline Vec add_segment(Vec c, Ints whole, const float* w_zero, float x_sum, const float* w_scale,
+                       float x_scale) {
+    Vec value = to_floats(whole);
+    if (w_zero != nullptr) {
+        value = fma(broadcast(0.0f) - F32::load(w_zero), broadcast(x_sum), value);
+    }
+    return fma(value, F32::load(w_scale) * broadcast(x_scale), c);
+}
+
+// ---- many rows: panels and tiles ----
+
+/// See IntProduct::pack_panel.
+template <class Weights>
+void pack_int_panel(const uint8_t* w, int64_t row_bytes, int64_t n, int64_t bytes, int8_t* panel) {
+    const int64_t group_bytes = 4 * round_up(n, lanes);  // of one group of all columns
+    const int64_t units = (bytes + Weights::unit_bytes - 1) / Weights::unit_bytes;
+    for (int64_t column = 0; column < n; column += lanes) {
+        for (int64_t u = 0; u < units; ++u) {
+            Ints groups[Weights::vectors][lanes];
+            const int64_t left = bytes - u * Weights::unit_bytes;
+            for (int64_t j = 0; j < lanes; ++j) {
+                const int64_t row = at_most(column + j, n - 1);
+                Ints one[Weights::vectors];
+                Weights::load(w + row * row_bytes + u * Weights::unit_bytes, left, one);
+                for (int v = 0; v < Weights::vectors; ++v) groups[v][j] = one[v];
+            }
+            for (int v = 0; v < Weights::vectors; ++v) {
+                transpose(groups[v]);
+                int8_t* to = panel + (u * Weights::vectors + v) * lanes * group_bytes + 4 * column;
+#pragma GCC unroll 16
+                for (int64_t j = 0; j < lanes; ++j) {
+                    int_store(reinterpret_cast<int32_t*>(to + j * group_bytes), groups[v][j]);
+                }
+            }
+        }
+    }
+}
+
+/// The groups of four columns of one segment: `runs` runs of `count` groups, `distance` apart.
+struct SegmentRuns {
+    int64_t runs, count, distance;
+};
+
+template <class Weights>
+SegmentRuns runs_of(int64_t segment) {
+    if (Weights::vectors == 1 || segment % Weights::unit == 0) return {1, segment / 4, 0};
+    return {Weights::vectors, segment / 4 / Weights::vectors, lanes};
+}
+
+/// Where the first group of a segment stands.
+template <class Weights>
+int64_t first_group(int64_t segment, int64_t s) {
+    const int64_t column = s * segment;
+    return (column / Weights::unit * Weights::unit + column % Weights::unit / Weights::vectors) / 4;
+}
+
+/// rows x vectors sums of integers over the segments of a panel, each added to c as it is whole.
+template <class Weights, int rows, int vectors>
+void int_register_tile(const IntTile& t, int64_t width) {
+    const SegmentRuns runs = runs_of<Weights>(t.layout->segment);
+    const int64_t groups_in_all = round_up(t.cols, Weights::unit) / 4;
+    for (int64_t s = 0; s < (t.cols + t.layout->segment - 1) / t.layout->segment; ++s) {
+        Ints sum[rows][vectors];
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            const Ints start =
+                int_broadcast(-t.offset * t.x_sum[r * t.layout->segments + t.first_segment + s]);
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; ++v) sum[r][v] = start;
+        }
+        const int64_t first = first_group<Weights>(t.layout->segment, s);
+        for (int64_t run = 0; run < runs.runs; ++run) {
+            const int64_t begin = first + run * runs.distance;
+            const int64_t end = at_most(begin + runs.count, groups_in_all);
+            const int8_t* panel = t.panel + begin * 4 * width;
+            for (int64_t j = begin; j < end; ++j) {
+                Ints w[vectors];
+#pragma GCC unroll 16
+                for (int v = 0; v < vectors; ++v) w[v] = load_bytes(panel + v * 4 * lanes);
+#pragma GCC unroll 16
+                for (int r = 0; r < rows; ++r) {
+                    const Ints x = broadcast_bytes(t.x + r * t.x_stride + 4 * j);
+#pragma GCC unroll 16
+                    for (int v = 0; v < vectors; ++v) {
+                        sum[r][v] = Weights::Dot::multiply_add(x, w[v], sum[r][v]);
+                    }
+                }
+                panel += 4 * width;
+            }
+        }
+        const int64_t at = t.first_segment + s;
+        const int64_t group = at / t.layout->segments_per_group;
+        const bool add = t.accumulate || s > 0;
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            const int64_t place = r * t.layout->segments + at;
+            const auto x_sum = static_cast<float>(t.x_sum[place]);
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; ++v) {
+                float* c = t.c + r * t.c_stride + v * lanes;
+                const float* zero =
+                    t.w_zero != nullptr ? t.w_zero + group * width + v * lanes : nullptr;
+                const Vec before = add ? F32::load(c) : broadcast(0.0f);
+                F32::store(c, add_segment(before, sum[r][v], zero, x_sum,
+                                          t.w_scale + group * width + v * lanes, t.x_scale[place]));
+            }
+        }
+    }
+}
+
+/// Finds the register tile of this many rows and vectors.
+template <class Weights, int rows = int_tile_rows, int vectors = panel_vectors>
+void choose_int_tile(int64_t vector_count, const IntTile& t) {
+    if (rows > 1 && t.rows < rows) {
+        choose_int_tile<Weights, (rows > 1 ? rows - 1 : 1), vectors>(vector_count, t);
+    } else if (vectors > 1 && vector_count < vectors) {
+        choose_int_tile<Weights, rows, (vectors > 1 ? vectors - 1 : 1)>(vector_count, t);
+    } else {
+        int_register_tile<Weights, rows, vectors>(t, vectors * lanes);
+    }
+}
+
+inline void int_tile(const IntTile& t) {
+    const int64_t vectors = (t.columns + lanes - 1) / lanes;
+    if (t.layout->nibbles) {
+        choose_int_tile<NibbleWeights>(vectors, t);
+    } else {
+        choose_int_tile<Int8Weights>(vectors, t);
+    }
+}
+
+// ---- few rows: weights as they lie ----
+
+/// The sum of each of four vectors of sums, quad by quad: quad q of the result holds the sums of
+/// quad q of w0, w1, w2, w3.
+inline Ints sums_by_quad(const Ints (&w)[4]) {
+    const Ints first = int_add(low_pairs(w[0], w[1]), high_pairs(w[0], w[1]));
+    const Ints second = int_add(low_pairs(w[2], w[3]), high_pairs(w[2], w[3]));
+    return int_add(low_halves(first, second), high_halves(first, second));
+}
+
+/// Four rows of w times `rows` rows of x, unit after unit; every `units_together` units the sums
+/// are stored: sums[stretch][strip][row of x], of which this is one strip.
+template <class Weights, int rows>
+void dot_four(const IntDots& d, const uint8_t* const (&w)[4], int64_t units_together,
+              int32_t* store_to) {
+    const int64_t bytes = d.row_bytes;
+    const int64_t units = (bytes + Weights::unit_bytes - 1) / Weights::unit_bytes;
+    for (int64_t begin = 0; begin < units; begin += units_together) {
+        Ints sum[rows][4];
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+            for (int j = 0; j < 4; ++j) sum[r][j] = int_broadcast(0);
+        }
+        const int64_t end = at_most(begin + units_together, units);
+        for (int64_t u = begin; u < end; ++u) {
+            const int64_t at = u * Weights::unit_bytes;
+            // Behind the end of these rows come the next four.
+            int64_t ahead = at + prefetch_blocks * Weights::unit_bytes;
+            if (ahead >= bytes) ahead += 3 * bytes;
+            Ints weights[4][Weights::vectors];
+#pragma GCC unroll 16
+            for (int j = 0; j < 4; ++j) {
+                prefetch(w[j] + ahead);
+                Weights::load(w[j] + at, bytes - at, weights[j]);
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < rows; ++r) {
+                const int8_t* x = d.x + r * d.x_stride + u * Weights::unit;
+#pragma GCC unroll 16
+                for (int v = 0; v < Weights::vectors; ++v) {
+                    const Ints numbers = load_bytes(x + v * 4 * lanes);
+#pragma GCC unroll 16
+                    for (int j = 0; j < 4; ++j) {
+                        sum[r][j] = Weights::Dot::multiply_add(numbers, weights[j][v], sum[r][j]);
+                    }
+                }
+            }
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            int_store(store_to + r * lanes, sums_by_quad(sum[r]));
+        }
+        store_to += quads * rows * lanes;
+    }
+}
+
+/// From the stored sums of lanes rows of w to c: strips become vectors of the same quad, a quad
+/// being a part of a segment, or the other way round.
+template <int rows>
+void finish_dots(const IntDots& d, int64_t stretches, int64_t quads_per_segment, float* c,
+                 const float* w_scale, const float* w_zero) {
+    for (int r = 0; r < rows; ++r) {
+        Vec total = broadcast(0.0f);
+        Ints whole = int_broadcast(0);
+        int64_t segment = 0, quad = 0;
+        const int64_t segments = d.layout->segments;
+        const auto finish_segment = [&] {
+            const int64_t place = r * segments + segment;
+            const int64_t group = segment / d.layout->segments_per_group;
+            const Ints corrected = int_add(whole, int_broadcast(-d.offset * d.x_sum[place]));
+            total = add_segment(
+                total, corrected, w_zero != nullptr ? w_zero + group * d.width : nullptr,
+                static_cast<float>(d.x_sum[place]), w_scale + group * d.width, d.x_scale[place]);
+            whole = int_broadcast(0);
+            quad = 0;
+            ++segment;
+        };
+        for (int64_t i = 0; i < stretches; ++i) {
+            Ints part[quads];
+#pragma GCC unroll 16
+            for (int s = 0; s < quads; ++s) {
+                part[s] = int_load(d.sums + ((i * quads + s) * rows + r) * lanes);
+            }
+            transpose_quads(part);
+#pragma GCC unroll 16
+            for (int q = 0; q < quads; ++q) {
+                if (segment == segments) break;  // quads behind the last column
+                whole = int_add(whole, part[q]);
+                if (++quad == quads_per_segment) finish_segment();
+            }
+        }
+        if (segment < segments) finish_segment();
+        F32::store(c + r * d.c_stride, total);
+    }
+}
+
+/// Stretches of units whose sums stand for themselves, and how many quads make a segment.
+template <class Weights>
+struct Stretches {
+    int64_t units_together, count, quads_per_segment;
+
+    explicit Stretches(const IntLayout& layout) {
+        units_together = layout.segment >= Weights::unit ? layout.segment / Weights::unit : 1;
+        count = (round_up(layout.cols, Weights::unit) / Weights::unit + units_together - 1) /
+                units_together;
+        const int64_t columns = units_together * Weights::unit;
+        quads_per_segment = layout.segment >= columns ? quads : layout.segment * quads / columns;
+    }
+};
+
+template <class Weights, int rows>
+void int_dot_rows(const IntDots& d) {
+    const Stretches<Weights> stretches(*d.layout);
+    for (int64_t column = 0; column < d.columns; column += lanes) {
+        for (int64_t s = 0; s < quads; ++s) {
+            const uint8_t* w[4];
+            for (int64_t j = 0; j < 4; ++j) {
+                // Where rows are missing, the last one stands in; its sums are not used.
+                const int64_t row = at_most(column + 4 * s + j, d.columns - 1);
+                w[j] = d.w + row * d.row_bytes;
+            }
+            dot_four<Weights, rows>(d, w, stretches.units_together, d.sums + s * rows * lanes);
+        }
+        finish_dots<rows>(d, stretches.count, stretches.quads_per_segment, d.c + column,
+                          d.w_scale + column, d.w_zero != nullptr ? d.w_zero + column : nullptr);
+    }
+}
+
+/// Finds the dot products of this many rows.
+template <class Weights, int rows = int_few_rows>
+void choose_int_dots(const IntDots& d) {
+    if (rows > 1 && d.rows < rows) {
+        choose_int_dots<Weights, (rows > 1 ? rows - 1 : 1)>(d);
+    } else {
+        int_dot_rows<Weights, rows>(d);
+    }
+}
+
+inline void int_dots(const IntDots& d) {
+    if (d.layout->nibbles) {
+        choose_int_dots<NibbleWeights>(d);
+    } else {
+        choose_int_dots<Int8Weights>(d);
+    }
+}
+
+inline void pack_panel(bool nibbles, const void* w, int64_t row_bytes, int64_t n, int64_t bytes,
+                       int8_t* panel) {
+    const auto* from = static_cast<const uint8_t*>(w);
+    if (nibbles) {
+        pack_int_panel<NibbleWeights>(from, row_bytes, n, bytes, panel);
+    } else {
+        pack_int_panel<Int8Weights>(from, row_bytes, n, bytes, panel);
+    }
+}
+
+/// The products of integers of this file.
+inline IntProduct make_int_product() {
+    IntProduct product{};
+    product.tile_rows = int_tile_rows;
+    product.panel_width = panel_vectors * lanes;
+    product.lanes = lanes;
+    product.few_rows_max = int_few_rows;
+    product.int8_offset = Int8Dot::offset;
+    product.quantise_row = quantise_row;
+    product.pack_scales = pack_scales;
+    product.pack_panel = pack_panel;
+    product.tile = int_tile;
+    product.dots = int_dots;
+    return product;
+}

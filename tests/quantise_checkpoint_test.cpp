@@ -1,0 +1,276 @@
+// Quantised directories: that they say what quantisation at load would have held, that they appear
+// whole or not at all, and the command.
+#include "mllama/quantise_checkpoint.h"
+
+#include <doctest/doctest.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+
+#include "io/checkpoint.h"
+#include "io/json.h"
+#include "mllama/checkpoint_weights.h"
+#include "mllama/config.h"
+#include "mllama/mllama.h"
+#include "mllama/quantising_source.h"
+#include "tests/goldens.h"
+#include "tests/program.h"
+
+using namespace mllama;
+using namespace mllama::test;
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string golden(const std::string& name) {
+    return models_folder() + "/" + name;
+}
+
+const std::string demo_model = std::string(MLLAMA_TEST_DATA) + "/../apps/demo/model";
+
+QuantisationPlan int8_everywhere() {
+    return {int8_rows, int8_rows, int8_rows};
+}
+
+QuantisationPlan int4_text(int64_t group_size) {
+    QuantisationPlan plan;
+    plan.text = QuantisedFormat{Coding::int4, group_size};
+    return plan;
+}
+
+bool same_bytes(const Tensor& a, const Tensor& b) {
+    return a.defined() == b.defined() &&
+           (!a.defined() || (a.dtype() == b.dtype() && a.shape() == b.shape() &&
+                             std::memcmp(a.data(), b.data(), static_cast<size_t>(a.bytes())) == 0));
+}
+
+/// A directory's weights as they are loaded.
+struct Loaded {
+    explicit Loaded(const std::string& directory)
+        : config(ModelConfig::load(directory)),
+          checkpoint(open_checkpoint(directory)),
+          weights(checkpoint, config.quantisation) {}
+    ModelConfig config;
+    Checkpoint checkpoint;
+    CheckpointWeights weights;
+};
+
+/// Every linear layer that `from` quantised by the plan has is in `written`, bit for bit, and so is
+/// every other tensor as it was. Returns the number of quantised layers.
+int64_t check_same_weights(const std::string& from, const std::string& written,
+                           const QuantisationPlan& plan) {
+    const Loaded plain(from), coded(written);
+    const QuantisingSource at_load(plain.weights, plan, plain.config, {});
+    int64_t quantised_layers = 0;
+    for (const std::string& name : plain.checkpoint.names()) {
+        CAPTURE(name);
+        const TensorInfo& info = plain.checkpoint.info(name);
+        const std::string module = name.substr(0, name.rfind('.'));
+        if (info.shape.size() != 2 || !plan.of(module, info.shape[1])) {
+            CHECK(same_bytes(coded.checkpoint.get(name, info.shape),
+                             plain.checkpoint.get(name, info.shape)));
+            continue;
+        }
+        ++quantised_layers;
+        const Weight expected = at_load.weight(module, info.shape[0], info.shape[1]);
+        const Weight found = coded.weights.weight(module, info.shape[0], info.shape[1]);
+        CHECK(found.coding == expected.coding);
+        CHECK(found.group_size == expected.group_size);
+        CHECK(found.zero_add == expected.zero_add);
+        CHECK(!found.weight_only);
+        CHECK(same_bytes(found.data, expected.data));
+        CHECK(same_bytes(found.scale, expected.scale));
+    }
+    return quantised_layers;
+}
+
+std::string error_of_writing(const std::string& from, const std::string& to,
+                             const QuantiseObserver& observer = {}) {
+    return error_of([&] { quantise_checkpoint(from, to, int4_text(128), {}, observer); });
+}
+
+/// A copy of a golden checkpoint that a test may spoil.
+std::string copy_of_golden(const TemporaryDirectory& folder, const std::string& name) {
+    fs::copy(golden(name), folder.file(name));
+    return folder.file(name);
+}
+
+}  // namespace
+
+TEST_CASE("quantised_directory_holds_what_quantisation_at_load_would") {
+    const TemporaryDirectory folder;
+    int64_t number = 0;
+    for (const std::string& from :
+         {golden("a_published"), golden("c_three_tiles"), golden("d_bf16"), demo_model}) {
+        CAPTURE(from);
+        for (const QuantisationPlan& plan :
+             {int8_everywhere(), int4_text(0), int4_text(32), int4_text(128)}) {
+            const std::string to = folder.file(std::to_string(number++));
+            quantise_checkpoint(from, to, plan, {}, {});
+            CHECK(check_same_weights(from, to, plan) >= 7 * 3);
+        }
+    }
+}
+
+TEST_CASE("quantised_directory_loads_and_answers_as_quantisation_at_load_does") {
+    const TemporaryDirectory folder;
+    const std::string to = folder.file("q");
+    quantise_checkpoint(golden("a_published"), to, {int8_rows, int8_rows, std::nullopt}, {}, {});
+    const auto logits = [&](const std::string& directory, const std::string& dtype) {
+        const std::string out = folder.file("out.safetensors");
+        const ProgramResult result =
+            run_program(MLLAMA_PROGRAM,
+                        {"forward", "-m", directory, "--dtype", dtype, "--out", out, "--batch",
+                         golden("a_published") + "/case_image_text.jsonl"},
+                        models_folder());
+        CHECK_MESSAGE(result.exit_code == 0, result.err);
+        return SafetensorsFile::open(out).get("logits").clone();
+    };
+    const Tensor stored = logits(to, "auto");
+    CHECK(same_bytes(stored, logits(golden("a_published"), "int8")));
+    CHECK(same_bytes(stored, logits(to, "int8")));
+    CHECK(compare_to_largest(stored, logits(golden("a_published"), "f32"), 0.1) == "");
+    CHECK(compare_to_largest(stored, logits(golden("a_published"), "f32"), 0.001) != "");
+}
+
+TEST_CASE("quantised_directory_has_its_index_and_copies_of_all_that_is_no_weight") {
+    const TemporaryDirectory folder;
+    const std::string from = copy_of_golden(folder, "c_three_tiles");
+    write_bytes(from + "/.hidden", "x");
+    write_bytes(from + "/consolidated.00.pth", "x");
+    fs::create_directory(from + "/original");
+    write_bytes(from + "/LICENSE.txt", "x");
+    const std::string to = folder.file("q");
+    quantise_checkpoint(from, to + "/", int4_text(128), {}, {});
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json", "LICENSE.txt",
+                             "preprocessor_config.json", "generation_config.json"})
+        CHECK(read_bytes(to + "/" + name) == read_bytes(from + "/" + name));
+    for (const char* name : {".hidden", "consolidated.00.pth", "original"})
+        CHECK(!fs::exists(to + "/" + std::string(name)));
+    const Json index = read_json_file(to + "/model.safetensors.index.json");
+    const Checkpoint checkpoint = open_checkpoint(to);
+    CHECK(index["weight_map"].size() == checkpoint.names().size());
+    CHECK(index["metadata"]["total_size"].get<int64_t>() == checkpoint.bytes());
+    CHECK(checkpoint.files().size() == 2);
+}
+
+TEST_CASE("quantised_directory_of_a_failure_is_not_there") {
+    const TemporaryDirectory folder;
+    const std::string to = folder.file("q");
+
+    SUBCASE("a tensor is not finite") {
+        const std::string from = copy_of_golden(folder, "a_published");
+        std::string bytes = read_bytes(from + "/model.safetensors");
+        const SafetensorsFile file = SafetensorsFile::open(from + "/model.safetensors");
+        const TensorInfo* info = nullptr;
+        for (const TensorInfo& tensor : file.tensors())
+            if (tensor.name.ends_with("layers.4.mlp.up_proj.weight")) info = &tensor;
+        REQUIRE(info != nullptr);
+        const float bad = std::numeric_limits<float>::infinity();
+        std::memcpy(&bytes[static_cast<size_t>(info->begin + 4 * (2 * info->shape[1] + 5))], &bad,
+                    4);
+        write_bytes(from + "/spoiled", bytes);
+        fs::rename(from + "/spoiled", from + "/model.safetensors");
+        const std::string error = error_of_writing(from, to);
+        CHECK(holds_all(error, {"model.safetensors", "layers.4.mlp.up_proj.weight", "inf", "row 2",
+                                "column 5"}));
+        CHECK(folder.entries() == 1);
+    }
+    SUBCASE("it is ended half way") {
+        int calls = 0;
+        QuantiseObserver observer;
+        observer.cancelled = [&] { return ++calls == 20; };
+        CHECK_THROWS_AS(
+            quantise_checkpoint(golden("a_published"), to, int4_text(128), {}, observer),
+            Interrupted);
+        CHECK(folder.entries() == 0);
+    }
+    SUBCASE("the disk is full") {
+        rlimit previous{};
+        ::getrlimit(RLIMIT_FSIZE, &previous);
+        const rlimit small{100000, previous.rlim_max};
+        std::signal(SIGXFSZ, SIG_IGN);
+        ::setrlimit(RLIMIT_FSIZE, &small);
+        const std::string error = error_of_writing(golden("a_published"), to);
+        ::setrlimit(RLIMIT_FSIZE, &previous);
+        std::signal(SIGXFSZ, SIG_DFL);
+        CHECK(holds_all(error, {"model.safetensors", "cannot be written"}));
+        CHECK(folder.entries() == 0);
+    }
+    SUBCASE("the directory around it does not exist") {
+        CHECK(holds_all(error_of_writing(golden("a_published"), folder.file("x/q")),
+                        {"x/q", "cannot be written"}));
+    }
+}
+
+TEST_CASE("quantised_directory_replaces_nothing") {
+    const TemporaryDirectory folder;
+    fs::create_directory(folder.file("directory"));
+    write_bytes(folder.file("file"), "kept");
+    fs::create_symlink("nowhere", folder.file("link"));
+    for (const char* name : {"directory", "directory/", "file", "link"}) {
+        CHECK(holds_all(error_of_writing(golden("a_published"), folder.file(name)),
+                        {"cannot be written", "expected nothing there"}));
+    }
+    CHECK(folder.entries() == 3);
+    CHECK(read_bytes(folder.file("file")) == "kept");
+}
+
+TEST_CASE("quantised_directory_is_not_quantised_again") {
+    const TemporaryDirectory folder;
+    quantise_checkpoint(golden("a_published"), folder.file("q"), int4_text(128), {}, {});
+    CHECK(holds_all(error_of_writing(folder.file("q"), folder.file("again")),
+                    {"q/config.json", "quantization_config"}));
+    CHECK(folder.entries() == 1);
+}
+
+TEST_CASE("quantisation_at_load_of_another_format_names_the_layer") {
+    const TemporaryDirectory folder;
+    quantise_checkpoint(golden("a_published"), folder.file("q"), int4_text(128), {}, {});
+    ModelOptions options;
+    options.weights = WeightType::int8;
+    CHECK(holds_all(error_of([&] { return Model::load(folder.file("q"), options); }),
+                    {"layers.0.cross_attn.q_proj", "int8", "int4"}));
+    options.weights = WeightType::int4;
+    CHECK(Model::load(folder.file("q"), options).weight_type_name() == "int4");
+}
+
+TEST_CASE("quantisation_at_load_tells_how_far_it_is") {
+    for (const bool vision : {false, true}) {
+        ModelOptions options;
+        options.weights = WeightType::int4;
+        if (vision) options.vision_weights = WeightType::int8;
+        int64_t calls = 0, last = 0, all = 0;
+        options.quantising = [&](int64_t done, int64_t of) {
+            CHECK(done == ++calls);
+            last = done;
+            all = of;
+        };
+        static_cast<void>(Model::load(golden("a_published"), options));
+        CHECK(last == all);
+        CHECK(all == 6 * 7 + 1 + (vision ? 5 * 6 : 0));
+    }
+}
+
+TEST_CASE("quantize_command_refuses_what_it_cannot_do") {
+    const TemporaryDirectory folder;
+    const auto quantize = [&](const std::vector<std::string>& options) {
+        std::vector<std::string> arguments = {"quantize", "-m", golden("a_published"), "--out",
+                                              folder.file("q")};
+        arguments.insert(arguments.end(), options.begin(), options.end());
+        return run_program(MLLAMA_PROGRAM, arguments).exit_code;
+    };
+    CHECK(quantize({}) == 2);
+    CHECK(quantize({"--dtype", "bf16"}) == 2);
+    for (const char* size : {"0", "-1", "17", "129", "1e3", ""})
+        CHECK(quantize({"--dtype", "int4", "--group-size", size}) == 2);
+    CHECK(quantize({"--dtype", "int4", "--vision-dtype", "int8"}) == 1);
+    CHECK(folder.entries() == 0);
+    CHECK(quantize({"--dtype", "int4", "--group-size", "channel"}) == 0);
+    CHECK(folder.entries() == 1);
+    CHECK(quantize({"--dtype", "int4"}) == 1);
+}
