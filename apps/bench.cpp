@@ -103,10 +103,11 @@ std::vector<Checked> check(const Model& model, WeightType type, ProgressLine& pr
     const DType stored = model.text().embedding_dtype();
     const Compute compute = model.text().compute();
     int64_t step = 0;
-    std::vector<Checked> checked = check_operations(
-        model.config(), stored, compute, CheckedPaths::ops(), [&](const std::string& what) {
-            progress.update("comparing with the reference: " + what, ++step, 0);
-        });
+    std::vector<Checked> checked =
+        check_operations(model.config(), stored, compute, model.kv_dtype(), CheckedPaths::ops(),
+                         [&](const std::string& what) {
+                             progress.update("comparing with the reference: " + what, ++step, 0);
+                         });
     progress.update("comparing with the reference: both towers", ++step, 0);
     const std::vector<Checked> towers = check_towers(model.config(), stored, type);
     checked.insert(checked.end(), towers.begin(), towers.end());

@@ -144,9 +144,9 @@ TEST_CASE("bench_random_weights_leave_unused_tiles_zero_and_gates_open") {
     for (int64_t id = 1; id < config.vision.num_aspect_ratio_ids(); ++id)
         CHECK(model.vision().padding_tiles_equal(id));
     const int64_t hidden = config.vision.hidden_size;
-    const Tensor table =
-        weights.tensor("vision_model.pre_tile_positional_embedding.embedding.weight",
-                    {config.vision.num_aspect_ratio_ids(), config.vision.max_num_tiles * hidden});
+    const Tensor table = weights.tensor(
+        "vision_model.pre_tile_positional_embedding.embedding.weight",
+        {config.vision.num_aspect_ratio_ids(), config.vision.max_num_tiles * hidden});
     const auto zeros = [&](int64_t id, int64_t tile) {
         const uint16_t* from = table.data<uint16_t>() + id * table.cols() + tile * hidden;
         return std::count(from, from + hidden, uint16_t{0});
@@ -169,9 +169,9 @@ TEST_CASE("bench_check_holds_with_every_table_and_type") {
         CAPTURE(std::string(dtype_name(stored)));
         std::vector<Checked> all = check_towers(config, stored, type);
         const bool bf16 = stored == DType::bf16 && type == WeightType::as_stored;
-        const std::vector<Checked> operations =
-            check_operations(config, stored, bf16 ? Compute::bf16 : Compute::f32,
-                             CheckedPaths::ops(), [](const std::string&) {});
+        const std::vector<Checked> operations = check_operations(
+            config, stored, bf16 ? Compute::bf16 : Compute::f32, bf16 ? DType::i8 : DType::f32,
+            CheckedPaths::ops(), [](const std::string&) {});
         all.insert(all.end(), operations.begin(), operations.end());
         CHECK(all.size() > 20);
         for (const Checked& checked : all) {
@@ -207,7 +207,7 @@ TEST_CASE("bench_check_refuses_operations_that_are_wrong_somewhere") {
     const ModelConfig config = small_config(config_11b());
     const auto error_with = [&](const CheckedPaths& paths) {
         return error_of([&] {
-            return check_operations(config, DType::bf16, Compute::bf16, paths,
+            return check_operations(config, DType::bf16, Compute::bf16, DType::bf16, paths,
                                     [](const std::string&) {});
         });
     };

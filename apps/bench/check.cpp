@@ -96,6 +96,7 @@ struct AttentionProblem {
     std::string what;
     int64_t queries, keys, heads, kv_heads, head_dim;
     Visibility visible;
+    bool of_picture;  ///< keys and values are kept as the products take them
 };
 
 /// What the reference makes of one query.
@@ -106,6 +107,8 @@ std::vector<float> reference_query(const AttentionProblem& p, const Tensor& q, c
     args.k = kv.k.data();
     args.v = kv.v.data();
     args.kv_dtype = kv.k.dtype();
+    args.k_scales = kv.k_scales.defined() ? kv.k_scales.data<float>() : nullptr;
+    args.v_scales = kv.v_scales.defined() ? kv.v_scales.data<float>() : nullptr;
     args.queries = 1;
     args.keys = p.keys;
     args.heads = p.heads;
@@ -121,12 +124,13 @@ std::vector<float> reference_query(const AttentionProblem& p, const Tensor& q, c
     return out;
 }
 
-Checked check_attention(const AttentionProblem& p, Compute compute, const CheckedPaths& paths) {
+Checked check_attention(const AttentionProblem& p, DType kv_dtype, Compute compute,
+                        const CheckedPaths& paths) {
     const Tensor q = random_rows(p.queries, p.heads * p.head_dim, 7);
     const Tensor k = random_rows(p.keys, p.kv_heads * p.head_dim, 8);
     const Tensor v = random_rows(p.keys, p.kv_heads * p.head_dim, 9);
     Tensor out = Tensor::empty(q.shape(), DType::f32);
-    KvCache cache(p.kv_heads, p.head_dim, compute == Compute::bf16 ? DType::bf16 : DType::f32);
+    KvCache cache(p.kv_heads, p.head_dim, kv_dtype);
     cache.append(k, v);
     const KeysValues kv = cache.keys_values();
     paths.attention(q, kv, p.head_dim, p.visible, compute, out);
@@ -215,7 +219,7 @@ CheckedPaths CheckedPaths::ops() {
 }
 
 std::vector<Checked> check_operations(const ModelConfig& config, DType stored, Compute compute,
-                                      const CheckedPaths& paths,
+                                      DType kv_dtype, const CheckedPaths& paths,
                                       const std::function<void(const std::string&)>& progress) {
     std::vector<Checked> all;
     const RandomWeights weights(config, stored == DType::bf16 ? DType::bf16 : DType::f32);
@@ -232,16 +236,18 @@ std::vector<Checked> check_operations(const ModelConfig& config, DType stored, C
     const TileLayout tiles = TileLayout::of(1, std::min<int64_t>(2, v.max_num_tiles), false);
     const KeyVisibility in_tiles = tile_visibility(tiles, v.num_patches(), v.padded_patches());
     const int64_t positions = tiles.tiles() * v.padded_patches();
+    const DType picture_dtype = compute == Compute::f32 ? DType::f32 : DType::bf16;
     const AttentionProblem problems[] = {
         {"attention of a prompt", 300, 700, t.num_attention_heads, t.num_key_value_heads,
-         t.head_dim(), causal(400)},
+         t.head_dim(), causal(400), false},
         {"attention of a token", 1, 2050, t.num_attention_heads, t.num_key_value_heads,
-         t.head_dim(), causal(2049)},
+         t.head_dim(), causal(2049), false},
         {"attention of tiles", positions, positions, v.num_attention_heads, v.num_attention_heads,
-         v.head_dim(), in_tiles.of_all()}};
+         v.head_dim(), in_tiles.of_all(), true}};
     for (const AttentionProblem& problem : problems) {
         progress(problem.what);
-        all.push_back(check_attention(problem, compute, paths));
+        all.push_back(check_attention(problem, problem.of_picture ? picture_dtype : kv_dtype,
+                                      compute, paths));
     }
     return all;
 }

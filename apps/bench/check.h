@@ -37,10 +37,10 @@ struct Checked {
 
 /// Products with matrices of all shapes of the model, of 1, 8 and 67 rows; attention of a prompt, of
 /// a token behind many, and of pictures. `stored` and `compute`: how weights are held and computed
-/// with. `progress` is told the names of the steps. Throws Error at the first that is wrong.
+/// with; `kv_dtype`: what keys and values of texts are kept as. `progress` is told the names of the steps. Throws Error at the first that is wrong.
 [[nodiscard]] std::vector<Checked> check_operations(
-    const ModelConfig& config, DType stored, Compute compute, const CheckedPaths& paths,
-    const std::function<void(const std::string&)>& progress);
+    const ModelConfig& config, DType stored, Compute compute, DType kv_dtype,
+    const CheckedPaths& paths, const std::function<void(const std::string&)>& progress);
 
 /// Both towers of a model that is like `config` in everything but its sizes: pictures of one and of
 /// all tiles, a prompt in chunks, tokens decoded one by one beside another text.

@@ -32,8 +32,8 @@ Rows attend(const Rows& q, const Rows& k, const Rows& v, int64_t head_dim, Visib
     const int64_t heads = KvLayout::blocks(k.count) * layout.kv_heads;  // of all blocks
     std::vector<float> keys(static_cast<size_t>(heads * layout.key_units()));
     std::vector<float> values(static_cast<size_t>(heads * layout.value_units()));
-    reference::store_keys(k.values.data(), k.count, k.width, layout, 0, keys.data());
-    reference::store_values(v.values.data(), v.count, v.width, layout, 0, values.data());
+    reference::store_keys(k.values.data(), k.count, k.width, layout, 0, keys.data(), nullptr);
+    reference::store_values(v.values.data(), v.count, v.width, layout, 0, values.data(), nullptr);
     args.k = keys.data();
     args.v = values.data();
     reference::attention(args, compute, out.values.data(), out.width);
