@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iostream>
 #include <limits>
+#include <span>
 
 #include "apps/bench/check.h"
 #include "apps/bench/model.h"
@@ -99,18 +100,19 @@ BenchPlan make_plan(const Arguments& arguments, const TextConfig& config,
     return plan;
 }
 
-std::vector<Checked> check(const Model& model, WeightType type, ProgressLine& progress) {
+std::vector<Checked> check(const Model& model, const ModelOptions& options,
+                           ProgressLine& progress) {
     const DType stored = model.text().embedding_dtype();
-    const Compute compute = model.text().compute();
     int64_t step = 0;
-    std::vector<Checked> checked =
-        check_operations(model.config(), stored, compute, model.kv_dtype(), CheckedPaths::ops(),
-                         [&](const std::string& what) {
-                             progress.update("comparing with the reference: " + what, ++step, 0);
-                         });
+    std::vector<Checked> checked = check_operations(
+        model.config(), stored, options, CheckedPaths::ops(), [&](const std::string& what) {
+            progress.update("comparing with the reference: " + what, ++step, 0);
+        });
     progress.update("comparing with the reference: both towers", ++step, 0);
-    const std::vector<Checked> towers = check_towers(model.config(), stored, type);
-    checked.insert(checked.end(), towers.begin(), towers.end());
+    for (const std::vector<Checked>& more :
+         {check_towers(model.config(), stored, options), check_layers(model)}) {
+        checked.insert(checked.end(), more.begin(), more.end());
+    }
     return checked;
 }
 
@@ -126,13 +128,25 @@ std::string checked_text(const std::vector<Checked>& checked) {
     return text;
 }
 
+/// The weights that a token reads, where they lie.
+std::vector<cpu::MemoryPart> weights_of_a_token(const Model& model, bool with_images) {
+    std::vector<cpu::MemoryPart> parts;
+    const auto add = [&](const Linear& layer) {
+        parts.push_back({layer.weight.data.data(), layer.weight.data.bytes()});
+    };
+    model.text().for_each_linear(with_images, add);
+    add(model.text().lm_head());
+    return parts;
+}
+
 /// Runs every workload `repeats` times, in turns, so that a bad moment of the machine meets each
 /// once at most; the limits are measured before and after every run.
-void time_all(const std::vector<Workload>& workloads, int64_t repeats, ProgressLine& progress,
+void time_all(const std::vector<Workload>& workloads, int64_t repeats,
+              std::span<const cpu::MemoryPart> weights, ProgressLine& progress,
               BenchReport& report) {
     const cpu::LimitProbe probe(cpu::LimitProbe::default_bytes());
     for (const Workload& workload : workloads) {
-        report.rows.push_back({&workload, {}, {}});
+        report.rows.push_back({&workload, {}, {}, 0});
         report.rows.back().run.seconds = std::numeric_limits<double>::infinity();
     }
     const int64_t all = repeats * static_cast<int64_t>(workloads.size());
@@ -143,10 +157,13 @@ void time_all(const std::vector<Workload>& workloads, int64_t repeats, ProgressL
             progress.update(row.workload->label, ++done, all);
             const cpu::Limits before = report.limits.back();
             const BenchRun run = row.workload->run();
+            const bool decode = row.workload->kind == Workload::Kind::decode;
+            const double read = decode ? cpu::read_gb_s(weights) : 0;
             report.limits.push_back(probe.measure());
             if (run.seconds >= row.run.seconds) continue;
             row.run = run;
             row.limits = cpu::best(before, report.limits.back());
+            row.weights_read_gb_s = read;
         }
     }
 }
@@ -165,6 +182,7 @@ void run(const Arguments& arguments) {
     report.threads = ops::threads();
     report.dtype = model.weight_type_name();
     report.compute = model.text().compute();
+    report.vision_compute = model.vision().compute();
     report.last_level_cache = cpu::last_level_cache();
     report.model = arguments.random_weights
                        ? arguments.config + ", random weights, " +
@@ -177,12 +195,13 @@ void run(const Arguments& arguments) {
                   report.load_s);
     progress.finish(opening);
 
-    report.checked = check(model, options.weights, progress);
+    report.checked = check(model, options, progress);
     progress.finish(checked_text(report.checked));
 
     Workloads workloads(model, plan);
     const std::vector<Workload> list = workloads.list(report.notes);
-    time_all(list, arguments.repeats, progress, report);
+    time_all(list, arguments.repeats, weights_of_a_token(model, arguments.images > 0), progress,
+             report);
     progress.finish("");
     report.anonymous_mb = anonymous_mb();
     std::cout << (arguments.json ? to_json(report).dump() + "\n" : table_text(report));

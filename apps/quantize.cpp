@@ -15,6 +15,7 @@ struct Arguments {
     std::string group_size = "128";
     std::string vision_dtype = "auto";
     std::string lm_head_dtype = "auto";
+    std::string calibration;
     int threads = 0;
 };
 
@@ -40,6 +41,14 @@ QuantisationPlan plan_of(const Arguments& arguments) {
     return plan;
 }
 
+ColumnImportance importance_of(const Arguments& arguments, ProgressLine& progress) {
+    if (arguments.calibration.empty()) return {};
+    return column_importance(
+        arguments.model, read_batch_file(arguments.calibration),
+        [&](int64_t done, int64_t all) { progress.update("calibrating, request", done, all); },
+        interrupted);
+}
+
 void run(const Arguments& arguments) {
     if (arguments.threads > 0) ops::set_threads(arguments.threads);
     const Stopwatch watch;
@@ -51,7 +60,9 @@ void run(const Arguments& arguments) {
         progress.update("quantising, MB", done / megabyte, all / megabyte);
     };
     catch_interrupts();
-    quantise_checkpoint(arguments.model, arguments.out, plan_of(arguments), {}, observer);
+    const QuantisationPlan plan = plan_of(arguments);
+    const ColumnImportance importance = importance_of(arguments, progress);
+    quantise_checkpoint(arguments.model, arguments.out, plan, importance, observer);
     progress.finish(arguments.out + ": written in " + duration_text(watch.seconds()));
 }
 
@@ -103,6 +114,11 @@ void add_quantize(CLI::App& app) {
         ->check(CLI::IsMember({"auto", "int8"}))
         ->type_name("TYPE")
         ->capture_default_str();
+    command
+        ->add_option("--calibration", arguments->calibration,
+                     "Requests as `generate --batch` reads them. The model reads them first, and "
+                     "errors of weights count as much as what they are multiplied with")
+        ->type_name("FILE");
     command
         ->add_option("-t,--threads", arguments->threads,
                      "Threads; default: the physical cores this process may use")

@@ -261,6 +261,9 @@ inline void int_tile(const IntTile& t) {
 
 // ---- few rows: weights as they lie ----
 
+/// How far ahead rows are asked for.
+constexpr int64_t int_prefetch_bytes = 2048;
+
 /// The sum of each of four vectors of sums, quad by quad: quad q of the result holds the sums of
 /// quad q of w0, w1, w2, w3.
 inline Ints sums_by_quad(const Ints (&w)[4]) {
@@ -269,45 +272,54 @@ inline Ints sums_by_quad(const Ints (&w)[4]) {
     return int_add(low_halves(first, second), high_halves(first, second));
 }
 
+/// Adds the products of one unit of four rows of w: `left` bytes of them exist.
+template <class Weights, int rows>
+inline __attribute__((always_inline)) void add_unit(const uint8_t* const (&w)[4], int64_t at,
+                                                    int64_t left, const int8_t* x, int64_t x_stride,
+                                                    Ints (&sum)[rows][4]) {
+    Ints weights[4][Weights::vectors];
+#pragma GCC unroll 16
+    for (int j = 0; j < 4; ++j) Weights::load(w[j] + at, left, weights[j]);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+        for (int v = 0; v < Weights::vectors; ++v) {
+            const Ints numbers = load_bytes(x + r * x_stride + v * 4 * lanes);
+#pragma GCC unroll 16
+            for (int j = 0; j < 4; ++j) {
+                sum[r][j] = Weights::Dot::multiply_add(numbers, weights[j][v], sum[r][j]);
+            }
+        }
+    }
+}
+
 /// Four rows of w times `rows` rows of x, unit after unit; every `units_together` units the sums
 /// are stored: sums[stretch][strip][row of x], of which this is one strip.
 template <class Weights, int rows>
 void dot_four(const IntDots& d, const uint8_t* const (&w)[4], int64_t units_together,
               int32_t* store_to) {
     const int64_t bytes = d.row_bytes;
-    const int64_t units = (bytes + Weights::unit_bytes - 1) / Weights::unit_bytes;
-    for (int64_t begin = 0; begin < units; begin += units_together) {
+    const int64_t stretch = units_together * Weights::unit_bytes;
+    const int8_t* x = d.x;
+    for (int64_t begin = 0; begin < bytes; begin += stretch) {
         Ints sum[rows][4];
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 16
             for (int j = 0; j < 4; ++j) sum[r][j] = int_broadcast(0);
         }
-        const int64_t end = at_most(begin + units_together, units);
-        for (int64_t u = begin; u < end; ++u) {
-            const int64_t at = u * Weights::unit_bytes;
+        const int64_t end = at_most(begin + stretch, bytes);
+        int64_t at = begin;
+        for (; end - at >= Weights::unit_bytes; at += Weights::unit_bytes) {
             // Behind the end of these rows come the next four.
-            int64_t ahead = at + prefetch_blocks * Weights::unit_bytes;
+            int64_t ahead = at + int_prefetch_bytes;
             if (ahead >= bytes) ahead += 3 * bytes;
-            Ints weights[4][Weights::vectors];
 #pragma GCC unroll 16
-            for (int j = 0; j < 4; ++j) {
-                prefetch(w[j] + ahead);
-                Weights::load(w[j] + at, bytes - at, weights[j]);
-            }
-#pragma GCC unroll 16
-            for (int r = 0; r < rows; ++r) {
-                const int8_t* x = d.x + r * d.x_stride + u * Weights::unit;
-#pragma GCC unroll 16
-                for (int v = 0; v < Weights::vectors; ++v) {
-                    const Ints numbers = load_bytes(x + v * 4 * lanes);
-#pragma GCC unroll 16
-                    for (int j = 0; j < 4; ++j) {
-                        sum[r][j] = Weights::Dot::multiply_add(numbers, weights[j][v], sum[r][j]);
-                    }
-                }
-            }
+            for (int j = 0; j < 4; ++j) prefetch(w[j] + ahead);
+            add_unit<Weights, rows>(w, at, Weights::unit_bytes, x, d.x_stride, sum);
+            x += Weights::unit;
         }
+        if (at < end) add_unit<Weights, rows>(w, at, end - at, x, d.x_stride, sum);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
             int_store(store_to + r * lanes, sums_by_quad(sum[r]));

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 namespace mllama::cpu {
 
@@ -46,6 +47,17 @@ class LimitProbe {
     int64_t bytes_;
     std::unique_ptr<float, Free> memory_;
 };
+
+/// Memory that is there already.
+struct MemoryPart {
+    const void* data = nullptr;
+    int64_t bytes = 0;
+};
+
+/// 1e9 bytes a second of a plain read of these very bytes by all threads, one part after the other:
+/// the best of a few readings with 1, 2, 4 and 8 streams a thread. Where memory is of several kinds
+/// (other nodes, other page sizes), this is the limit of what works on them.
+[[nodiscard]] double read_gb_s(std::span<const MemoryPart> parts);
 
 /// Bytes of memory that a process may still take: of the system, or of its control group if that is
 /// less. 0 if unknown.

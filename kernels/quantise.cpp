@@ -75,7 +75,7 @@ Loops loops_in_use() {
 }
 
 constexpr int64_t parts = portable_quantise::parts;
-constexpr int clippings = 12;  ///< tried for each sign: 1, ..., 0.5 of the largest magnitude
+constexpr int clippings = 16;  ///< tried for each sign: 1, ..., 1/4 of the largest magnitude
 constexpr int most_candidates = 2 * (clippings + 1);
 constexpr int neighbours = 6;  ///< scales of bfloat16 on each side of the best of those, tried then
 
@@ -97,7 +97,7 @@ class Group {
         scale_ = 0.0f;
         if (extreme_ == 0.0f) return;
         for (int step = 0; step <= clippings; ++step) {
-            const float clipped = extreme_ * (1.0f - 0.5f * static_cast<float>(step) / clippings);
+            const float clipped = extreme_ * (1.0f - 0.75f * static_cast<float>(step) / clippings);
             propose(clipped * up_ / high_);
             // Where there is a level more below zero than above, the extreme may go there.
             if (-low_ > high_) propose(clipped * up_ / low_);

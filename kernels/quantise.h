@@ -21,7 +21,7 @@ constexpr Levels int4_levels{-8, 7};
 
 /// w (cols) -> q (cols) and scale (ceil(cols / group_size)) bf16, chosen so that the sum of
 /// importance[col] * (w[col] - q[col] * scale)^2 over a group is small: the best of scales that clip
-/// the group's largest magnitude to between half and all of it, then of the scales of bfloat16
+/// the group's largest magnitude to between a quarter and all of it, then of the scales of bfloat16
 /// around that. Never worse than the scale that clips nothing.
 /// importance (cols) f32, finite and not negative, or null: all the same, as in a group where all
 /// are 0.

@@ -140,23 +140,37 @@ std::vector<double> factors(const float* x, const Matrix& w, Compute compute) {
 
 }  // namespace
 
+namespace {
+
+/// The sum of a row of factors of x times row n of w.
+double product(const std::vector<double>& row, const Matrix& w, int64_t n, Compute compute) {
+    const bool integers = cpu::multiplies_integers(w, compute);
+    double sum = 0.0;
+    for (int64_t k = 0; k < w.cols; ++k) {
+        const double value = weight(w, n, k);
+        sum += row[static_cast<size_t>(k)] * (integers ? value : factor(value, compute));
+    }
+    return sum;
+}
+
+}  // namespace
+
 void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
             const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
-    const bool integers = cpu::multiplies_integers(w, compute);
     for (int64_t r = 0; r < rows; ++r) {
         const std::vector<double> row = factors(x + r * x_stride, w, compute);
         for (int64_t n = 0; n < w.rows; ++n) {
-            double sum = 0.0;
-            for (int64_t k = 0; k < w.cols; ++k) {
-                const double value = weight(w, n, k);
-                sum += row[static_cast<size_t>(k)] * (integers ? value : factor(value, compute));
-            }
+            double sum = product(row, w, n, compute);
             if (epilogue.bias != nullptr) sum += epilogue.bias[n];
             double result = epilogue.scale * activation(sum, epilogue.activation);
             if (epilogue.residual != nullptr) result += epilogue.residual[r * out_stride + n];
             out[r * out_stride + n] = static_cast<float>(result);
         }
     }
+}
+
+float linear_element(const float* x, const Matrix& w, int64_t n, Compute compute) {
+    return static_cast<float>(product(factors(x, w, compute), w, n, compute));
 }
 
 namespace {

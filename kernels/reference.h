@@ -39,6 +39,9 @@ float quantise(const float* x, int64_t n, int8_t* numbers);
 void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
             const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride);
 
+/// One element of that, without an epilogue: of one row of x, and row n of w.
+float linear_element(const float* x, const Matrix& w, int64_t n, Compute compute);
+
 /// out[i, h] = sum_j p[j] v[j, h'] with p = softmax over the visible j of scale * q[i, h] . k[j,
 /// h'] + key_bias[j]. With Compute::bf16, q, k and v are rounded; the probabilities are not (an
 /// implementation may round them). A logit of -inf is a key not seen.

@@ -68,6 +68,32 @@ Tensor read_scale(const Checkpoint& checkpoint, const CompressedScheme& scheme,
     return checkpoint.get(name, one ? Shape(checkpoint.info(name).shape) : Shape{1}).view({1, 1});
 }
 
+/// Zeros as versions before 0.9 write them, I8 (rows, groups) in [-8, 7], packed as later ones do it.
+Tensor pack_zeros(const Checkpoint& checkpoint, const std::string& name, int64_t rows,
+                  int64_t groups) {
+    const Tensor stored = checkpoint.get(name, DType::i8, {rows, groups});
+    Tensor packed = Tensor::zeros({pieces(rows, 8), groups}, DType::i32);
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t g = 0; g < groups; ++g) {
+            const int zero = stored.data<int8_t>()[row * groups + g];
+            if (zero < -8 || zero > 7)
+                fail(checkpoint.where(name), ": expected zeros in [-8, 7], found ", zero);
+            int32_t& word = packed.data<int32_t>()[row / 8 * groups + g];
+            const uint32_t nibble = static_cast<uint32_t>(zero + 8) << (4 * (row % 8));
+            word = static_cast<int32_t>(static_cast<uint32_t>(word) | nibble);
+        }
+    }
+    return packed;
+}
+
+Tensor read_zeros(const Checkpoint& checkpoint, const std::string& layer, int64_t rows,
+                  int64_t groups) {
+    const std::string name = layer + ".weight_zero_point";
+    if (checkpoint.has(name) && checkpoint.info(name).dtype == DType::i8)
+        return pack_zeros(checkpoint, name, rows, groups);
+    return checkpoint.get(name, DType::i32, {pieces(rows, 8), groups});
+}
+
 /// A g_idx that the writer made and never set holds -1.
 bool has_order(const Checkpoint& checkpoint, const std::string& name, int64_t in_features) {
     if (!checkpoint.has(name)) return false;
@@ -118,10 +144,7 @@ Weight quantised_weight(const Checkpoint& checkpoint, const CompressedTensorsCon
             break;
     }
     w.scale = read_scale(checkpoint, scheme, layer, rows, groups);
-    if (!scheme.symmetric) {
-        w.zero =
-            checkpoint.get(layer + ".weight_zero_point", DType::i32, {pieces(rows, 8), groups});
-    }
+    if (!scheme.symmetric) w.zero = read_zeros(checkpoint, layer, rows, groups);
     const std::string g_idx = layer + ".weight_g_idx";
     if (has_order(checkpoint, g_idx, cols))
         w.of_column = group_of_column(checkpoint, g_idx, cols, w.group_size, groups);

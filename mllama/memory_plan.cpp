@@ -4,7 +4,7 @@
 #include <set>
 #include <string>
 
-#include "kernels/kv_layout.h"
+#include "tensor/ops.h"
 
 namespace mllama {
 namespace {

@@ -31,7 +31,7 @@ Model Model::load(const std::string& checkpoint_dir, const ModelOptions& options
 Model Model::build(const ModelConfig& config, const TensorSource& weights,
                    const ModelOptions& options) {
     const QuantisingSource source(weights, options.quantisation(), config, options.quantising);
-    return {config, WeightLoader(source, options.weights), options};
+    return {config, WeightLoader(source, options.weights, options.statistics), options};
 }
 
 Model::Model(const ModelConfig& config, const WeightLoader& weights, const ModelOptions& options)

@@ -27,6 +27,8 @@ struct ModelOptions {
     int64_t group_size = 128;  ///< of weights that are quantised to int4
     std::function<void(int64_t done, int64_t all)> quantising = {};  ///< layers, while they are
 
+    InputStatistics statistics = {};  ///< of linear layers, for those who want to look inside
+
     [[nodiscard]] WeightType vision() const;
     /// What is quantised when it is loaded.
     [[nodiscard]] QuantisationPlan quantisation() const;

@@ -11,7 +11,7 @@ namespace mllama {
 /// Which linear layers of the published model are quantised. The projector in between never is.
 struct QuantisationPlan {
     std::optional<QuantisedFormat> text;     ///< self-attention, cross-attention and MLPs
-    std::optional<QuantisedFormat> lm_head;  ///< half of an error more here is felt in every logit
+    std::optional<QuantisedFormat> lm_head;  ///< its errors go straight into the logits
     std::optional<QuantisedFormat> vision;   ///< attention and MLPs of both transformers
 
     /// The format of the linear layer `module` ("vision_model.transformer.layers.0.mlp.fc1", names

@@ -54,10 +54,9 @@ std::vector<SafetensorsWriter::Entry> entries_of(const Item& item) {
     const TensorInfo& info = *item.info;
     if (!item.format) return {{info.name, *info.dtype, info.shape}};
     const int64_t rows = info.shape[0], cols = info.shape[1];
-    const int64_t group_size = item.format->group_size;
     const std::string name = stored_module(info) + ".weight";
     std::vector<SafetensorsWriter::Entry> entries = {
-        {name + "_scale", DType::bf16, {rows, group_size == 0 ? 1 : cols / group_size}}};
+        {name + "_scale", DType::bf16, {rows, item.format->groups(cols)}}};
     if (item.format->coding == Coding::int8) {
         entries.push_back({name, DType::i8, {rows, cols}});
     } else {

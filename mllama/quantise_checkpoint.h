@@ -9,16 +9,12 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <string>
-#include <vector>
 
+#include "mllama/calibration.h"
 #include "mllama/quantise.h"
 
 namespace mllama {
-
-/// By the published name of a linear layer: what a column of its weight counts, (in_features).
-using ColumnImportance = std::map<std::string, std::vector<float>, std::less<>>;
 
 struct QuantiseObserver {
     std::function<void(int64_t done, int64_t all)> progress;  ///< bytes of the tensors read
@@ -26,7 +22,8 @@ struct QuantiseObserver {
 };
 
 /// The formats of the plan must have one coding. Reads the checkpoint directory `from` and writes the new directory `to`: its shards one by one
-/// under their names, with the layers of the plan quantised and all else as it is; their index;
+/// under their names, with the layers of the plan quantised (columns weighed by `importance`, where
+/// a layer has one) and all else as it is; their index;
 /// config.json with a quantization_config; and copies of the other files that are no weights. Holds
 /// one quantised tensor in memory at a time. `to` appears when it is complete (AtomicDirectory).
 /// Throws Error naming the file and the tensor: `to` exists, the disk is full, a checkpoint that is

@@ -1,6 +1,6 @@
 // The published formats of quantised linear layers: which tensors a layer is made of, and what they
 // must be. One file a format: compressed_tensors.cpp, gptq.cpp, bitsandbytes.cpp. None of them
-// converts anything: a Weight is made of views of the files, to be read by kernels/coding.h.
+// converts weights: a Weight is made of views of the files, to be read by kernels/coding.h.
 //
 // A layer is called as in the files ("language_model.model.layers.0.mlp.up_proj"); its tensors are
 // that name and what is written here behind "X".
@@ -32,8 +32,7 @@ struct LayerShape {
 // expected and found, if a tensor is missing or not of the type and shape that the sizes and the
 // config ask for.
 //
-// tensor_names: the endings of all tensors that the weight of a layer may be made of. The first of
-// them which a layer has tells that it is quantised.
+// tensor_names: the endings of all tensors that the weight of a layer may be made of.
 
 // compressed-tensors (https://github.com/neuralmagic/compressed-tensors, compressors/
 // quantized_compressors/):
@@ -41,7 +40,8 @@ struct LayerShape {
 //   pack-quantized  X.weight_packed I32 (out, ceil(in / 8)), X.weight_shape I64 or I32 (2) = (out,
 //                   in), X.weight_scale; nibble i (low first) of word w is column 8 w + i, plus 8.
 //                   Not symmetric: X.weight_zero_point I32 (ceil(out / 8), groups), nibbles along
-//                   the rows, plus 8 as well. Activation order: X.weight_g_idx I32 (in), the group
+//                   the rows, plus 8 as well (before version 0.9: I8 (out, groups), as they
+//                   are). Activation order: X.weight_g_idx I32 (in), the group
 //                   of each column; one that holds a -1 was never set, and is not used
 //   int-quantized   X.weight I8 (out, in), X.weight_scale
 //   float-quantized X.weight F8_E4M3 (out, in), X.weight_scale

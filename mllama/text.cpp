@@ -300,7 +300,6 @@ void TextModel::add_image(Sequence& sequence, const VisionRows& image, Arena& sc
     sequence.add_image(image.layout, rows_per_tile);
 }
 
-/// The linear layers that a token goes through; cross-attention has its keys and values already.
 void TextModel::for_each_linear(bool with_image,
                                 const std::function<void(const Linear&)>& visit) const {
     const auto visit_common = [&](const auto& layer) {
@@ -320,7 +319,13 @@ void TextModel::for_each_linear(bool with_image,
     }
 }
 
-/// That of the layers: a quantised checkpoint leaves lm_head as it was.
+// Of the layers: a quantised checkpoint leaves lm_head as it was.
+
+Compute TextModel::compute() const {
+    const auto q_proj = [](const auto& layer) { return layer.q_proj.compute; };
+    return layers_.empty() ? lm_head_.compute : std::visit(q_proj, layers_[0]);
+}
+
 std::string_view TextModel::weight_type_name() const {
     const auto q_proj = [](const auto& layer) { return layer.q_proj.weight.type_name(); };
     return layers_.empty() ? lm_head_.weight.type_name() : std::visit(q_proj, layers_[0]);

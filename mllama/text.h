@@ -88,12 +88,16 @@ class TextModel {
     void add_image(Sequence& sequence, const VisionRows& image, Arena& scratch) const;
 
     [[nodiscard]] const TextConfig& config() const { return config_; }
+    /// Calls visit for the linear layers that a token goes through, with or without a picture;
+    /// lm_head apart. (Cross-attention has its keys and values already.)
+    void for_each_linear(bool with_image, const std::function<void(const Linear&)>& visit) const;
+    [[nodiscard]] const Linear& lm_head() const { return lm_head_; }
     /// Bytes of weights that one token of decoding reads, with or without a picture.
     [[nodiscard]] int64_t bytes_per_token(bool with_image) const;
     /// Multiply-adds of the linear layers of one row, with or without a picture; lm_head apart.
     [[nodiscard]] double multiply_adds_per_row(bool with_image) const;
     /// What the products of the layers are computed in, and how their weights are held.
-    [[nodiscard]] Compute compute() const { return lm_head_.compute; }
+    [[nodiscard]] Compute compute() const;
     [[nodiscard]] std::string_view weight_type_name() const;
     /// What is never quantised is of this type.
     [[nodiscard]] DType embedding_dtype() const { return embed_tokens_.dtype(); }
@@ -136,7 +140,6 @@ class TextModel {
                 const KeysValues& kv, const Tensor& key_bias, Visibility visible, Compute compute,
                 Tensor& out) const;
     Tensor kept_logits(const Batch& batch, int64_t kept, const Tensor& h, Arena& scratch) const;
-    void for_each_linear(bool with_image, const std::function<void(const Linear&)>& visit) const;
 
     TextConfig config_;
     int64_t image_token_id_;

@@ -88,6 +88,10 @@ class VisionModel {
                                          bool share_padding = true) const;
 
     [[nodiscard]] const VisionConfig& config() const { return config_; }
+    /// What the products of the layers are computed in.
+    [[nodiscard]] Compute compute() const {
+        return transformer_.empty() ? patch_embedding_.compute : transformer_[0].q_proj.compute;
+    }
 
     /// Multiply-adds of one picture of `real_tiles` tiles, as they are really done.
     [[nodiscard]] double multiply_adds(int64_t real_tiles) const;

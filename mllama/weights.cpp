@@ -40,6 +40,7 @@ Linear WeightLoader::linear(const std::string& name, int64_t out_features,
     if (layer.weight.coding == Coding::plain && type_ == WeightType::bf16)
         layer.weight = ops::to_dtype(layer.weight.data, DType::bf16);
     layer.compute = compute(layer.weight);
+    if (statistics_) layer.statistic = statistics_(name);
     return layer;
 }
 

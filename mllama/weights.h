@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mllama/tensor_source.h"
@@ -30,10 +31,13 @@ enum class WeightType {
 class WeightLoader {
   public:
     /// The source must outlive the loader; the modules need neither.
-    WeightLoader(const TensorSource& source, WeightType type) : source_(source), type_(type) {}
+    WeightLoader(const TensorSource& source, WeightType type, InputStatistics statistics = {})
+        : source_(source), type_(type), statistics_(std::move(statistics)) {}
 
     /// Loads from the same source.
-    [[nodiscard]] WeightLoader with_type(WeightType type) const { return {source_, type}; }
+    [[nodiscard]] WeightLoader with_type(WeightType type) const {
+        return {source_, type, statistics_};
+    }
 
     /// A matrix (rows, cols) as it is to be held.
     [[nodiscard]] Tensor matrix(const std::string& name, const std::vector<int64_t>& shape) const;
@@ -57,6 +61,7 @@ class WeightLoader {
   private:
     const TensorSource& source_;
     WeightType type_;
+    InputStatistics statistics_;
 };
 
 }  // namespace mllama

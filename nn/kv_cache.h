@@ -9,7 +9,8 @@ namespace mllama {
 class KvCache {
   public:
     KvCache() = default;
-    /// Of element type f32, bf16, f16 or i8 (with a scale for each key, value and head). Empty; room is made by reserve.
+    /// Of element type f32, bf16, f16 or i8 (with a scale for each key, value and head). Empty; room
+    /// is made by reserve.
     KvCache(int64_t kv_heads, int64_t head_dim, DType dtype) : layout_{kv_heads, head_dim, dtype} {}
 
     /// Makes room for at least `capacity` keys in all, keeping what is there. Memory is touched only

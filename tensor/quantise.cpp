@@ -39,6 +39,12 @@ void pack_nibbles(const int8_t* q, int64_t cols, int32_t* words) {
          bad - numbers.begin());
 }
 
+/// Memory that every token reads from end to end.
+Tensor in_huge_pages(const Shape& shape, DType dtype) {
+    const int64_t bytes = shape.numel() * dtype_size(dtype);
+    return {Storage::allocate(bytes, Storage::Pages::huge), 0, shape, dtype};
+}
+
 /// A Weight of this format with memory for everything.
 Weight empty_weight(int64_t rows, int64_t cols, const QuantisedFormat& format) {
     Weight weight;
@@ -46,12 +52,11 @@ Weight empty_weight(int64_t rows, int64_t cols, const QuantisedFormat& format) {
     weight.cols = cols;
     weight.coding = format.coding;
     weight.group_size = format.group_size == 0 ? cols : format.group_size;
-    const int64_t groups = cols == 0 ? 0 : cols / weight.group_size;
-    weight.scale = Tensor::empty({rows, groups}, DType::bf16);
+    weight.scale = in_huge_pages({rows, format.groups(cols)}, DType::bf16);
     if (format.coding == Coding::int8) {
-        weight.data = Tensor::empty({rows, cols}, DType::i8);
+        weight.data = in_huge_pages({rows, cols}, DType::i8);
     } else {
-        weight.data = Tensor::empty({rows, (cols + nibbles - 1) / nibbles}, DType::i32);
+        weight.data = in_huge_pages({rows, (cols + nibbles - 1) / nibbles}, DType::i32);
         weight.zero_add = 8;
     }
     return weight;

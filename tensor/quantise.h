@@ -13,6 +13,12 @@ struct QuantisedFormat {
     Coding coding = Coding::int8;  ///< int8 or int4
     int64_t group_size = 0;        ///< columns that share a scale; 0: all of a row
 
+    /// Scales of a row of `cols`.
+    [[nodiscard]] int64_t groups(int64_t cols) const {
+        if (cols == 0) return 0;
+        return group_size == 0 ? 1 : cols / group_size;
+    }
+
     bool operator==(const QuantisedFormat&) const = default;
 };
 

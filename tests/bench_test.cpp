@@ -165,13 +165,15 @@ TEST_CASE("bench_random_weights_leave_unused_tiles_zero_and_gates_open") {
 TEST_CASE("bench_check_holds_with_every_table_and_type") {
     ModelConfig config = small_config(config_11b());
     config.text.hidden_size = 24 * config.text.num_attention_heads;  // the reference is slow
-    const auto check = [&](DType stored, WeightType type) {
+    const auto check = [&](DType stored, WeightType type, std::optional<DType> kv_dtype = {}) {
         CAPTURE(std::string(dtype_name(stored)));
-        std::vector<Checked> all = check_towers(config, stored, type);
-        const bool bf16 = stored == DType::bf16 && type == WeightType::as_stored;
+        ModelOptions options;
+        options.weights = type;
+        options.kv_dtype = kv_dtype;
+        if (type == WeightType::int8) options.vision_weights = WeightType::int8;
+        std::vector<Checked> all = check_towers(config, stored, options);
         const std::vector<Checked> operations = check_operations(
-            config, stored, bf16 ? Compute::bf16 : Compute::f32, bf16 ? DType::i8 : DType::f32,
-            CheckedPaths::ops(), [](const std::string&) {});
+            config, stored, options, CheckedPaths::ops(), [](const std::string&) {});
         all.insert(all.end(), operations.begin(), operations.end());
         CHECK(all.size() > 20);
         for (const Checked& checked : all) {
@@ -182,6 +184,10 @@ TEST_CASE("bench_check_holds_with_every_table_and_type") {
     for_each_table([&] {
         check(DType::bf16, WeightType::as_stored);
         check(DType::f32, WeightType::as_stored);
+        check(DType::bf16, WeightType::int8);
+        check(DType::bf16, WeightType::int4);
+        check(DType::bf16, WeightType::as_stored, DType::i8);
+        check(DType::f32, WeightType::as_stored, DType::i8);
     });
     check(DType::bf16, WeightType::f32);
     check(DType::f16, WeightType::as_stored);
@@ -207,7 +213,7 @@ TEST_CASE("bench_check_refuses_operations_that_are_wrong_somewhere") {
     const ModelConfig config = small_config(config_11b());
     const auto error_with = [&](const CheckedPaths& paths) {
         return error_of([&] {
-            return check_operations(config, DType::bf16, Compute::bf16, DType::bf16, paths,
+            return check_operations(config, DType::bf16, ModelOptions{}, paths,
                                     [](const std::string&) {});
         });
     };
@@ -215,7 +221,7 @@ TEST_CASE("bench_check_refuses_operations_that_are_wrong_somewhere") {
     CHECK(error_with(right) == "");
 
     CheckedPaths wrong = right;  // the last row of every product of more than 8
-    wrong.linear = [&](const Tensor& x, const Tensor& w, Compute compute, Tensor& out) {
+    wrong.linear = [&](const Tensor& x, const Weight& w, Compute compute, Tensor& out) {
         right.linear(x, w, compute, out);
         if (out.rows() > 8) out.data<float>()[out.numel() - 1] *= 1.01f;
     };

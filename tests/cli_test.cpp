@@ -517,6 +517,35 @@ TEST_CASE("cli_inspect_lists_every_tensor") {
         CHECK(text.out.find(tensor.at("name").get<std::string>()) != std::string::npos);
 }
 
+TEST_CASE("cli_inspect_shows_the_format_and_bytes_of_quantised_layers") {
+    const ProgramResult text = mllama_program({"inspect", "-m", "../quantised/int4_symmetric"});
+    CHECK(text.exit_code == 0);
+    CHECK(text.out.find("2 x language_model.model.layers.*.mlp.up_proj ") != std::string::npos);
+    CHECK(text.out.find("int4 (groups of 16, symmetric) 48 x 32") != std::string::npos);
+    CHECK(text.out.find("weight_packed") == std::string::npos);
+    const ProgramResult json =
+        mllama_program({"inspect", "-m", "../quantised/int4_symmetric", "--json"});
+    REQUIRE(json.exit_code == 0);
+    const Json report = Json::parse(json.out);
+    CHECK(report.at("quantised_layers").size() == 14);
+    CHECK(report.at("tensor_count") == report.at("tensors").size());
+    int64_t bytes = 0;
+    for (const auto& [type, of_type] : report.at("bytes_by_dtype").items())
+        bytes += of_type.get<int64_t>();
+    CHECK(report.at("bytes") == bytes);
+    int64_t of_layers = 0;
+    for (const Json& layer : report.at("quantised_layers")) {
+        CHECK(layer.at("type") == "int4");
+        CHECK(layer.at("format") == "int4 (groups of 16, symmetric)");
+        of_layers += layer.at("bytes").get<int64_t>();
+    }
+    CHECK(report.at("bytes_by_dtype").at("int4") == of_layers);
+    // The parameters are those of the model, however they are stored.
+    const Json other =
+        Json::parse(mllama_program({"inspect", "-m", "../quantised/nf4_double", "--json"}).out);
+    CHECK(report.at("parameters") == other.at("parameters"));
+}
+
 TEST_CASE("cli_bench_prints_its_keys") {
     const ProgramResult result =
         mllama_program({"bench", "-m", "d_bf16", "--prompt-tokens", "16", "--new-tokens", "4",

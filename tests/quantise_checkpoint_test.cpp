@@ -228,6 +228,34 @@ TEST_CASE("quantised_directory_is_not_quantised_again") {
     CHECK(folder.entries() == 1);
 }
 
+TEST_CASE("quantised_directory_of_layers_without_columns_is_written") {
+    const TemporaryDirectory folder;
+    const std::string from = copy_of_golden(folder, "a_published");
+    const std::string name = "language_model.model.layers.1.mlp.up_proj.weight";
+    fs::remove(from + "/model.safetensors");
+    write_safetensors(from + "/model.safetensors", {{name, Tensor::empty({3, 0}, DType::f32)}});
+    quantise_checkpoint(from, folder.file("int8"), int8_everywhere(), {}, {});
+    quantise_checkpoint(from, folder.file("int4"), int4_text(32), {}, {});
+    CHECK(open_checkpoint(folder.file("int8")).info(name).shape == std::vector<int64_t>{3, 0});
+    CHECK(open_checkpoint(folder.file("int4")).has(name + "_packed"));
+}
+
+TEST_CASE("quantised_directory_of_layers_that_are_no_matrices_is_refused") {
+    const TemporaryDirectory folder;
+    const std::string from = copy_of_golden(folder, "a_published");
+    const std::string name = "language_model.model.layers.1.mlp.up_proj.weight";
+    for (const Tensor& wrong :
+         {Tensor::zeros({4}, DType::f32), Tensor::zeros({2, 2, 2}, DType::f32),
+          Tensor::zeros({2, 2}, DType::i32), Tensor::zeros(Shape{}, DType::f32)}) {
+        write_safetensors(from + "/model.safetensors", {{name, wrong}});
+        CHECK(holds_all(error_of_writing(from, folder.file("q")),
+                        {"model.safetensors", name, "a matrix of F32, BF16 or F16"}));
+    }
+    write_safetensors(from + "/model.safetensors", {{"other", Tensor::zeros({2, 2}, DType::f32)}});
+    CHECK(holds_all(error_of_writing(from, folder.file("q")), {from, "layers to quantise"}));
+    CHECK(folder.entries() == 1);
+}
+
 TEST_CASE("quantisation_at_load_of_another_format_names_the_layer") {
     const TemporaryDirectory folder;
     quantise_checkpoint(golden("a_published"), folder.file("q"), int4_text(128), {}, {});
@@ -273,4 +301,67 @@ TEST_CASE("quantize_command_refuses_what_it_cannot_do") {
     CHECK(quantize({"--dtype", "int4", "--group-size", "channel"}) == 0);
     CHECK(folder.entries() == 1);
     CHECK(quantize({"--dtype", "int4"}) == 1);
+}
+
+TEST_CASE("calibration_weighs_the_columns_by_what_goes_into_a_layer") {
+    const std::vector<Request> requests =
+        read_batch_file(golden("a_published") + "/case_text_only.jsonl");
+    int64_t calls = 0;
+    const ColumnImportance importance =
+        column_importance(golden("a_published"), requests, [&](int64_t, int64_t) { ++calls; }, {});
+    CHECK(calls == static_cast<int64_t>(requests.size()));
+    // Layers 0, 2 and 5 look at pictures, of which there are none.
+    CHECK(importance.contains("language_model.model.layers.1.mlp.down_proj"));
+    CHECK(!importance.contains("language_model.model.layers.2.mlp.down_proj"));
+    CHECK(!importance.contains("vision_model.transformer.layers.0.mlp.fc1"));
+
+    // q, k and v see the same: the embeddings, normed.
+    const std::string layer = "language_model.model.layers.1.";
+    const std::vector<float>& seen = importance.at(layer + "self_attn.q_proj");
+    CHECK(seen == importance.at(layer + "self_attn.v_proj"));
+    const Mllama mllama = Mllama::load(golden("a_published"), {});
+    const Prompt prompt = mllama.prepare(requests[0], {});
+    const Loaded loaded(golden("a_published"));
+    const TextConfig& config = loaded.config.text;
+    const Tensor table = loaded.weights.tensor("language_model.model.embed_tokens.weight",
+                                               {config.embedding_rows(), config.hidden_size});
+    const Tensor norm =
+        loaded.weights.tensor(layer + "input_layernorm.weight", {config.hidden_size});
+    Tensor rows =
+        Tensor::empty({static_cast<int64_t>(prompt.ids.size()), config.hidden_size}, DType::f32);
+    ops::embedding(prompt.ids, table, rows);
+    ops::rms_norm(rows, norm, config.rms_norm_eps, rows);
+    for (int64_t col = 0; col < config.hidden_size; ++col) {
+        double sum = 0;
+        for (int64_t row = 0; row < rows.rows(); ++row) {
+            const double x = rows.data<float>()[row * config.hidden_size + col];
+            sum += x * x;
+        }
+        CHECK(seen[static_cast<size_t>(col)] ==
+              doctest::Approx(sum / static_cast<double>(rows.rows())).epsilon(1e-5));
+    }
+}
+
+TEST_CASE("quantize_command_with_calibration_writes_other_weights") {
+    const TemporaryDirectory folder;
+    const auto quantize = [&](const std::string& name, std::vector<std::string> more) {
+        std::vector<std::string> arguments = {"quantize", "-m",    "a_published",    "--dtype",
+                                              "int4",     "--out", folder.file(name)};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        const ProgramResult result = run_program(MLLAMA_PROGRAM, arguments, models_folder());
+        CHECK_MESSAGE(result.exit_code == 0, result.err);
+        return read_bytes(folder.file(name) + "/model.safetensors");
+    };
+    const std::string requests = "a_published/case_image_text.jsonl";
+    const std::string with = quantize("with", {"--calibration", requests});
+    CHECK(with == quantize("again", {"--calibration", requests, "-t", "1"}));
+    CHECK(with != quantize("without", {}));
+    const ProgramResult missing =
+        run_program(MLLAMA_PROGRAM,
+                    {"quantize", "-m", "a_published", "--dtype", "int4", "--out",
+                     folder.file("none"), "--calibration", "no_such.jsonl"},
+                    models_folder());
+    CHECK(missing.exit_code == 1);
+    CHECK(holds_all(missing.err, {"no_such.jsonl"}));
+    CHECK(!fs::exists(folder.file("none")));
 }

@@ -91,14 +91,14 @@ double as_bf16(double x) {
     return bf16_to_f32(f32_to_bf16(static_cast<float>(x)));
 }
 
-/// The least error of all scales that bfloat16 has between 0.45 and 1.1 of the unclipped one, of
+/// The least error of all scales that bfloat16 has between 0.2 and 1.1 of the unclipped one, of
 /// either sign.
 double least_error(const Numbers& w, const Numbers& importance, int64_t begin, int64_t end,
                    cpu::Levels levels) {
     const double plain = largest_magnitude(w, begin, end) / levels.high;
     double least = std::numeric_limits<double>::infinity();
     const uint16_t last = f32_to_bf16(static_cast<float>(1.1 * plain));
-    for (uint16_t bits = f32_to_bf16(static_cast<float>(0.45 * plain)); bits <= last; ++bits) {
+    for (uint16_t bits = f32_to_bf16(static_cast<float>(0.2 * plain)); bits <= last; ++bits) {
         for (const double sign : {1.0, -1.0}) {
             least = std::min(least,
                              error_at(w, importance, begin, end, sign * bf16_to_f32(bits), levels));

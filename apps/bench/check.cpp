@@ -4,11 +4,14 @@
 #include <cmath>
 #include <random>
 #include <set>
+#include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "apps/bench/reference.h"
 #include "kernels/error.h"
 #include "kernels/reference.h"
+#include "mllama/quantising_source.h"
 #include "mllama/random_weights.h"
 
 namespace mllama {
@@ -18,12 +21,21 @@ namespace {
 constexpr double product_tolerance = 1e-4;
 
 /// bfloat16 products may round the probabilities, and an input that differs in its last bit may be
-/// rounded to the next bfloat16: errors of 2^-9 of a term, which add up over the layers.
+/// rounded to the next bfloat16: errors of 2^-9 of a term, which add up over the layers. The same
+/// holds of keys and values that are kept in fewer bits.
 double attention_tolerance(Compute compute) {
-    return compute == Compute::bf16 ? 3e-2 : 1e-4;
+    return compute == Compute::f32 ? 1e-4 : 3e-2;
 }
-double towers_tolerance(Compute compute) {
-    return compute == Compute::bf16 ? 6e-2 : 1e-4;
+double towers_tolerance(Compute compute, DType kv_dtype) {
+    switch (compute) {
+        case Compute::f32:
+            return kv_dtype == DType::f32 ? 1e-4 : 6e-2;
+        case Compute::bf16:
+            return 6e-2;
+        case Compute::int8:  // a number on the edge of two steps of 127 goes to either
+            return 2e-1;
+    }
+    return 0;
 }
 
 Tensor random_rows(int64_t rows, int64_t width, uint32_t seed) {
@@ -43,48 +55,53 @@ std::vector<int64_t> sample(int64_t n, int64_t wanted, uint32_t seed) {
     return {chosen.begin(), chosen.end()};
 }
 
-using MatrixShape = std::pair<int64_t, int64_t>;  // (out_features, in_features)
+/// A linear layer of the model: its name, which says what it is held as, and (out_features,
+/// in_features).
+struct LinearShape {
+    const char* module;
+    int64_t out_features, in_features;
+
+    auto operator<=>(const LinearShape&) const = default;
+};
 
 /// Of all linear layers. Each row of a matrix is multiplied for itself, so the first ones of lm_head
 /// stand for all.
-std::set<MatrixShape> matrix_shapes(const ModelConfig& config) {
+std::vector<LinearShape> linear_shapes(const ModelConfig& config) {
     constexpr int64_t most_logits = 16384 + 5;
+    constexpr const char* text = "language_model.model.layers.0.self_attn.q_proj";
+    constexpr const char* vision = "vision_model.transformer.layers.0.mlp.fc1";
     const TextConfig& t = config.text;
     const VisionConfig& v = config.vision;
-    return {{t.hidden_size, t.hidden_size},
-            {t.kv_size(), t.hidden_size},
-            {t.intermediate_size, t.hidden_size},
-            {t.hidden_size, t.intermediate_size},
-            {std::min(t.vocab_size, most_logits), t.hidden_size},
-            {v.hidden_size, v.patch_pixels()},
-            {v.hidden_size, v.hidden_size},
-            {v.intermediate_size, v.hidden_size},
-            {v.hidden_size, v.intermediate_size},
-            {t.hidden_size, v.vision_output_dim}};
+    return {{text, t.hidden_size, t.hidden_size},
+            {text, t.kv_size(), t.hidden_size},
+            {text, t.intermediate_size, t.hidden_size},
+            {text, t.hidden_size, t.intermediate_size},
+            {"language_model.lm_head", std::min(t.vocab_size, most_logits), t.hidden_size},
+            {"vision_model.patch_embedding", v.hidden_size, v.patch_pixels()},
+            {vision, v.hidden_size, v.hidden_size},
+            {vision, v.intermediate_size, v.hidden_size},
+            {vision, v.hidden_size, v.intermediate_size},
+            {"multi_modal_projector", t.hidden_size, v.vision_output_dim}};
 }
 
-Checked check_linear(const MatrixShape& shape, const Tensor& w, int64_t rows, Compute compute,
+Checked check_linear(const LinearShape& shape, const Weight& w, int64_t rows, Compute compute,
                      const CheckedPaths& paths) {
-    const auto [out_features, in_features] = shape;
-    const Tensor x = random_rows(rows, in_features, 4);
-    Tensor out = Tensor::empty({rows, out_features}, DType::f32);
+    const Tensor x = random_rows(rows, shape.in_features, 4);
+    Tensor out = Tensor::empty({rows, shape.out_features}, DType::f32);
     paths.linear(x, w, compute, out);
 
     std::vector<float> found, expected;
     for (const int64_t r : sample(rows, 4, 5)) {
-        for (const int64_t n : sample(out_features, 32, 6)) {
-            const Tensor row = w.rows(n, n + 1);
-            float sum = 0;
-            reference::linear(x.data<float>() + r * in_features, 1, in_features,
-                              {row.data(), row.dtype(), 1, in_features, in_features}, {}, compute,
-                              &sum, 1);
-            expected.push_back(sum);
-            found.push_back(out.data<float>()[r * out_features + n]);
+        for (const int64_t n : sample(shape.out_features, 32, 6)) {
+            expected.push_back(reference::linear_element(x.data<float>() + r * shape.in_features,
+                                                         w.matrix(), n, compute));
+            found.push_back(out.data<float>()[r * shape.out_features + n]);
         }
     }
     Checked checked;
-    checked.what = "linear " + std::to_string(out_features) + " x " + std::to_string(in_features) +
-                   ", " + std::to_string(rows) + (rows == 1 ? " row" : " rows");
+    checked.what = "linear " + std::to_string(shape.out_features) + " x " +
+                   std::to_string(shape.in_features) + " " + std::string(w.type_name()) + ", " +
+                   std::to_string(rows) + (rows == 1 ? " row" : " rows");
     checked.tolerance = product_tolerance;
     checked.largest_error = check_close(checked.what, found, expected, checked.tolerance);
     return checked;
@@ -207,8 +224,11 @@ double check_close(const std::string& what, std::span<const float> found,
 
 CheckedPaths CheckedPaths::ops() {
     CheckedPaths paths;
-    paths.linear = [](const Tensor& x, const Tensor& w, Compute compute, Tensor& out) {
-        Linear{w, {}, compute}.forward(x, out);
+    paths.linear = [](const Tensor& x, const Weight& w, Compute compute, Tensor& out) {
+        Linear layer;
+        layer.weight = w;
+        layer.compute = compute;
+        layer.forward(x, out);
     };
     paths.attention = [](const Tensor& q, const KeysValues& kv, int64_t head_dim,
                          Visibility visible, Compute compute, Tensor& out) {
@@ -218,17 +238,42 @@ CheckedPaths CheckedPaths::ops() {
     return paths;
 }
 
-std::vector<Checked> check_operations(const ModelConfig& config, DType stored, Compute compute,
-                                      DType kv_dtype, const CheckedPaths& paths,
+namespace {
+
+/// Random weights of any float type.
+class RandomWeightsAs : public TensorSource {
+  public:
+    RandomWeightsAs(const ModelConfig& config, DType stored)
+        : weights_(config, stored == DType::bf16 ? DType::bf16 : DType::f32), stored_(stored) {}
+
+    [[nodiscard]] Tensor tensor(const std::string& name,
+                                const std::vector<int64_t>& shape) const override {
+        return ops::to_dtype(weights_.tensor(name, shape), stored_);
+    }
+
+  private:
+    RandomWeights weights_;
+    DType stored_;
+};
+
+}  // namespace
+
+std::vector<Checked> check_operations(const ModelConfig& config, DType stored,
+                                      const ModelOptions& options, const CheckedPaths& paths,
                                       const std::function<void(const std::string&)>& progress) {
     std::vector<Checked> all;
-    const RandomWeights weights(config, stored == DType::bf16 ? DType::bf16 : DType::f32);
-    for (const MatrixShape& shape : matrix_shapes(config)) {
-        progress("linear " + std::to_string(shape.first) + " x " + std::to_string(shape.second));
-        const Tensor made = weights.tensor("check.weight", {shape.first, shape.second});
-        const Tensor w = ops::to_dtype(made, stored);
+    const RandomWeightsAs random(config, stored);
+    const QuantisingSource source(random, options.quantisation(), config, {});
+    Compute compute = Compute::f32;  // of attention: the text tower's
+    for (const LinearShape& shape : linear_shapes(config)) {
+        progress("linear " + std::to_string(shape.out_features) + " x " +
+                 std::to_string(shape.in_features));
+        const bool of_vision = std::string_view(shape.module).starts_with("vision_model");
+        const WeightLoader loader(source, of_vision ? options.vision() : options.weights);
+        const Linear layer = loader.linear(shape.module, shape.out_features, shape.in_features);
+        if (!of_vision) compute = layer.compute;
         for (const int64_t rows : {1, 8, 67})
-            all.push_back(check_linear(shape, w, rows, compute, paths));
+            all.push_back(check_linear(shape, layer.weight, rows, layer.compute, paths));
     }
 
     const TextConfig& t = config.text;
@@ -237,6 +282,7 @@ std::vector<Checked> check_operations(const ModelConfig& config, DType stored, C
     const KeyVisibility in_tiles = tile_visibility(tiles, v.num_patches(), v.padded_patches());
     const int64_t positions = tiles.tiles() * v.padded_patches();
     const DType picture_dtype = compute == Compute::f32 ? DType::f32 : DType::bf16;
+    const DType kv_dtype = options.kv_dtype.value_or(picture_dtype);
     const AttentionProblem problems[] = {
         {"attention of a prompt", 300, 700, t.num_attention_heads, t.num_key_value_heads,
          t.head_dim(), causal(400), false},
@@ -249,6 +295,20 @@ std::vector<Checked> check_operations(const ModelConfig& config, DType stored, C
         all.push_back(check_attention(problem, problem.of_picture ? picture_dtype : kv_dtype,
                                       compute, paths));
     }
+    return all;
+}
+
+std::vector<Checked> check_layers(const Model& model) {
+    std::vector<Checked> all;
+    std::set<std::tuple<std::string_view, int64_t, int64_t>> seen;
+    model.text().for_each_linear(true, [&](const Linear& layer) {
+        const Weight& w = layer.weight;
+        if (w.coding == Coding::plain) return;
+        if (!seen.insert({w.type_name(), w.rows, w.cols}).second) return;
+        const LinearShape shape{"", w.rows, w.cols};
+        for (const int64_t rows : {1, 8, 67})
+            all.push_back(check_linear(shape, w, rows, layer.compute, CheckedPaths::ops()));
+    });
     return all;
 }
 
@@ -281,33 +341,16 @@ ModelConfig small_config(const ModelConfig& config) {
     return small;
 }
 
-namespace {
-
-/// Random weights of any float type.
-class RandomWeightsAs : public TensorSource {
-  public:
-    RandomWeightsAs(const ModelConfig& config, DType stored)
-        : weights_(config, stored == DType::bf16 ? DType::bf16 : DType::f32), stored_(stored) {}
-
-    [[nodiscard]] Tensor tensor(const std::string& name,
-                                const std::vector<int64_t>& shape) const override {
-        return ops::to_dtype(weights_.tensor(name, shape), stored_);
-    }
-
-  private:
-    RandomWeights weights_;
-    DType stored_;
-};
-
-}  // namespace
-
-std::vector<Checked> check_towers(const ModelConfig& config, DType stored, WeightType type) {
+std::vector<Checked> check_towers(const ModelConfig& config, DType stored,
+                                  const ModelOptions& options) {
     const ModelConfig small = small_config(config);
-    const RandomWeightsAs source(small, stored);
-    const Model model = Model::build(small, source, {type, Reference::transformers});
+    const RandomWeightsAs random(small, stored);
+    const Model model = Model::build(small, random, options);
     const Compute compute = model.text().compute();
-    const ReferenceModel reference(small, source, compute);
-    const double tolerance = towers_tolerance(compute);
+    const QuantisingSource source(random, options.quantisation(), small, {});
+    const ReferenceModel reference(small, source, options,
+                                   {compute, model.vision().compute(), model.kv_dtype()});
+    const double tolerance = towers_tolerance(compute, model.kv_dtype());
 
     std::vector<int64_t> ids = {small.image_token_id};
     for (int64_t i = 0; i < 9; ++i) ids.push_back(i * 37 % small.text.vocab_size);

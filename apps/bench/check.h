@@ -18,7 +18,7 @@ double check_close(const std::string& what, std::span<const float> found,
 
 /// What the operations are computed by; a test may put something wrong in their places.
 struct CheckedPaths {
-    using LinearPath = std::function<void(const Tensor& x, const Tensor& w, Compute, Tensor& out)>;
+    using LinearPath = std::function<void(const Tensor& x, const Weight& w, Compute, Tensor& out)>;
     using AttentionPath = std::function<void(const Tensor& q, const KeysValues& kv,
                                              int64_t head_dim, Visibility, Compute, Tensor& out)>;
     LinearPath linear;
@@ -35,17 +35,21 @@ struct Checked {
     double tolerance = 0;
 };
 
-/// Products with matrices of all shapes of the model, of 1, 8 and 67 rows; attention of a prompt, of
-/// a token behind many, and of pictures. `stored` and `compute`: how weights are held and computed
-/// with; `kv_dtype`: what keys and values of texts are kept as. `progress` is told the names of the steps. Throws Error at the first that is wrong.
+/// Products with matrices of all shapes of the model, of 1, 8 and 67 rows, their weights held and
+/// computed with as `options` say; attention of a prompt, of a token behind many, and of pictures.
+/// `stored`: the type of the weights before that. `progress` is told the names of the steps. Throws
+/// Error at the first that is wrong.
 [[nodiscard]] std::vector<Checked> check_operations(
-    const ModelConfig& config, DType stored, Compute compute, DType kv_dtype,
-    const CheckedPaths& paths, const std::function<void(const std::string&)>& progress);
+    const ModelConfig& config, DType stored, const ModelOptions& options, const CheckedPaths& paths,
+    const std::function<void(const std::string&)>& progress);
+
+/// The model's own text layers where its weights are coded: one of each type and shape.
+[[nodiscard]] std::vector<Checked> check_layers(const Model& model);
 
 /// Both towers of a model that is like `config` in everything but its sizes: pictures of one and of
 /// all tiles, a prompt in chunks, tokens decoded one by one beside another text.
 [[nodiscard]] std::vector<Checked> check_towers(const ModelConfig& config, DType stored,
-                                                WeightType type);
+                                                const ModelOptions& options);
 
 /// The small model of `check_towers`: heads as wide as before and as many to a key head, but few of
 /// them, few layers of each kind, small pictures.

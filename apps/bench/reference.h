@@ -9,7 +9,7 @@
 
 #include "mllama/config.h"
 #include "mllama/image_processor.h"
-#include "mllama/weights.h"
+#include "mllama/model.h"
 
 namespace mllama {
 
@@ -28,9 +28,21 @@ struct Rows {
 
 class ReferenceModel {
   public:
-    /// `compute`: what the factors of products are rounded to. The source must outlive the model.
-    ReferenceModel(const ModelConfig& config, const TensorSource& source, Compute compute)
-        : config_(config), source_(source), compute_(compute) {}
+    /// What the factors of attention's products are rounded to, and before that the text tower's keys
+    /// and values, which are kept.
+    struct AttentionTypes {
+        Compute text, vision;
+        DType kv_dtype;
+    };
+
+    /// Weights are held and computed with as `options` say. The source must outlive the model.
+    ReferenceModel(const ModelConfig& config, const TensorSource& source,
+                   const ModelOptions& options, AttentionTypes attention)
+        : config_(config),
+          source_(source),
+          text_(source, options.weights),
+          vision_(source, options.vision()),
+          attention_(attention) {}
 
     /// Vision tower and projector: (max_num_tiles * num_patches, text hidden_size), the tiles of the
     /// picture first.
@@ -68,7 +80,8 @@ class ReferenceModel {
 
     ModelConfig config_;
     const TensorSource& source_;
-    Compute compute_;
+    WeightLoader text_, vision_;
+    AttentionTypes attention_;
 };
 
 }  // namespace mllama

@@ -30,9 +30,29 @@ std::string time_text(double seconds) {
                   1000 * seconds);
 }
 
-double limit_of(Kind kind, Compute compute, const cpu::Limits& limits) {
+double limit_of(Kind kind, const BenchReport& report, const cpu::Limits& limits) {
     if (kind == Kind::decode) return limits.read_gb_s;
-    return compute == Compute::bf16 ? limits.bf16_gflop_s : limits.f32_gflop_s;
+    switch (kind == Kind::vision ? report.vision_compute : report.compute) {
+        case Compute::f32:
+            return limits.f32_gflop_s;
+        case Compute::bf16:
+            return limits.bf16_gflop_s;
+        case Compute::int8:
+            return limits.int8_gop_s;
+    }
+    return limits.f32_gflop_s;
+}
+
+const char* compute_name(Compute compute) {
+    switch (compute) {
+        case Compute::f32:
+            return "f32";
+        case Compute::bf16:
+            return "bf16";
+        case Compute::int8:
+            return "int8";
+    }
+    return "?";
 }
 
 double rate_of(const BenchRow& row) {
@@ -72,12 +92,13 @@ OrderedJson row_json(const BenchRow& row, const BenchReport& report, const cpu::
     if (row.run.tokens > 0) json["tokens_per_s"] = row.run.tokens / row.run.seconds;
     json[kind == Kind::decode ? "gb_s" : "gflop_s"] = rate_of(row);
     json["busy"] = row.run.busy;
-    json["limit"] = limit_of(kind, report.compute, row.limits);
+    json["limit"] = limit_of(kind, report, row.limits);
     json["share"] = nullptr;
     json["share_of_best_limit"] = nullptr;
+    if (kind == Kind::decode) json["weights_read_gb_s"] = row.weights_read_gb_s;
     if (const std::optional<double> share = share_of_limit(row, report)) {
         json["share"] = *share;
-        json["share_of_best_limit"] = rate_of(row) / limit_of(kind, report.compute, best);
+        json["share_of_best_limit"] = rate_of(row) / limit_of(kind, report, best);
     }
     return json;
 }
@@ -100,8 +121,13 @@ std::string row_text(const BenchRow& row, const BenchReport& report) {
     text += format("%10.1f %-8s", rate_of(row), decode ? "GB/s" : "GFLOP/s");
     const std::optional<double> share = share_of_limit(row, report);
     if (!share) return text + "   (in the caches)\n";
-    return text + format("%5.0f%% of %.1f\n", 100 * *share,
-                         limit_of(row.workload->kind, report.compute, row.limits));
+    text +=
+        format("%5.0f%% of %.1f", 100 * *share, limit_of(row.workload->kind, report, row.limits));
+    if (decode) {
+        text += format(", %.0f%% of a plain read of the weights",
+                       100 * rate_of(row) / row.weights_read_gb_s);
+    }
+    return text + "\n";
 }
 
 /// The same decoding of one sequence.
@@ -121,7 +147,7 @@ std::optional<double> share_of_limit(const BenchRow& row, const BenchReport& rep
     const Kind kind = row.workload->kind;
     const double cached = caches_to_be_memory * static_cast<double>(report.last_level_cache);
     if (kind == Kind::decode && row.workload->bytes_touched < cached) return std::nullopt;
-    return rate_of(row) / limit_of(kind, report.compute, row.limits);
+    return rate_of(row) / limit_of(kind, report, row.limits);
 }
 
 std::vector<BenchRatio> ratios(const BenchReport& report) {
@@ -179,7 +205,7 @@ OrderedJson to_json(const BenchReport& report) {
     json["decode"] = rows_json(Kind::decode, report, best);
     json["ratios"] = OrderedJson::object();
     for (const BenchRatio& ratio : ratios(report)) json["ratios"][ratio.key] = ratio.value;
-    json["compute"] = report.compute == Compute::bf16 ? "bf16" : "f32";
+    json["compute"] = compute_name(report.compute);
     json["limits_measured"] = OrderedJson::array();
     for (const cpu::Limits& limits : report.limits)
         json["limits_measured"].push_back(limits_json(limits));

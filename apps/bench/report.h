@@ -17,14 +17,16 @@ struct BenchRow {
     const Workload* workload = nullptr;
     BenchRun run;
     cpu::Limits limits;
+    double weights_read_gb_s = 0;  ///< decode: a plain read of the weights themselves, meanwhile
 };
 
 struct BenchReport {
     std::string isa;
     int threads = 0;
     std::string dtype;
-    std::string model;  ///< where the weights are from
-    Compute compute = Compute::f32;
+    std::string model;                      ///< where the weights are from
+    Compute compute = Compute::f32;         ///< of the text tower
+    Compute vision_compute = Compute::f32;  ///< of the vision tower
     double load_s = 0;
     double anonymous_mb = 0;  ///< memory of the process that no file backs
     int64_t last_level_cache = 0;

@@ -205,9 +205,9 @@ Workload Workloads::decode(int64_t context, int64_t batch) {
     if (batch > 1) workload.label += ", " + std::to_string(batch) + " together";
     workload.size = context;
     workload.batch = batch;
-    workload.bytes_touched =
-        static_cast<double>(model_.text().bytes_per_token(plan_.images > 0)) +
-        static_cast<double>(batch) * static_cast<double>(context * self_layers * layout.bytes_of_key());
+    workload.bytes_touched = static_cast<double>(model_.text().bytes_per_token(plan_.images > 0)) +
+                             static_cast<double>(batch) *
+                                 static_cast<double>(context * self_layers * layout.bytes_of_key());
     workload.run = [this, context, batch] {
         // One step before the time runs: its token is the last one of the context.
         std::vector<Sequence> sequences;

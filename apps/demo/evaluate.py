@@ -5,7 +5,8 @@
 
 writes to --out: pictures/*.png; requests.jsonl, one {"messages": [...]} a line as `mllama generate --batch` reads it;
 answers.jsonl, a {"task", "answer"} for each; results.json. Both implementations decode greedily in float32 from the
-checkpoint's bfloat16 weights; an answer is right only if all of it is.
+checkpoint's bfloat16 weights; an answer is right only if all of it is. With --dtypes this engine is asked alone, once with
+weights held as each type, and the table tells what that costs.
 
 The digits are those of scikit-learn's set that training never drew; scenes, numbers and pairs are fresh. The sums of
 small numbers, at the end, are not held out: there are only 155 of them and the model has been taught them all.
@@ -103,13 +104,13 @@ def ask_transformers(directory, requests):
     return texts
 
 
-def ask_engine(binary, directory, requests, scratch):
+def ask_engine(binary, directory, requests, scratch, dtype="f32"):
     texts = []
     path = os.path.join(scratch, "batch.jsonl")
     for begin in range(0, len(requests), LINES_PER_BATCH):
         with open(path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in requests[begin:begin + LINES_PER_BATCH])
-        command = [binary, "generate", "-m", directory, "--batch", path, "--greedy", "--json", "--dtype", "f32",
+        command = [binary, "generate", "-m", directory, "--batch", path, "--greedy", "--json", "--dtype", dtype,
                    "-n", str(MAX_NEW_TOKENS), "--date", DATE]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         texts += [json.loads(line)["text"] for line in done.stdout.splitlines() if line.strip()]
@@ -117,6 +118,20 @@ def ask_engine(binary, directory, requests, scratch):
     if len(texts) != len(requests):
         sys.exit(f"{binary} gave {len(texts)} answers to {len(requests)} requests")
     return texts
+
+
+def dtype_table(answers, by_dtype):
+    """Markdown lines: how many answers are right, a task a line, a type a column."""
+    groups = collections.defaultdict(list)
+    for i, line in enumerate(answers):
+        for task in (line["task"], "all"):
+            groups[task].append(i)
+    lines = ["| task | " + " | ".join(by_dtype) + " |", "|---" * (len(by_dtype) + 1) + "|"]
+    for task in sorted(groups, key=lambda task: task == "all"):
+        shares = [sum(texts[i] == answers[i]["answer"] for i in groups[task]) / len(groups[task])
+                  for texts in by_dtype.values()]
+        lines.append(f"| {task} ({len(groups[task])}) | " + " | ".join(f"{100 * share:.1f}%" for share in shares) + " |")
+    return lines
 
 
 def table(answers, by_transformers, by_engine):
@@ -148,11 +163,16 @@ def main():
     parser.add_argument("--binary", help="build/mllama")
     parser.add_argument("--scenes", type=int, default=400)
     parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--dtypes", help="f32,int8,int4: asks only this engine, with weights held as each of these types")
     parser.add_argument("--show-wrong", action="store_true", help="list every answer that is not right")
     args = parser.parse_args()
 
     rng = np.random.default_rng(args.seed)
     requests, answers = write_requests(args.out, all_conversations(rng, args.scenes))
+    if args.dtypes:
+        by_dtype = {dtype: ask_engine(args.binary, args.model, requests, args.out, dtype) for dtype in args.dtypes.split(",")}
+        print("\n".join(dtype_table(answers, by_dtype)))
+        return
     begin = time.time()
     by_transformers = ask_transformers(args.model, requests)
     print(f"transformers: {len(requests)} requests in {time.time() - begin:.0f} s", file=sys.stderr)

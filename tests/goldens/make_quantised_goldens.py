@@ -9,13 +9,12 @@ functions), safetensors and numpy. Everything is made from fixed seeds.
 
 What is written
 ---------------
-OUT/<format>/config.json, model.safetensors   the checkpoint, quantised by the format's own package
-                                               (GPTQ: by the few lines of `gptq`, see there)
-OUT/<format>/golden.safetensors                input_ids (1,T), pixel_values (1,1,tiles,3,S,S),
-                                               aspect_ratio_ids (1,1), aspect_ratio_mask (1,1,tiles),
-                                               logits (1,T,V) with the picture, logits_text (1,T,V)
-                                               of the same ids without it, and `dequantised.X`
-                                               (out,in) F32 of two layers X
+OUT/<format>/config.json, model.safetensors
+    the checkpoint, quantised by the format's own package (GPTQ: by the few lines of Gptq, below)
+OUT/<format>/golden.safetensors
+    input_ids (1,T), pixel_values (1,1,tiles,3,S,S), aspect_ratio_ids (1,1)
+    logits (1,T,V) with the picture, logits_text (1,T,V) of the same ids without it
+    dequantised.X (out,in) F32, the weights of two layers X
 
 The dequantised weights are what the packages' own functions give with scales widened to float32, so
 that they hold (number - zero) * scale without a rounding to 16 bits.
@@ -41,8 +40,8 @@ from transformers import MllamaConfig, MllamaForConditionalGeneration
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TEXT = "language_model.model.layers."
-PREFIXES = [("language_model.model.", "model.language_model."), ("language_model.lm_head", "lm_head"),
-            ("vision_model.", "model.vision_model."),
+PREFIXES = [("language_model.model.", "model.language_model."),
+            ("language_model.lm_head", "lm_head"), ("vision_model.", "model.vision_model."),
             ("multi_modal_projector", "model.multi_modal_projector")]
 # Small, for the files are committed; 2 and 3 groups of 16 columns.
 CONFIG = {
@@ -144,7 +143,7 @@ class CompressedTensors:
         self.compressor = self.compressors[format_name]()
 
     def args(self, layer):
-        return [args for part, args in self.schemes.items() if part in layer or part == "Linear"][-1]
+        return [args for part, args in self.schemes.items() if part in layer + "Linear"][-1]
 
     def quantise(self, layer, weight):
         args = self.args(layer)
@@ -156,13 +155,15 @@ class CompressedTensors:
         tensors["weight_scale"] = scale
         if g_idx is not None:
             tensors["weight_g_idx"] = g_idx
-        return {f".{name}": value for name, value in tensors.items()}, self.dequantised(tensors, args)
+        stored = {f".{name}": value for name, value in tensors.items()}
+        return stored, self.dequantised(tensors, args)
 
     @staticmethod
     def dequantised(tensors, args):
         widened = dict(tensors, weight_scale=tensors["weight_scale"].float())
         if "weight_zero_point" not in tensors:
-            compressor = PackedQuantizationCompressor if "weight_packed" in tensors else IntQuantizationCompressor
+            packed = "weight_packed" in tensors
+            compressor = PackedQuantizationCompressor if packed else IntQuantizationCompressor
             return compressor().decompress_weight(widened, args)
         shape = torch.Size(tensors["weight_shape"])  # the package does not decompress zeros itself
         scale = widened["weight_scale"]
@@ -193,7 +194,8 @@ class BitsAndBytes:
     def quantise(self, layer, weight):
         packed, state = bnb.quantize_4bit(weight, compress_statistics=self.double, quant_type="nf4")
         tensors = {".weight": packed}
-        tensors.update({f".weight.{k}": v.contiguous() for k, v in state.as_dict(packed=True).items()})
+        for name, value in state.as_dict(packed=True).items():
+            tensors[f".weight.{name}"] = value.contiguous()
         state.dtype = torch.float32
         return tensors, bnb.dequantize_4bit(packed, state)
 
@@ -245,7 +247,8 @@ class Gptq:
         tensors = {
             ".qweight": (columns << (4 * np.arange(8)).reshape(8, 1)).sum(1), ".qzeros": words
         }
-        tensors = {k: torch.from_numpy(v.astype(np.uint32).view(np.int32)) for k, v in tensors.items()}
+        for name, value in tensors.items():
+            tensors[name] = torch.from_numpy(value.astype(np.uint32).view(np.int32))
         tensors[".scales"] = torch.from_numpy(scale)
         tensors[".g_idx"] = torch.from_numpy(g_idx.astype(np.int32))
         return tensors, torch.from_numpy(((number - each_zero) * each_scale).astype(np.float32))
@@ -291,12 +294,14 @@ def formats(weights):
             "pack-quantized", {
                 "Linear": int4(symmetric=False, strategy="group", group_size=16),
                 "self_attn": int4(symmetric=False, strategy="channel"),
-                "down_proj": int4(symmetric=False, strategy="group", group_size=16, actorder="group"),
+                "down_proj": int4(symmetric=False, strategy="group", group_size=16,
+                                  actorder="group"),
                 "up_proj": int4(symmetric=True, strategy="channel"),
             }, ignore=recipe, order=["down_proj"]), everything, False),
         "int8": (CompressedTensors(
             "int-quantized",
-            {"Linear": QuantizationArgs(num_bits=8, type="int", symmetric=True, strategy="channel")},
+            {"Linear": QuantizationArgs(num_bits=8, type="int", symmetric=True,
+                                        strategy="channel")},
             activations=per_token, ignore=names_to_ignore(weights, True)), everything, True),
         "fp8": (CompressedTensors(
             "float-quantized", {
@@ -304,7 +309,8 @@ def formats(weights):
                                            strategy="channel"),
                 "down_proj": QuantizationArgs(num_bits=8, type="float", symmetric=True,
                                               strategy="tensor")
-            }, activations=fp8_per_token, ignore=names_to_ignore(weights, False)), everything, False),
+            }, activations=fp8_per_token,
+            ignore=names_to_ignore(weights, False)), everything, False),
         "nf4": (BitsAndBytes(double=False), no_cross, True),
         "nf4_double": (BitsAndBytes(double=True), everything, False),
         "gptq": (Gptq(1, 16, True), no_cross, False),
@@ -366,7 +372,8 @@ def main():
     weights = random_weights(1)
     for name, (how, layers, in_memory) in formats(weights).items():
         write(f"{root}/{name}", weights, how, layers, in_memory)
-        size = sum(os.path.getsize(f"{root}/{name}/{file}") for file in os.listdir(f"{root}/{name}"))
+        files = os.listdir(f"{root}/{name}")
+        size = sum(os.path.getsize(f"{root}/{name}/{file}") for file in files)
         print(f"{name}: {len(layers)} layers, {size} bytes")
 
 

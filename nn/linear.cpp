@@ -1,0 +1,18 @@
+#include "nn/linear.h"
+
+namespace mllama {
+
+void InputStatistic::add(const Tensor& x) {
+    const int64_t width = x.cols();
+    sum_of_squares.resize(static_cast<size_t>(width));
+    for (int64_t row = 0; row < x.rows(); ++row) {
+        const float* from = x.data<float>() + row * x.row_stride();
+        for (int64_t i = 0; i < width; ++i) {
+            const double value = from[i];
+            sum_of_squares[static_cast<size_t>(i)] += value * value;
+        }
+    }
+    rows += x.rows();
+}
+
+}  // namespace mllama
