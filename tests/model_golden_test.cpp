@@ -16,8 +16,9 @@ namespace {
 
 constexpr double state_share =
     2e-5;  // logits and hidden states, of the largest value; the wrong kind of GELU makes 2e-4
-/// int8 keys and values, each within 1/254 of the largest of its head.
-constexpr double int8_kv_share = 2e-2;
+/// Logits with int8 keys and values, each within 1/254 of the largest of its head. Measured: 0.95 to
+/// 1.62 % of the largest logit.
+constexpr double int8_kv_share = 3.3e-2;
 constexpr double attention_share = 5e-5;  // probabilities
 constexpr double loss_tolerance = 1e-4;
 
