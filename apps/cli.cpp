@@ -48,6 +48,24 @@ void clear_interrupt() {
     interrupt_flag = 0;
 }
 
+void add_kv_dtype(CLI::App& command, std::string& kv_dtype) {
+    command
+        .add_option(
+            "--kv-dtype", kv_dtype,
+            "What keys and values are kept as: auto (bf16, or f32 if products are f32), f32, "
+            "bf16, or int8 with a scale for each key, value and head")
+        ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}))
+        ->type_name("TYPE")
+        ->capture_default_str();
+}
+
+std::optional<DType> kv_dtype_of(const std::string& name) {
+    if (name == "f32") return DType::f32;
+    if (name == "bf16") return DType::bf16;
+    if (name == "int8") return DType::i8;
+    return std::nullopt;
+}
+
 void ModelArguments::add_to(CLI::App& command) {
     command
         .add_option(
@@ -74,6 +92,7 @@ void ModelArguments::add_to(CLI::App& command) {
         ->check(CLI::IsMember({"auto", "bf16", "int8"}))
         ->type_name("TYPE")
         ->capture_default_str();
+    add_kv_dtype(command, kv_dtype);
     command
         .add_option("-t,--threads", threads,
                     "Threads; default: the physical cores this process may use")
@@ -100,6 +119,7 @@ ModelOptions ModelArguments::apply() const {
     ModelOptions options;
     options.weights = types.at(dtype);
     if (vision_dtype != "auto") options.vision_weights = types.at(vision_dtype);
+    options.kv_dtype = kv_dtype_of(kv_dtype);
     if (reference == "meta") options.reference = Reference::meta;
     return options;
 }

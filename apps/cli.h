@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,12 +10,18 @@
 
 namespace mllama {
 
+/// --kv-dtype: what keys and values are kept as.
+void add_kv_dtype(CLI::App& command, std::string& kv_dtype);
+/// None: "auto".
+[[nodiscard]] std::optional<DType> kv_dtype_of(const std::string& name);
+
 /// Options of every command that loads a model.
 struct ModelArguments {
     std::string model;
     std::string device = "auto";
     std::string dtype = "auto";
     std::string vision_dtype = "auto";
+    std::string kv_dtype = "auto";
     std::string reference = "transformers";
     int threads = 0;  ///< 0: the cores that this process may use
 

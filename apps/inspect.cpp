@@ -18,6 +18,7 @@ struct Arguments {
     bool json = false;
     bool tensors = false;
     int64_t context = 4096;
+    std::string kv_dtype = "auto";
 };
 
 /// "21.3 GB", "4.6 MB"
@@ -115,10 +116,11 @@ OrderedJson layers_report(const Contents& contents) {
     return layers;
 }
 
-OrderedJson json_report(const ModelConfig& config, const Contents& contents, int64_t context) {
+OrderedJson json_report(const ModelConfig& config, const Contents& contents, int64_t context,
+                        std::optional<DType> kv_dtype) {
     const Checkpoint& checkpoint = contents.checkpoint();
     const Summary summary = summarise(contents);
-    const MemoryPlan plan = plan_memory(config, contents.weights, context);
+    const MemoryPlan plan = plan_memory(config, contents.weights, context, kv_dtype);
     OrderedJson tensors = OrderedJson::array();
     for (const std::string& name : checkpoint.names()) {
         const TensorInfo& info = checkpoint.info(name);
@@ -223,13 +225,15 @@ void run(const Arguments& arguments) {
     const CheckpointWeights weights(checkpoint, config.quantisation);
     const Contents contents(weights);
     if (arguments.json) {
-        std::cout << json_report(config, contents, arguments.context)
+        std::cout << json_report(config, contents, arguments.context,
+                                 kv_dtype_of(arguments.kv_dtype))
                          .dump(-1, ' ', false, OrderedJson::error_handler_t::replace)
                   << "\n";
         return;
     }
     const Summary summary = summarise(contents);
-    const MemoryPlan plan = plan_memory(config, weights, arguments.context);
+    const MemoryPlan plan =
+        plan_memory(config, weights, arguments.context, kv_dtype_of(arguments.kv_dtype));
     print_architecture(config);
     std::printf("\n%lld tensors, %.2f billion parameters, %s in %zu files:",
                 static_cast<long long>(summary.tensors),
@@ -272,6 +276,7 @@ void add_inspect(CLI::App& app) {
     command->add_flag("--json", arguments->json, "One JSON object, with every tensor");
     command->add_flag("--tensors", arguments->tensors,
                       "Every tensor instead of one line for all layers");
+    add_kv_dtype(*command, arguments->kv_dtype);
     command->add_option("--context", arguments->context, "Tokens to plan the memory for")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
         ->type_name("N")

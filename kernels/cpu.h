@@ -40,6 +40,8 @@ struct ScoreRow {
     const float* key_bias;   ///< (n), of these keys, or none
     const KeyRange* ranges;  ///< sorted, disjoint; in numbers of all keys
     int64_t range_count;
+    const float* key_scales;    ///< (n) of int8 keys, or none: factors of the scores
+    const float* value_scales;  ///< (n) of int8 values, or none: factors of the packed results
 };
 
 /// A matrix in units (kv_layout.h): rows of k / unit units, a column for each.
@@ -113,7 +115,8 @@ struct Product {
     void (*few_columns)(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
                         const UnitMatrix& w, float* c, int64_t c_stride, bool go_on);
 
-    /// x = (scale * score + key_bias) / ln 2, -inf where not visible; then 2^(x - max) as a packed
+    /// x = (scale * score * key_scale + key_bias) / ln 2, -inf where not visible; then 2^(x - max),
+    /// and value_scale times that as a packed
     /// row (n, with room for whole lanes; 0 behind n). No visible key (or only logits of -inf): max
     /// = -inf, sum = 0 and zeros.
     SoftmaxPart (*softmax)(const ScoreRow& row, void* packed);

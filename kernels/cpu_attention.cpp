@@ -161,15 +161,38 @@ void begin(const Call& call, const Rows& rows) {
     std::fill_n(rows.sum, rows.count, 0.0f);
 }
 
+/// Scales of the keys and values of a chunk and one head, (count) each; none if they have none.
+struct ChunkScales {
+    const float* keys;
+    const float* values;
+};
+
+/// Brings together what lies in blocks.
+ChunkScales scales_of(const Call& call, int64_t kv_head, int64_t first, int64_t count,
+                      Scratch& scratch) {
+    if (!call.layout.scaled()) return {nullptr, nullptr};
+    auto* keys = scratch.get<float>(2 * chunk_keys);
+    auto* values = keys + chunk_keys;
+    for (int64_t j = 0; j < count; j += KvLayout::block) {
+        const int64_t from = call.layout.scale_index(kv_head, first + j);
+        const int64_t n = std::min(KvLayout::block, count - j);
+        std::copy_n(call.args.k_scales + from, n, keys + j);
+        std::copy_n(call.args.v_scales + from, n, values + j);
+    }
+    return {keys, values};
+}
+
 /// The softmax of one row over the `count` keys of a chunk from `first` on, packed.
 SoftmaxPart softmax_of(const Call& call, const Rows& rows, int64_t row, int64_t first,
-                       int64_t count, float* scores, std::byte* probabilities) {
+                       int64_t count, const ChunkScales& scales, float* scores,
+                       std::byte* probabilities) {
     const Attention& args = call.args;
     KeyRange one;
     const SeenRanges seen =
         within(ranges_of(args, query_of(call, rows, row), one), first, first + count);
     const float* bias = args.key_bias != nullptr ? args.key_bias + first : nullptr;
-    return call.product.softmax({scores, count, first, args.scale, bias, seen.ranges, seen.count},
+    return call.product.softmax({scores, count, first, args.scale, bias, seen.ranges, seen.count,
+                                 scales.keys, scales.values},
                                 probabilities);
 }
 
@@ -203,7 +226,7 @@ void finish(const Call& call, const Rows& rows) {
 
 /// The memory of one item.
 struct ItemScratch {
-    Scratch q, key_panels, value_panels, scores, probabilities, part, out, max_and_sum;
+    Scratch q, key_panels, value_panels, scores, probabilities, part, out, max_and_sum, scales;
 
     Rows rows(const Call& call, int64_t kv_head, int64_t first_query, int64_t count) {
         auto* max = max_and_sum.get<float>(2 * count);
@@ -224,6 +247,7 @@ struct Chunk {
     int64_t first, count;
     const std::byte* keys;    ///< panels of keys
     const std::byte* values;  ///< panels of columns of v
+    ChunkScales scales;
 };
 
 Chunk pack_chunk(const Call& call, int64_t kv_head, int64_t first, int64_t count,
@@ -247,7 +271,7 @@ Chunk pack_chunk(const Call& call, int64_t kv_head, int64_t first, int64_t count
                                  values + d * call.value_column_bytes() + j * row_bytes);
         }
     }
-    return {first, count, keys, values};
+    return {first, count, keys, values, scales_of(call, kv_head, first, count, scratch.scales)};
 }
 
 /// A tile of rows against the first `count` keys of a chunk: scores, softmax, values, merge.
@@ -268,7 +292,8 @@ void attend_tile(const Call& call, const Rows& rows, const Chunk& chunk, int64_t
     }
     SoftmaxPart softmax[most_tile_rows];
     for (int64_t r = 0; r < tile_rows; ++r) {
-        softmax[r] = softmax_of(call, rows, row + r, chunk.first, count, scores + r * chunk_keys,
+        softmax[r] = softmax_of(call, rows, row + r, chunk.first, count, chunk.scales,
+                                scores + r * chunk_keys,
                                 probabilities + r * call.p_stride * product.element_size);
     }
     for (int64_t d = 0; d < call.args.head_dim; d += call.value_columns(d)) {
@@ -390,8 +415,13 @@ void attend_chunk(const Call& call, int64_t first_head, int64_t heads, KeyRange 
         ++rows.kv_head;
     }
     scores_of(call, item);
+    ChunkScales scales{};
     for (int64_t r = 0; r < heads * count; ++r) {
-        parts[r] = softmax_of(call, rows, r % count, keys.begin, end - keys.begin,
+        if (r % count == 0) {
+            scales = scales_of(call, first_head + r / count, keys.begin, end - keys.begin,
+                               scratch.scales);
+        }
+        parts[r] = softmax_of(call, rows, r % count, keys.begin, end - keys.begin, scales,
                               item.scores + r * chunk_keys,
                               item.probabilities + r * call.p_stride * element);
     }

@@ -232,6 +232,30 @@ struct F16 : TwoBytes<F16> {
     }
 };
 
+/// Only in units, of keys and values. A bfloat16 holds them all.
+struct I8 {
+    using Element = int8_t;
+    static constexpr int unit = 4;
+    static constexpr bool fits_bf16 = true;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m256i units = load_units(from);
+        elements[0] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(units, 24), 24));
+        elements[1] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(units, 16), 24));
+        elements[2] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(units, 8), 24));
+        elements[3] = _mm256_cvtepi32_ps(_mm256_srai_epi32(units, 24));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m256i byte = _mm256_set1_epi32(0xFF);
+        const __m256i e0 = _mm256_and_si256(_mm256_cvtps_epi32(elements[0]), byte);
+        const __m256i e1 = _mm256_and_si256(_mm256_cvtps_epi32(elements[1]), byte);
+        const __m256i e2 = _mm256_and_si256(_mm256_cvtps_epi32(elements[2]), byte);
+        const __m256i e3 = _mm256_cvtps_epi32(elements[3]);
+        const __m256i low = _mm256_or_si256(e0, _mm256_slli_epi32(e1, 8));
+        const __m256i high = _mm256_or_si256(_mm256_slli_epi32(e2, 16), _mm256_slli_epi32(e3, 24));
+        store_units(to, _mm256_or_si256(low, high));
+    }
+};
+
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
 

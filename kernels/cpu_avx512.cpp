@@ -346,6 +346,30 @@ inline void store_rounded(int8_t* to, Vec v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
 
+/// Only in units, of keys and values. A bfloat16 holds them all.
+struct I8 {
+    using Element = int8_t;
+    static constexpr int unit = 4;
+    static constexpr bool fits_bf16 = true;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        const __m512i units = _mm512_loadu_si512(from);
+        elements[0] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(units, 24), 24));
+        elements[1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(units, 16), 24));
+        elements[2] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(units, 8), 24));
+        elements[3] = _mm512_cvtepi32_ps(_mm512_srai_epi32(units, 24));
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        const __m512i byte = _mm512_set1_epi32(0xFF);
+        const __m512i e0 = _mm512_and_si512(_mm512_cvtps_epi32(elements[0]), byte);
+        const __m512i e1 = _mm512_and_si512(_mm512_cvtps_epi32(elements[1]), byte);
+        const __m512i e2 = _mm512_and_si512(_mm512_cvtps_epi32(elements[2]), byte);
+        const __m512i e3 = _mm512_cvtps_epi32(elements[3]);
+        const __m512i low = _mm512_or_si512(e0, _mm512_slli_epi32(e1, 8));
+        const __m512i high = _mm512_or_si512(_mm512_slli_epi32(e2, 16), _mm512_slli_epi32(e3, 24));
+        _mm512_storeu_si512(to, _mm512_or_si512(low, high));
+    }
+};
+
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
 
@@ -476,6 +500,25 @@ struct PairUnits {
             if (k < 2) elements[1] = broadcast(0.0f);
         }
         groups[0] = pairs_of(elements[0], elements[1]);
+    }
+};
+
+/// Exact: the upper halves of the floats.
+template <>
+struct PairUnits<I8> {
+    static constexpr int depth = 4;
+    static constexpr int unit_rows = 1;
+    static void load(const std::byte* from, int64_t, int64_t k, __m512i (&groups)[2]) {
+        Vec elements[depth];
+        I8::unpack(from, elements);
+        for (int e = 1; e < depth; ++e) {
+            if (e >= k) elements[e] = broadcast(0.0f);
+        }
+        for (int g = 0; g < 2; ++g) {
+            const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(elements[2 * g]), 16);
+            const __m512i high = upper_halves(_mm512_castps_si512(elements[2 * g + 1]));
+            groups[g] = _mm512_or_si512(low, high);
+        }
     }
 };
 

@@ -71,10 +71,10 @@ struct StoredValues {
 
 void store_keys(const float* x, int64_t x_stride, int64_t keys, const KvLayout& layout,
                 void* units) {
-    with_type<StoredKeys>(layout.dtype, x, x_stride, keys, layout.head_dim, units);
+    with_unit_type<StoredKeys>(layout.dtype, x, x_stride, keys, layout.head_dim, units);
 }
 
 void store_values(const float* x, int64_t x_stride, int64_t first, int64_t keys,
                   const KvLayout& layout, void* units) {
-    with_type<StoredValues>(layout.dtype, x, x_stride, first, keys, layout, units);
+    with_unit_type<StoredValues>(layout.dtype, x, x_stride, first, keys, layout, units);
 }

@@ -194,6 +194,13 @@ void with_type(DType dtype, Args... args) {
     }
 }
 
+/// The same for the types that lie in units: int8 as well.
+template <template <class> class Leaf, class... Args>
+void with_unit_type(DType dtype, Args... args) {
+    if (dtype == DType::i8) return Leaf<I8>::run(args...);
+    with_type<Leaf>(dtype, args...);
+}
+
 // ---- element by element ----
 
 template <class Function>

@@ -81,7 +81,9 @@ struct Attention {
     const void* k = nullptr;      ///< keys in blocks, see kv_layout.h
     const void* v = nullptr;      ///< values in blocks; finite at every key, seen or not
     float* out = nullptr;         ///< (queries, heads, head_dim), rows out_stride elements apart
-    DType kv_dtype = DType::f32;  ///< f32, bf16 or f16
+    DType kv_dtype = DType::f32;  ///< f32, bf16, f16 or i8
+    const float* k_scales = nullptr;  ///< of i8, in blocks; else none
+    const float* v_scales = nullptr;
     int64_t queries = 0, keys = 0, heads = 0, kv_heads = 0, head_dim = 0;
     int64_t q_stride = 0, out_stride = 0;
     float scale = 1.0f;               ///< above 0
@@ -101,11 +103,12 @@ void attention(const Attention& args, Compute compute);
 void attention_weights(const Attention& args, float* weights);
 
 /// A projection's rows as attention reads them: the keys (or values) begin, begin + 1, ... of a
-/// sequence. x (rows, kv_heads, head_dim) f32, rows x_stride apart; keys, values: the first block.
+/// sequence. x (rows, kv_heads, head_dim) f32, rows x_stride apart; keys, values,
+/// scales (of i8; else none): the first block.
 void store_keys(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
-                int64_t begin, void* keys);
+                int64_t begin, void* keys, float* scales);
 void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
-                  int64_t begin, void* values);
+                  int64_t begin, void* values, float* scales);
 
 /// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight.  x, out (rows, width), may be the same; weight (width) of weight_dtype.
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,

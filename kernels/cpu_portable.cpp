@@ -214,6 +214,29 @@ Vec quads_by_place(Vec v) {
 
 void prefetch(const void*) {}
 
+/// Only in units, of keys and values. A bfloat16 holds them all.
+struct I8 {
+    using Element = int8_t;
+    static constexpr int unit = 4;
+    static constexpr bool fits_bf16 = true;
+    static void unpack(const void* from, Vec (&elements)[unit]) {
+        Element units[lanes * unit];
+        float parts[unit][lanes];
+        std::memcpy(units, from, sizeof units);
+        for (int64_t i = 0; i < lanes * unit; ++i) parts[i % unit][i / unit] = units[i];
+        for (int64_t e = 0; e < unit; ++e) elements[e] = F32::load(parts[e]);
+    }
+    static void pack(const Vec (&elements)[unit], void* to) {
+        Element units[lanes * unit];
+        float parts[unit][lanes];
+        for (int64_t e = 0; e < unit; ++e) F32::store(parts[e], elements[e]);
+        for (int64_t i = 0; i < lanes * unit; ++i) {
+            units[i] = static_cast<Element>(parts[i % unit][i / unit]);
+        }
+        std::memcpy(to, units, sizeof units);
+    }
+};
+
 #include "kernels/cpu_leaves.h"
 #include "kernels/cpu_probe.h"
 

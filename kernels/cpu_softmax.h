@@ -53,6 +53,14 @@ inline void add_key_bias(float* scores, const float* key_bias, float factor, int
     }
 }
 
+/// scores = scores * key_scales over n keys.
+inline void scale_scores(float* scores, const float* key_scales, int64_t n) {
+    for (int64_t i = 0; i < n; i += lanes) {
+        const Vec scaled = load<F32>(scores + i, n - i) * load<F32>(key_scales + i, n - i);
+        store<F32>(scores + i, scaled, n - i);
+    }
+}
+
 /// The largest score; a NaN counts for nothing. n is a multiple of lanes.
 inline float largest_score(const float* scores, int64_t n) {
     Vec lane_max = broadcast(-__builtin_inff());
@@ -68,6 +76,7 @@ inline float largest_score(const float* scores, int64_t n) {
 template <class Packed>
 SoftmaxPart softmax(const ScoreRow& row, void* packed) {
     const int64_t padded = round_up(row.n, lanes);
+    if (row.key_scales != nullptr) scale_scores(row.scores, row.key_scales, row.n);
     float factor = row.scale * 1.44269504f;  // log2(e)
     if (row.key_bias != nullptr) {
         add_key_bias(row.scores, row.key_bias, factor, row.n);
@@ -83,8 +92,9 @@ SoftmaxPart softmax(const ScoreRow& row, void* packed) {
     for (int64_t i = 0; i < padded; i += lanes) {
         const Vec x = fma(F32::load(row.scores + i), broadcast(factor), shift);
         const Vec p = power_of_two_of<Packed::degree>(x);
-        Packed::store(to + i, p);
         lane_sum = lane_sum + p;
+        const bool scaled = row.value_scales != nullptr;
+        Packed::store(to + i, scaled ? p * load<F32>(row.value_scales + i, row.n - i) : p);
     }
     return {max, static_cast<float>(sum_of_lanes(lane_sum))};
 }

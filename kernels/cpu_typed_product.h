@@ -52,7 +52,7 @@ void pack_rows_of(const void* w, DType dtype, int64_t stride, int64_t n, int64_t
 
 template <class Factors>
 void pack_columns_of(const UnitMatrix& w, int64_t k, int64_t n, void* panel) {
-    with_type<OfType<Factors>::template PackColumns>(w.dtype, w, k, n, panel);
+    with_unit_type<OfType<Factors>::template PackColumns>(w.dtype, w, k, n, panel);
 }
 
 template <class Factors>
@@ -65,8 +65,8 @@ void dot_rows_of(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_
 template <class Factors>
 void few_columns_of(int64_t rows, int64_t k, int64_t n, const void* x, int64_t x_stride,
                     const UnitMatrix& w, float* c, int64_t c_stride, bool go_on) {
-    with_type<OfType<Factors>::template FewColumns>(w.dtype, rows, k, n, x, x_stride, w, c,
-                                                    c_stride, go_on);
+    with_unit_type<OfType<Factors>::template FewColumns>(w.dtype, rows, k, n, x, x_stride, w, c,
+                                                         c_stride, go_on);
 }
 
 /// The pieces of a matrix product over one multiply-add.

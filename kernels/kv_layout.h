@@ -14,6 +14,9 @@
 //                                               parts of at most 64
 //
 // so that both are matrices of which a product takes up to 64 columns at a time.
+//
+// int8 has a float32 scale for each key (or value) and head: element = scale * int8, with scale =
+// (largest magnitude) / 127. Scales lie in blocks as well, (blocks, kv_heads, 64).
 #pragma once
 
 #include <cstdint>
@@ -30,7 +33,7 @@ struct KvLayout {
 
     int64_t kv_heads = 0;
     int64_t head_dim = 0;
-    DType dtype = DType::f32;  ///< f32, bf16 or f16
+    DType dtype = DType::f32;  ///< f32, bf16, f16 or i8
 
     /// Elements of a unit.
     [[nodiscard]] constexpr int64_t unit() const { return unit_bytes / dtype_size(dtype); }
@@ -61,6 +64,17 @@ struct KvLayout {
     }
     [[nodiscard]] constexpr int64_t value_block(int64_t head, int64_t key) const {
         return (key / block * kv_heads + head) * value_units() * unit_bytes;
+    }
+
+    /// Whether there are scales, and where that of a key or value lies.
+    [[nodiscard]] constexpr bool scaled() const { return dtype == DType::i8; }
+    [[nodiscard]] constexpr int64_t scale_index(int64_t head, int64_t key) const {
+        return (key / block * kv_heads + head) * block + key % block;
+    }
+    /// Bytes of one key and its value, all heads.
+    [[nodiscard]] constexpr int64_t bytes_of_key() const {
+        constexpr int64_t scale_bytes = 4;
+        return 2 * kv_heads * (head_dim * dtype_size(dtype) + (scaled() ? scale_bytes : 0));
     }
 
     /// Where element d of a key or value lies, in elements: the layout in one line.

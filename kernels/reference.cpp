@@ -175,10 +175,36 @@ float linear_element(const float* x, const Matrix& w, int64_t n, Compute compute
 
 namespace {
 
-/// Rounds to the type.
+/// Rounds to the type; int8 are whole numbers already.
 void set_element(void* data, DType dtype, int64_t i, float value) {
     auto* to = static_cast<std::byte*>(data) + i * dtype_size(dtype);
-    convert(&value, DType::f32, to, dtype, 1);
+    if (dtype == DType::i8) {
+        *reinterpret_cast<int8_t*>(to) = static_cast<int8_t>(value);
+    } else {
+        convert(&value, DType::f32, to, dtype, 1);
+    }
+}
+
+/// The scale of a row of int8: 0 if all is 0, a NaN if not all is finite.
+float scale_of(const float* row, int64_t n) {
+    float largest = 0.0f;
+    for (int64_t i = 0; i < n; ++i) {
+        if (!std::isfinite(row[i])) return std::numeric_limits<float>::quiet_NaN();
+        largest = std::max(largest, std::fabs(row[i]));
+    }
+    return largest / 127.0f;
+}
+
+float whole_number(float value, float scale) {
+    if (scale == 0.0f || std::isnan(scale)) return 0.0f;
+    return std::clamp(std::nearbyint(value / scale), -127.0f, 127.0f);
+}
+
+/// An element of a key or value as attention multiplies it.
+double kv_element(const void* data, const float* scales, const KvLayout& layout, int64_t head,
+                  int64_t key, int64_t index, Compute compute) {
+    if (!layout.scaled()) return factor(element(data, layout.dtype, index), compute);
+    return double{scales[layout.scale_index(head, key)]} * static_cast<const int8_t*>(data)[index];
 }
 
 bool sees(const cpu::Visibility& visible, int64_t query, int64_t key) {
@@ -203,7 +229,8 @@ std::vector<double> probabilities(const Attention& args, Compute compute, int64_
         double dot = 0.0;
         for (int64_t d = 0; d < args.head_dim; ++d) {
             const int64_t at = args.layout().key_index(kv_head, j, d);
-            dot += factor(q[d], compute) * factor(element(args.k, args.kv_dtype, at), compute);
+            dot += factor(q[d], compute) *
+                   kv_element(args.k, args.k_scales, args.layout(), kv_head, j, at, compute);
         }
         const double logit = args.scale * dot + (args.key_bias != nullptr ? args.key_bias[j] : 0.0);
         logits[static_cast<size_t>(j)] = logit;
@@ -231,8 +258,9 @@ void attention(const Attention& args, Compute compute, float* out, int64_t out_s
                 for (int64_t j = 0; j < args.keys; ++j) {
                     if (!sees(args.visible, query, j)) continue;
                     const int64_t at = args.layout().value_index(kv_head, j, d);
-                    sum += p[static_cast<size_t>(j)] *
-                           factor(element(args.v, args.kv_dtype, at), compute);
+                    sum +=
+                        p[static_cast<size_t>(j)] *
+                        kv_element(args.v, args.v_scales, args.layout(), kv_head, j, at, compute);
                 }
                 out[query * out_stride + head * args.head_dim + d] = static_cast<float>(sum);
             }
@@ -250,26 +278,32 @@ void attention_weights(const Attention& args, Compute compute, int64_t head, flo
 }
 
 void store_keys(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
-                int64_t begin, void* keys) {
+                int64_t begin, void* keys, float* scales) {
     const int64_t padded = layout.key_rows() * layout.unit();
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t h = 0; h < layout.kv_heads; ++h) {
+            const float* row = x + r * x_stride + h * layout.head_dim;
+            const float scale = layout.scaled() ? scale_of(row, layout.head_dim) : 1.0f;
+            if (layout.scaled()) scales[layout.scale_index(h, begin + r)] = scale;
             for (int64_t d = 0; d < padded; ++d) {
-                const float value =
-                    d < layout.head_dim ? x[r * x_stride + h * layout.head_dim + d] : 0.0f;
-                set_element(keys, layout.dtype, layout.key_index(h, begin + r, d), value);
+                const float value = d < layout.head_dim ? row[d] : 0.0f;
+                set_element(keys, layout.dtype, layout.key_index(h, begin + r, d),
+                            layout.scaled() ? whole_number(value, scale) : value);
             }
         }
     }
 }
 
 void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
-                  int64_t begin, void* values) {
+                  int64_t begin, void* values, float* scales) {
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t h = 0; h < layout.kv_heads; ++h) {
+            const float* row = x + r * x_stride + h * layout.head_dim;
+            const float scale = layout.scaled() ? scale_of(row, layout.head_dim) : 1.0f;
+            if (layout.scaled()) scales[layout.scale_index(h, begin + r)] = scale;
             for (int64_t d = 0; d < layout.head_dim; ++d) {
                 set_element(values, layout.dtype, layout.value_index(h, begin + r, d),
-                            x[r * x_stride + h * layout.head_dim + d]);
+                            layout.scaled() ? whole_number(row[d], scale) : row[d]);
             }
         }
     }

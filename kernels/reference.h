@@ -51,9 +51,9 @@ void attention(const Attention& args, Compute compute, float* out, int64_t out_s
 void attention_weights(const Attention& args, Compute compute, int64_t head, float* weights);
 
 void store_keys(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
-                int64_t begin, void* keys);
+                int64_t begin, void* keys, float* scales);
 void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
-                  int64_t begin, void* values);
+                  int64_t begin, void* values, float* scales);
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
               float eps, float* out);
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,

@@ -4,6 +4,8 @@
 #include <set>
 #include <string>
 
+#include "tensor/ops.h"
+
 namespace mllama {
 namespace {
 
@@ -39,8 +41,8 @@ bool keeps_bf16(const Checkpoint& checkpoint, const std::set<std::string>& quant
 
 }  // namespace
 
-MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights,
-                       int64_t context) {
+MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights, int64_t context,
+                       std::optional<DType> kv_dtype) {
     MemoryPlan plan;
     const Checkpoint& checkpoint = weights.checkpoint();
     std::set<std::string> counted;
@@ -57,12 +59,13 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
             plan.weights_copied += (info.shape.empty() ? 1 : info.shape[0]) * f32_bytes;
         }
     }
-    const int64_t kv_bytes = keeps_bf16(checkpoint, counted) ? 2 : f32_bytes;
     const TextConfig& t = config.text;
+    const DType kept = keeps_bf16(checkpoint, counted) ? DType::bf16 : DType::f32;
+    const KvLayout layout{t.num_key_value_heads, t.head_dim(), kv_dtype.value_or(kept)};
     const auto cross = static_cast<int64_t>(t.cross_attention_layers.size());
-    plan.kv_per_token = (t.num_hidden_layers - cross) * 2 * t.kv_size() * kv_bytes;
-    plan.kv_per_image = cross * 2 * t.kv_size() * kv_bytes * config.vision.max_num_tiles *
-                        config.vision.num_patches();
+    plan.kv_per_token = (t.num_hidden_layers - cross) * layout.bytes_of_key();
+    plan.kv_per_image =
+        cross * layout.bytes_of_key() * config.vision.max_num_tiles * config.vision.num_patches();
     const int64_t rows = std::min(context, rows_of_a_forward);
     plan.scratch = std::max(vision_scratch(config), text_scratch(t) * rows / rows_of_a_forward);
     return plan;

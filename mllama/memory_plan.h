@@ -1,6 +1,8 @@
 // What a checkpoint will need in memory, from its headers alone.
 #pragma once
 
+#include <optional>
+
 #include "mllama/checkpoint_weights.h"
 #include "mllama/config.h"
 
@@ -23,7 +25,8 @@ struct MemoryPlan {
 };
 
 /// Errors: as CheckpointWeights::quantised_layers.
-MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights,
-                       int64_t context);
+/// `kv_dtype`: what keys and values are kept as; none: as a model without options keeps them.
+MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights, int64_t context,
+                       std::optional<DType> kv_dtype = std::nullopt);
 
 }  // namespace mllama

@@ -40,7 +40,8 @@ Model::Model(const ModelConfig& config, const WeightLoader& weights, const Model
       multi_modal_projector_(weights.linear_with_bias(
           "multi_modal_projector", config.text.hidden_size, config.vision.vision_output_dim)),
       text_(config, weights, options.reference),
-      kv_dtype_(text_.compute() == Compute::f32 ? DType::f32 : DType::bf16),
+      kv_dtype_(
+          options.kv_dtype.value_or(text_.compute() == Compute::f32 ? DType::f32 : DType::bf16)),
       workspace_(std::make_unique<TextModel::Workspace>()) {}
 
 VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress& progress) const {

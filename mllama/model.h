@@ -19,6 +19,8 @@ namespace mllama {
 struct ModelOptions {
     WeightType weights = WeightType::as_stored;
     Reference reference = Reference::transformers;
+    /// What keys and values are kept as: f32, bf16 or i8; none: bf16 where products are, else f32.
+    std::optional<DType> kv_dtype = std::nullopt;
     /// The vision tower's: f32, bf16 or int8; none: as `weights` if that is f32 or bf16, as stored
     /// otherwise.
     std::optional<WeightType> vision_weights = std::nullopt;
@@ -45,7 +47,7 @@ class Model {
     [[nodiscard]] const ModelConfig& config() const { return config_; }
     [[nodiscard]] const VisionModel& vision() const { return vision_; }
     [[nodiscard]] const TextModel& text() const { return text_; }
-    /// What keys and values are kept as: bf16 where products are, float32 otherwise.
+    /// What keys and values are kept as.
     [[nodiscard]] DType kv_dtype() const { return kv_dtype_; }
     /// "f32", "bf16", "f16", "int8", ...: what the text tower's weights are.
     [[nodiscard]] std::string_view weight_type_name() const { return text_.weight_type_name(); }

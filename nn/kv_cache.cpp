@@ -28,13 +28,23 @@ void copy_blocks(const Tensor& from, int64_t blocks, Tensor& to) {
 
 void KvCache::reserve(int64_t capacity) {
     if (capacity <= this->capacity()) return;
-    // Both or none: what is there stays whole if there is not enough memory.
+    // All or none: what is there stays whole if there is not enough memory.
     Tensor more_keys = make_room(KeysValues::key_shape(layout_, capacity), layout_.dtype);
     Tensor more_values = make_room(KeysValues::value_shape(layout_, capacity), layout_.dtype);
-    copy_blocks(keys_, KvLayout::blocks(length_), more_keys);
-    copy_blocks(values_, KvLayout::blocks(length_), more_values);
+    Tensor more_key_scales, more_value_scales;
+    const int64_t blocks = KvLayout::blocks(length_);
+    if (layout_.scaled()) {
+        more_key_scales = make_room(KeysValues::scale_shape(layout_, capacity), DType::f32);
+        more_value_scales = make_room(KeysValues::scale_shape(layout_, capacity), DType::f32);
+        copy_blocks(key_scales_, blocks, more_key_scales);
+        copy_blocks(value_scales_, blocks, more_value_scales);
+    }
+    copy_blocks(keys_, blocks, more_keys);
+    copy_blocks(values_, blocks, more_values);
     keys_ = more_keys;
     values_ = more_values;
+    key_scales_ = more_key_scales;
+    value_scales_ = more_value_scales;
 }
 
 void KvCache::append(const Tensor& k, const Tensor& v) {
@@ -42,8 +52,8 @@ void KvCache::append(const Tensor& k, const Tensor& v) {
     const int64_t end = length_ + k.rows();
     if (end > capacity()) reserve(std::max(end, 2 * capacity()));
     if (k.rows() == 0) return;
-    ops::store_keys(k, length_, keys_);
-    ops::store_values(v, length_, values_);
+    ops::store_keys(k, length_, keys_, layout_.scaled() ? &key_scales_ : nullptr);
+    ops::store_values(v, length_, values_, layout_.scaled() ? &value_scales_ : nullptr);
     length_ = end;
 }
 

@@ -34,8 +34,16 @@ Shape KeysValues::value_shape(const KvLayout& layout, int64_t keys) {
             layout.value_rows(),    layout.part_width(), layout.unit()};
 }
 
+Shape KeysValues::scale_shape(const KvLayout& layout, int64_t keys) {
+    return {KvLayout::blocks(keys), layout.kv_heads, KvLayout::block};
+}
+
 namespace ops {
 namespace {
+
+bool is_kv_type(DType dtype) {
+    return is_float(dtype) || dtype == DType::i8;
+}
 
 bool is_f32(const Tensor& x) {
     return x.defined() && x.dtype() == DType::f32;
@@ -54,7 +62,7 @@ const float* data_or_null(const Tensor& x) {
 cpu::Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                               const Tensor& key_bias, Visibility visible) {
     const KvLayout layout{kv.k.dim(1), shape.head_dim, kv.k.dtype()};
-    assert(is_f32(q) && is_float(layout.dtype) && q.cols() % shape.head_dim == 0);
+    assert(is_f32(q) && is_kv_type(layout.dtype) && q.cols() % shape.head_dim == 0);
     assert(kv.k.dim(0) * KvLayout::block >= kv.keys && kv.k.contiguous());
     assert(kv.k.shape() == KeysValues::key_shape(layout, kv.k.dim(0) * KvLayout::block));
     assert(is_vector_or_none(key_bias, kv.keys));
@@ -62,6 +70,8 @@ cpu::Attention attention_args(const Tensor& q, const KeysValues& kv, const Atten
     args.q = q.data<float>();
     args.k = kv.k.data();
     args.kv_dtype = layout.dtype;
+    args.k_scales = data_or_null(kv.k_scales);
+    assert(layout.scaled() == kv.k_scales.defined());
     args.queries = q.rows();
     args.keys = kv.keys;
     args.heads = q.cols() / shape.head_dim;
@@ -126,6 +136,8 @@ void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shap
     assert(kv.v.dtype() == kv.k.dtype() && kv.v.contiguous());
     assert(kv.v.shape() == KeysValues::value_shape(args.layout(), kv.k.dim(0) * KvLayout::block));
     args.v = kv.v.data();
+    args.v_scales = data_or_null(kv.v_scales);
+    assert(args.layout().scaled() == kv.v_scales.defined());
     args.out = out.data<float>();
     args.out_stride = out.row_stride();
     cpu::attention(args, compute);
@@ -139,20 +151,28 @@ void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionSha
     cpu::attention_weights(args, weights.data<float>());
 }
 
-void store_keys(const Tensor& x, int64_t begin, Tensor& to) {
-    assert(to.rank() == 5 && to.contiguous() && is_f32(x) && is_float(to.dtype()));
+void store_keys(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales) {
+    assert(to.rank() == 5 && to.contiguous() && is_f32(x) && is_kv_type(to.dtype()));
     const KvLayout layout{to.dim(1), x.cols() / to.dim(1), to.dtype()};
     assert(to.shape() == KeysValues::key_shape(layout, to.dim(0) * KvLayout::block));
     assert(begin >= 0 && begin + x.rows() <= to.dim(0) * KvLayout::block);
-    cpu::store_keys(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data());
+    assert(layout.scaled() == (scales != nullptr));
+    assert(!scales ||
+           scales->shape() == KeysValues::scale_shape(layout, to.dim(0) * KvLayout::block));
+    cpu::store_keys(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data(),
+                    scales ? scales->data<float>() : nullptr);
 }
 
-void store_values(const Tensor& x, int64_t begin, Tensor& to) {
-    assert(to.rank() == 6 && to.contiguous() && is_f32(x) && is_float(to.dtype()));
+void store_values(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales) {
+    assert(to.rank() == 6 && to.contiguous() && is_f32(x) && is_kv_type(to.dtype()));
     const KvLayout layout{to.dim(1), x.cols() / to.dim(1), to.dtype()};
     assert(to.shape() == KeysValues::value_shape(layout, to.dim(0) * KvLayout::block));
     assert(begin >= 0 && begin + x.rows() <= to.dim(0) * KvLayout::block);
-    cpu::store_values(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data());
+    assert(layout.scaled() == (scales != nullptr));
+    assert(!scales ||
+           scales->shape() == KeysValues::scale_shape(layout, to.dim(0) * KvLayout::block));
+    cpu::store_values(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data(),
+                      scales ? scales->data<float>() : nullptr);
 }
 
 void gated(Tensor& gate, const Tensor& up, Activation activation) {

@@ -59,10 +59,12 @@ class KeyVisibility {
 struct KeysValues {
     Tensor k, v;
     int64_t keys = 0;
+    Tensor k_scales = {}, v_scales = {};  ///< (blocks, kv_heads, block) f32 of int8; else undefined
 
     /// The shapes of k and v for so many keys.
     static Shape key_shape(const KvLayout& layout, int64_t keys);
     static Shape value_shape(const KvLayout& layout, int64_t keys);
+    static Shape scale_shape(const KvLayout& layout, int64_t keys);
 };
 
 namespace ops {
@@ -103,9 +105,9 @@ void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionSha
                        const Tensor& key_bias, Visibility visible, Tensor& weights);
 
 /// Stores the keys or values begin, begin + 1, ... of a sequence, rounded to the type of `to`: x
-/// (rows, kv_heads * head_dim) f32; to as in KeysValues.
-void store_keys(const Tensor& x, int64_t begin, Tensor& to);
-void store_values(const Tensor& x, int64_t begin, Tensor& to);
+/// (rows, kv_heads * head_dim) f32; to, and scales of int8, as in KeysValues.
+void store_keys(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales = nullptr);
+void store_values(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales = nullptr);
 
 /// gate = activation(gate) * up, in place; both (rows, width) f32.
 void gated(Tensor& gate, const Tensor& up, Activation activation);

@@ -165,10 +165,11 @@ TEST_CASE("bench_random_weights_leave_unused_tiles_zero_and_gates_open") {
 TEST_CASE("bench_check_holds_with_every_table_and_type") {
     ModelConfig config = small_config(config_11b());
     config.text.hidden_size = 24 * config.text.num_attention_heads;  // the reference is slow
-    const auto check = [&](DType stored, WeightType type) {
+    const auto check = [&](DType stored, WeightType type, std::optional<DType> kv_dtype = {}) {
         CAPTURE(std::string(dtype_name(stored)));
         ModelOptions options;
         options.weights = type;
+        options.kv_dtype = kv_dtype;
         if (type == WeightType::int8) options.vision_weights = WeightType::int8;
         std::vector<Checked> all = check_towers(config, stored, options);
         const std::vector<Checked> operations = check_operations(
@@ -185,6 +186,8 @@ TEST_CASE("bench_check_holds_with_every_table_and_type") {
         check(DType::f32, WeightType::as_stored);
         check(DType::bf16, WeightType::int8);
         check(DType::bf16, WeightType::int4);
+        check(DType::bf16, WeightType::as_stored, DType::i8);
+        check(DType::f32, WeightType::as_stored, DType::i8);
     });
     check(DType::bf16, WeightType::f32);
     check(DType::f16, WeightType::as_stored);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu_ops.h"
@@ -33,6 +34,7 @@ struct Problem {
     Shape shape;
     std::vector<float> q;
     std::vector<uint32_t> k, v;
+    std::vector<float> k_scales, v_scales;
     std::vector<float> key_bias;
     std::vector<int64_t> first;
     std::vector<KeyRange> ranges;
@@ -48,8 +50,15 @@ struct Problem {
         v = not_numbers(blocks * s.kv_heads * layout.value_units());
         const std::vector<float> key_rows = Numbers(2).floats(s.keys * width);
         const std::vector<float> value_rows = Numbers(3).floats(s.keys * width);
-        reference::store_keys(key_rows.data(), s.keys, width, layout, 0, k.data());
-        reference::store_values(value_rows.data(), s.keys, width, layout, 0, v.data());
+        k_scales.assign(static_cast<size_t>(blocks * s.kv_heads * KvLayout::block), 9.0f);
+        v_scales = k_scales;
+        reference::store_keys(key_rows.data(), s.keys, width, layout, 0, k.data(), k_scales.data());
+        reference::store_values(value_rows.data(), s.keys, width, layout, 0, v.data(),
+                                v_scales.data());
+        if (layout.scaled()) {
+            args.k_scales = k_scales.data();
+            args.v_scales = v_scales.data();
+        }
         args.q = q.data();
         args.k = k.data();
         args.v = v.data();
@@ -140,8 +149,13 @@ void check(Problem& problem, Compute compute, float logits = 1.0f) {
     CHECK(compare(found, expected, tolerance_of(s, compute, logits)) == "");
 }
 
+/// Compute and type of keys and values.
+constexpr std::pair<Compute, DType> bf16_and_int8[] = {{Compute::f32, DType::bf16},
+                                                       {Compute::bf16, DType::bf16},
+                                                       {Compute::f32, DType::i8},
+                                                       {Compute::bf16, DType::i8}};
 constexpr Compute computes[] = {Compute::f32, Compute::bf16};
-constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16, DType::i8};
 
 }  // namespace
 
@@ -153,8 +167,12 @@ TEST_CASE("attention_any_number_of_keys_and_head_dim_matches_reference") {
                 check(problem, compute);
             }
             for (const int64_t head_dim : {1, 2, 7, 16, 63, 64, 65, 80, 128, 130}) {
-                Problem problem({9, 40, 2, 2, head_dim}, DType::bf16);
-                check(problem, compute);
+                for (const DType type : types) {
+                    for (const int64_t queries : {1, 9}) {
+                        Problem problem({queries, 43, 2, 2, head_dim}, type);
+                        check(problem, compute);
+                    }
+                }
             }
         }
     });
@@ -183,8 +201,8 @@ TEST_CASE("attention_grouped_heads_of_every_type_match_reference") {
 
 TEST_CASE("attention_causal_rule_equals_causal_ranges_bit_for_bit") {
     for_each_table([] {
-        for (const Compute compute : computes) {
-            Problem problem({70, 1100, 4, 2, 20}, DType::bf16);
+        for (const auto& [compute, type] : bf16_and_int8) {
+            Problem problem({70, 1100, 4, 2, 20}, type);
             problem.causal();
             std::vector<float> ranges = problem.empty_output(), rule = ranges;
             cpu::attention(problem.part(0, 70, ranges.data()), compute);
@@ -198,8 +216,8 @@ TEST_CASE("attention_causal_rule_equals_causal_ranges_bit_for_bit") {
 
 TEST_CASE("attention_random_ranges_and_key_bias_match_reference") {
     for_each_table([] {
-        for (const Compute compute : computes) {
-            Problem problem({60, 700, 4, 2, 20}, DType::bf16);
+        for (const auto& [compute, type] : bf16_and_int8) {
+            Problem problem({60, 700, 4, 2, 20}, type);
             problem.args.key_bias = problem.key_bias.data();
             problem.random_mask();
             check(problem, compute);
@@ -263,9 +281,9 @@ TEST_CASE("attention_nan_reaches_the_rows_that_see_it") {
 TEST_CASE("attention_does_not_depend_on_the_split_of_queries_or_threads_bit_for_bit") {
     const int before = cpu::threads();
     for_each_table([] {
-        for (const Compute compute : computes) {
+        for (const auto& [compute, type] : bf16_and_int8) {
             for (const bool causal : {true, false}) {
-                Problem problem({70, 1100, 4, 2, 20}, DType::bf16);
+                Problem problem({70, 1100, 4, 2, 20}, type);
                 if (causal) {
                     problem.causal();
                 } else {
@@ -296,8 +314,8 @@ TEST_CASE("attention_does_not_depend_on_the_split_of_queries_or_threads_bit_for_
 
 TEST_CASE("attention_one_query_with_fewer_keys_equals_prefill_bit_for_bit") {
     for_each_table([] {
-        for (const Compute compute : computes) {
-            Problem problem({1100, 1100, 2, 1, 16}, DType::bf16);
+        for (const auto& [compute, type] : bf16_and_int8) {
+            Problem problem({1100, 1100, 2, 1, 16}, type);
             problem.causal();
             std::vector<float> whole = problem.empty_output(), one = whole;
             cpu::attention(problem.part(0, 1100, whole.data()), compute);

@@ -1,8 +1,10 @@
 // Storing keys and values in units: every table against the reference, and the layout itself.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
-#include <cstring>
+#include <cmath>
+#include <limits>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,13 +17,18 @@
 namespace mllama::test {
 namespace {
 
-constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16, DType::i8};
 constexpr int64_t head_dims[] = {1, 2, 7, 16, 63, 80, 128, 130};
 
 /// Memory for `keys` keys or values, filled with a pattern that is no number of any float type.
 std::vector<uint32_t> memory_of(const KvLayout& layout, int64_t units_of_a_head, int64_t keys) {
     const int64_t heads = KvLayout::blocks(keys) * layout.kv_heads;
     return std::vector<uint32_t>(static_cast<size_t>(heads * units_of_a_head), 0xFFFFFFFFu);
+}
+
+std::vector<float> scales_for(const KvLayout& layout, int64_t keys) {
+    const int64_t heads = KvLayout::blocks(keys) * layout.kv_heads;
+    return std::vector<float>(static_cast<size_t>(heads * KvLayout::block), 7.0f);
 }
 
 /// The elements (keys, kv_heads, head_dim) that `index` finds.
@@ -32,8 +39,11 @@ std::vector<float> elements_of(const std::vector<uint32_t>& memory, const KvLayo
     for (int64_t key = 0; key < keys; ++key) {
         for (int64_t head = 0; head < layout.kv_heads; ++head) {
             for (int64_t d = 0; d < layout.head_dim; ++d) {
-                all.push_back(static_cast<float>(
-                    reference::element(memory.data(), layout.dtype, index(head, key, d))));
+                const int64_t at = index(head, key, d);
+                all.push_back(
+                    layout.dtype == DType::i8
+                        ? static_cast<float>(reinterpret_cast<const int8_t*>(memory.data())[at])
+                        : static_cast<float>(reference::element(memory.data(), layout.dtype, at)));
             }
         }
     }
@@ -99,18 +109,25 @@ TEST_CASE("kv_stored_piece_by_piece_by_every_table_matches_reference") {
                 const std::vector<float> x = Numbers(1).floats(total * x_stride);
                 auto k = memory_of(layout, layout.key_units(), total), expected_k = k;
                 auto v = memory_of(layout, layout.value_units(), total), expected_v = v;
-                reference::store_keys(x.data(), total, x_stride, layout, 0, expected_k.data());
-                reference::store_values(x.data(), total, x_stride, layout, 0, expected_v.data());
+                auto scales = scales_for(layout, total), expected_scales = scales;
+                auto value_scales = scales;
+                reference::store_keys(x.data(), total, x_stride, layout, 0, expected_k.data(),
+                                      expected_scales.data());
+                reference::store_values(x.data(), total, x_stride, layout, 0, expected_v.data(),
+                                        expected_scales.data());
                 int64_t begin = 0;
                 for (const int64_t piece : pieces) {
                     const float* rows = x.data() + begin * x_stride;
-                    cpu::store_keys(rows, piece, x_stride, layout, begin, k.data());
-                    cpu::store_values(rows, piece, x_stride, layout, begin, v.data());
+                    cpu::store_keys(rows, piece, x_stride, layout, begin, k.data(), scales.data());
+                    cpu::store_values(rows, piece, x_stride, layout, begin, v.data(),
+                                      value_scales.data());
                     begin += piece;
                 }
                 CAPTURE(std::string(dtype_name(type)));
                 CAPTURE(head_dim);
                 CHECK(k == expected_k);  // and nothing else is written
+                CHECK(compare_bits(scales, expected_scales) == "");
+                CHECK(compare_bits(value_scales, expected_scales) == "");
                 CHECK(compare_bits(values_in(v, layout, total),
                                    values_in(expected_v, layout, total)) == "");
             }
@@ -119,7 +136,7 @@ TEST_CASE("kv_stored_piece_by_piece_by_every_table_matches_reference") {
 }
 
 TEST_CASE("kv_reference_stores_the_rows_rounded_to_the_type") {
-    for (const DType type : types) {
+    for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
         const KvLayout layout{2, 5, type};
         const std::vector<float> x = Numbers(2).floats(70 * 10);
         const Typed rounded(x, type);
@@ -128,8 +145,8 @@ TEST_CASE("kv_reference_stores_the_rows_rounded_to_the_type") {
             expected.push_back(static_cast<float>(reference::element(rounded.data(), type, i)));
         auto k = memory_of(layout, layout.key_units(), 70);
         auto v = memory_of(layout, layout.value_units(), 70);
-        reference::store_keys(x.data(), 70, 10, layout, 0, k.data());
-        reference::store_values(x.data(), 70, 10, layout, 0, v.data());
+        reference::store_keys(x.data(), 70, 10, layout, 0, k.data(), nullptr);
+        reference::store_values(x.data(), 70, 10, layout, 0, v.data(), nullptr);
         CHECK(compare_bits(keys_in(k, layout, 70), expected) == "");
         CHECK(compare_bits(values_in(v, layout, 70), expected) == "");
     }
@@ -140,11 +157,56 @@ TEST_CASE("kv_value_behind_the_last_in_a_unit_is_zero_when_stored") {
         const KvLayout layout{1, 20, DType::bf16};
         const std::vector<float> x = Numbers(3).floats(3 * 20);
         auto v = memory_of(layout, layout.value_units(), 4);
-        cpu::store_values(x.data(), 3, 20, layout, 0, v.data());
+        cpu::store_values(x.data(), 3, 20, layout, 0, v.data(), nullptr);
         for (int64_t d = 0; d < 20; ++d) {
             CHECK(reference::element(v.data(), DType::bf16, layout.value_index(0, 3, d)) == 0.0);
         }
     });
+}
+
+TEST_CASE("kv_int8_is_the_row_within_half_a_step_and_its_scale_the_largest_by_127") {
+    for_each_table([] {
+        const KvLayout layout{2, 37, DType::i8};
+        const std::vector<float> x = Numbers(4).floats(70 * 74, -3.0f, 3.0f);
+        auto k = memory_of(layout, layout.key_units(), 70);
+        auto scales = scales_for(layout, 70);
+        cpu::store_keys(x.data(), 70, 74, layout, 0, k.data(), scales.data());
+        const std::vector<float> whole = keys_in(k, layout, 70);
+        for (int64_t key = 0; key < 70; ++key) {
+            for (int64_t head = 0; head < 2; ++head) {
+                const float scale = scales[static_cast<size_t>(layout.scale_index(head, key))];
+                float largest = 0.0f, largest_whole = 0.0f, worst = 0.0f;
+                for (int64_t d = 0; d < 37; ++d) {
+                    const auto at = static_cast<size_t>(key * 74 + head * 37 + d);
+                    largest = std::max(largest, std::abs(x[at]));
+                    largest_whole = std::max(largest_whole, std::abs(whole[at]));
+                    worst = std::max(worst, std::abs(whole[at] * scale - x[at]));
+                }
+                CHECK(scale == largest / 127.0f);
+                CHECK(largest_whole == 127.0f);
+                CHECK(worst <= 0.5001f * scale);
+            }
+        }
+    });
+}
+
+TEST_CASE("kv_int8_of_zeros_tiny_numbers_and_no_numbers") {
+    const float infinity = std::numeric_limits<float>::infinity();
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const KvLayout layout{1, 2, DType::i8};
+    const std::vector<float> x = {0.0f, -0.0f, 1e-45f, -1e-45f, infinity,
+                                  1.0f, 1.0f,  nan,    3e38f,   -3e38f};
+    auto k = memory_of(layout, layout.key_units(), 5), expected = k;
+    auto scales = scales_for(layout, 5), expected_scales = scales;
+    cpu::store_keys(x.data(), 5, 2, layout, 0, k.data(), scales.data());
+    reference::store_keys(x.data(), 5, 2, layout, 0, expected.data(), expected_scales.data());
+    CHECK(k == expected);
+    CHECK(compare_bits(scales, expected_scales) == "");
+    CHECK(scales[0] == 0.0f);
+    CHECK(scales[1] == 0.0f);
+    CHECK(std::isnan(scales[2]));
+    CHECK(std::isnan(scales[3]));
+    CHECK(scales[4] == 3e38f / 127.0f);
 }
 
 }  // namespace mllama::test

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "kernels/reference.h"
@@ -84,4 +86,34 @@ TEST_CASE("kv_cache_truncated_rows_are_overwritten") {
     CHECK(std::vector<float>(found.begin() + 4, found.end()) == values_of(k));
     const std::vector<float> found_values = rows_in(cache, cache.keys_values().v, 2, false);
     CHECK(std::vector<float>(found_values.begin() + 4, found_values.end()) == values_of(k));
+}
+
+TEST_CASE(
+    "kv_cache_of_int8_has_a_byte_an_element_and_a_scale_a_head_and_keeps_them_when_it_grows") {
+    Numbers numbers(5);
+    KvCache cache(3, 10, DType::i8);
+    std::vector<float> keys;
+    for (const int64_t rows : {1, 70, 200}) {
+        const Tensor k = rows_of(numbers, rows, 30);
+        cache.append(k, k);
+        keys.insert(keys.end(), k.data<float>(), k.data<float>() + k.numel());
+    }
+    CHECK(cache.bytes() == 2 * 271 * 3 * (10 + 4));
+    const KeysValues kv = cache.keys_values();
+    CHECK(kv.k.dtype() == DType::i8);
+    const KvLayout layout{3, 10, DType::i8};
+    const auto largest_error = [&](const Tensor& x, const Tensor& scales, bool of_keys) {
+        float largest = 0.0f;
+        for (int64_t i = 0; i < 271 * 30; ++i) {
+            const int64_t key = i / 30, head = i % 30 / 10, d = i % 10;
+            const int64_t at =
+                of_keys ? layout.key_index(head, key, d) : layout.value_index(head, key, d);
+            const float found =
+                scales.data<float>()[layout.scale_index(head, key)] * x.data<int8_t>()[at];
+            largest = std::max(largest, std::abs(found - keys[static_cast<size_t>(i)]));
+        }
+        return largest;
+    };
+    CHECK(largest_error(kv.k, kv.k_scales, true) <= 0.51f / 127.0f);
+    CHECK(largest_error(kv.v, kv.v_scales, false) <= 0.51f / 127.0f);
 }

@@ -14,9 +14,10 @@ namespace {
 constexpr const char* text = "language_model.model.";
 constexpr const char* vision_tower = "vision_model.";
 
-/// softmax(q k^T / sqrt(head_dim)) v over what `visible` says.
+/// softmax(q k^T / sqrt(head_dim)) v over what `visible` says, of keys and values that are kept as
+/// `kv_dtype`.
 Rows attend(const Rows& q, const Rows& k, const Rows& v, int64_t head_dim, Visibility visible,
-            Compute compute) {
+            Compute compute, DType kv_dtype) {
     Rows out(q.count, q.width);
     cpu::Attention args;
     args.q = q.values.data();
@@ -28,14 +29,22 @@ Rows attend(const Rows& q, const Rows& k, const Rows& v, int64_t head_dim, Visib
     args.q_stride = q.width;
     args.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
     args.visible = visible;
+    args.kv_dtype = kv_dtype;
     const KvLayout layout = args.layout();
     const int64_t heads = KvLayout::blocks(k.count) * layout.kv_heads;  // of all blocks
-    std::vector<float> keys(static_cast<size_t>(heads * layout.key_units()));
-    std::vector<float> values(static_cast<size_t>(heads * layout.value_units()));
-    reference::store_keys(k.values.data(), k.count, k.width, layout, 0, keys.data());
-    reference::store_values(v.values.data(), v.count, v.width, layout, 0, values.data());
+    std::vector<uint32_t> keys(static_cast<size_t>(heads * layout.key_units()));
+    std::vector<uint32_t> values(static_cast<size_t>(heads * layout.value_units()));
+    static_assert(sizeof keys[0] == KvLayout::unit_bytes);
+    const auto scale_count = static_cast<size_t>(layout.scaled() ? heads * KvLayout::block : 0);
+    std::vector<float> key_scales(scale_count), value_scales(scale_count);
+    reference::store_keys(k.values.data(), k.count, k.width, layout, 0, keys.data(),
+                          key_scales.data());
+    reference::store_values(v.values.data(), v.count, v.width, layout, 0, values.data(),
+                            value_scales.data());
     args.k = keys.data();
     args.v = values.data();
+    args.k_scales = key_scales.data();
+    args.v_scales = value_scales.data();
     reference::attention(args, compute, out.values.data(), out.width);
     return out;
 }
@@ -97,7 +106,7 @@ void ReferenceModel::self_attention(const std::string& layer, const Rows& cos, c
         reference::rope(rotated->values.data(), rotated->count, rotated->width / c.head_dim(),
                         c.head_dim(), rotated->width, cos.values.data(), sin.values.data());
     }
-    const Rows out = attend(q, k, v, c.head_dim(), causal(0), attention_.text);
+    const Rows out = attend(q, k, v, c.head_dim(), causal(0), attention_.text, attention_.kv_dtype);
     add(h, 1.0f, linear(layer + "self_attn.o_proj", out, c.hidden_size));
 }
 
@@ -109,7 +118,7 @@ void ReferenceModel::cross_attention(const std::string& layer, const Rows& visio
     const Rows v = linear(layer + "cross_attn.v_proj", vision, c.kv_size());
     norm_heads(layer + "cross_attn.q_norm", q);
     norm_heads(layer + "cross_attn.k_norm", k);
-    const Rows out = attend(q, k, v, c.head_dim(), {}, attention_.text);
+    const Rows out = attend(q, k, v, c.head_dim(), {}, attention_.text, attention_.kv_dtype);
     add(h, tanh_gate(layer + "cross_attn_attn_gate"),
         linear(layer + "cross_attn.o_proj", out, c.hidden_size));
 }
@@ -236,7 +245,7 @@ void ReferenceModel::vision_layer(const std::string& layer, bool gated, int64_t 
     const Rows q = linear(layer + "self_attn.q_proj", x, c.hidden_size);
     const Rows k = linear(layer + "self_attn.k_proj", x, c.hidden_size);
     const Rows v = linear(layer + "self_attn.v_proj", x, c.hidden_size);
-    const Rows out = attend(q, k, v, c.head_dim(), visible.of_all(), attention_.vision);
+    const Rows out = attend(q, k, v, c.head_dim(), visible.of_all(), attention_.vision, DType::f32);
     add(h, gated ? tanh_gate(layer + "gate_attn") : 1.0f,
         linear(layer + "self_attn.o_proj", out, c.hidden_size));
     const Rows y = layer_norm(layer + "post_attention_layernorm", c.norm_eps, h);

@@ -28,14 +28,16 @@ struct Rows {
 
 class ReferenceModel {
   public:
-    /// What the factors of attention's products are rounded to.
-    struct AttentionCompute {
+    /// What the factors of attention's products are rounded to, and before that the text tower's keys
+    /// and values, which are kept.
+    struct AttentionTypes {
         Compute text, vision;
+        DType kv_dtype;
     };
 
     /// Weights are held and computed with as `options` say. The source must outlive the model.
     ReferenceModel(const ModelConfig& config, const TensorSource& source,
-                   const ModelOptions& options, AttentionCompute attention)
+                   const ModelOptions& options, AttentionTypes attention)
         : config_(config),
           source_(source),
           text_(source, options.weights),
@@ -79,7 +81,7 @@ class ReferenceModel {
     ModelConfig config_;
     const TensorSource& source_;
     WeightLoader text_, vision_;
-    AttentionCompute attention_;
+    AttentionTypes attention_;
 };
 
 }  // namespace mllama

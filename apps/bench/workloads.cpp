@@ -197,7 +197,7 @@ Workload Workloads::decode(int64_t context, int64_t batch) {
     const TextConfig& t = model_.config().text;
     const auto self_layers =
         t.num_hidden_layers - static_cast<int64_t>(t.cross_attention_layers.size());
-    const int64_t kv_row = 2 * t.kv_size() * dtype_size(model_.kv_dtype());
+    const KvLayout layout{t.num_key_value_heads, t.head_dim(), model_.kv_dtype()};
 
     Workload workload;
     workload.kind = Workload::Kind::decode;
@@ -205,9 +205,9 @@ Workload Workloads::decode(int64_t context, int64_t batch) {
     if (batch > 1) workload.label += ", " + std::to_string(batch) + " together";
     workload.size = context;
     workload.batch = batch;
-    workload.bytes_touched =
-        static_cast<double>(model_.text().bytes_per_token(plan_.images > 0)) +
-        static_cast<double>(batch) * static_cast<double>(context * self_layers * kv_row);
+    workload.bytes_touched = static_cast<double>(model_.text().bytes_per_token(plan_.images > 0)) +
+                             static_cast<double>(batch) *
+                                 static_cast<double>(context * self_layers * layout.bytes_of_key());
     workload.run = [this, context, batch] {
         // One step before the time runs: its token is the last one of the context.
         std::vector<Sequence> sequences;
