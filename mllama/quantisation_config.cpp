@@ -4,14 +4,18 @@
 #include <array>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "io/json_object.h"
+#include "kernels/error.h"
 
 namespace mllama {
 namespace {
 
 constexpr int64_t largest_group = int64_t{1} << 24;  // no row is longer
 constexpr size_t most_entries = 10000;               // of a list of names
+// Of all expressions of a config: each of them is run on the name of every module.
+constexpr int64_t most_steps = 10000;
 
 /// Absent, null, false, or an empty list or object.
 bool is_nothing(const JsonObject& json, std::string_view key) {
@@ -20,15 +24,34 @@ bool is_nothing(const JsonObject& json, std::string_view key) {
     return value.is_boolean() ? !value.get<bool>() : value.is_structured() && value.empty();
 }
 
-std::vector<ModulePattern> patterns(const JsonObject& json, std::string_view key) {
+/// Reads the lists of names of one config.
+class NameLists {
+  public:
+    /// In their order, each text once. None if the key is absent.
+    std::vector<ModulePattern> read(const JsonObject& json, std::string_view key);
+
+  private:
+    int64_t steps_ = 0;  // of all expressions so far
+};
+
+std::vector<ModulePattern> NameLists::read(const JsonObject& json, std::string_view key) {
     if (!json.has(key)) return {};
     const std::string expected = "a list of at most " + std::to_string(most_entries) + " names";
     const Json& list = json.value(key);
     if (!list.is_array() || list.size() > most_entries) json.reject(key, expected);
+    const std::string where = json.where() + ": " + std::string(key);
     std::vector<ModulePattern> result;
+    std::set<std::string> seen;
     for (const Json& entry : list) {
         if (!entry.is_string()) json.reject(key, expected);
-        result.emplace_back(entry.get<std::string>(), json.where() + ": " + std::string(key));
+        const auto text = entry.get<std::string>();
+        if (!seen.insert(text).second) continue;
+        result.emplace_back(text, where);
+        steps_ += result.back().steps();
+        if (steps_ > most_steps) {
+            fail(where, ": expected expressions that compile to at most ", most_steps,
+                 " steps together, found more");
+        }
     }
     return result;
 }
@@ -148,14 +171,15 @@ void check_nothing_else(const JsonObject& json) {
 CompressedTensorsConfig CompressedTensorsConfig::read(const JsonObject& json) {
     check_nothing_else(json);
     CompressedTensorsConfig config;
-    config.ignore_ = patterns(json, "ignore");
+    NameLists lists;
+    config.ignore_ = lists.read(json, "ignore");
     const std::string format = json.text("format");
     const JsonObject groups = json.object("config_groups");
     std::map<std::string, std::pair<ModulePattern, CompressedScheme>> by_text;
     for (const auto& [name, value] : json.value("config_groups").items()) {
         const JsonObject group = groups.object(name);
         const CompressedScheme scheme = scheme_of(group, format);
-        for (const ModulePattern& target : patterns(group, "targets"))
+        for (const ModulePattern& target : lists.read(group, "targets"))
             by_text.insert_or_assign(target.text(), std::pair(target, scheme));
     }
     for (const bool expressions : {false, true}) {

@@ -92,6 +92,40 @@ TEST_CASE("quantised_wrong_config_is_an_error_that_names_the_key") {
     }
 }
 
+TEST_CASE(
+    "quantised_config_of_too_many_expression_steps_is_an_error_and_repeated_names_count_once") {
+    // What must be a list of many expressions, each of which is in its own bounds.
+    const auto copies = [](const std::string& expression, int count) {
+        Json list = Json::array();
+        for (int i = 0; i < count; ++i) list.push_back(expression + "#" + std::to_string(i));
+        return list;
+    };
+    std::string stars = "re:";
+    for (int i = 0; i < 490; ++i) stars += ".*";
+    for (const std::string& expression : {std::string("re:(.?){999}z{900}"), stars}) {
+        CAPTURE(expression);
+        Example ignored = int4();
+        ignored.config["ignore"] = copies(expression, 3);
+        CHECK(ignored.error() == "");
+        ignored.config["ignore"] = copies(expression, 200);
+        CHECK(ignored.error() ==
+              "config.json: quantization_config: ignore: expected expressions "
+              "that compile to at most 10000 steps together, found more");
+        // Neither groups nor lists have bounds of their own.
+        Example targets = int4();
+        Json& groups = targets.config["config_groups"];
+        for (int i = 0; i < 12; ++i) {
+            const std::string name = "more_" + std::to_string(i);
+            groups[name] = groups["group_0"];
+            groups[name]["targets"] = {expression + std::to_string(i)};
+        }
+        CHECK(targets.error().find("targets: expected expressions") != std::string::npos);
+    }
+    Example repeated = int4();
+    repeated.config["ignore"] = std::vector<std::string>(10000, "re:(b{1000}){3}");
+    CHECK(repeated.error() == "");
+}
+
 TEST_CASE("quantised_wrong_tensor_is_an_error_that_names_it_expected_and_found") {
     const std::vector<WrongTensor> wrongs = {
         {int4, ".weight_packed", words({rows, cols / 8 - 1}), {"I32 (24, 8)", "I32 (24, 7)"}},
