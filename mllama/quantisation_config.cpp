@@ -99,9 +99,11 @@ Scheme::Strategy strategy_of(const JsonObject& weights) {
     return Scheme::Strategy::group;
 }
 
-Scheme::Format format_of(const JsonObject& group, const std::string& of_all,
+/// `all` has the format of the groups that name none.
+Scheme::Format format_of(const JsonObject& group, const JsonObject& all,
                          const JsonObject& weights) {
-    const std::string name = group.text_or("format", of_all);
+    const JsonObject& named = group.has("format") ? group : all;
+    const std::string name = named.text("format");
     const bool is_float = weights.text_or("type", "int") == "float";
     if (!is_float && weights.text_or("type", "int") != "int")
         weights.reject("type", "int or float");
@@ -124,23 +126,37 @@ Scheme::Format format_of(const JsonObject& group, const std::string& of_all,
         expect(true, 8);
         return Scheme::Format::fp8;
     }
-    group.reject("format", "pack-quantized, int-quantized or float-quantized");
+    named.reject("format", "pack-quantized, int-quantized or float-quantized");
+}
+
+/// Whether columns belong to groups by a g_idx, in their order of importance. "weight" (or "static")
+/// is an order of the writer's work alone, which left the columns where they were.
+bool has_activation_order(const JsonObject& weights) {
+    if (!weights.has("actorder")) return false;
+    const Json& order = weights.value("actorder");
+    if (order.is_boolean()) return order.get<bool>();
+    const std::string name = weights.text("actorder");
+    if (name == "weight" || name == "static") return false;
+    if (name != "group" && name != "dynamic") weights.reject("actorder", "group, weight or null");
+    return true;
 }
 
 /// Whether activations are to be rounded to int8 with a scale for each token, made as it runs.
+/// Scales that were measured when the checkpoint was written are not known here.
 bool rounds_to_int8(const JsonObject& group) {
     if (is_nothing(group, "input_activations")) return false;
     const JsonObject args = group.object("input_activations");
+    if (!args.has("dynamic") || args.value("dynamic") != true)
+        args.reject("dynamic", "true (scales of activations made as the model runs)");
     return args.text_or("type", "int") == "int" && args.integer_or("num_bits", 1, 64, 8) == 8 &&
-           args.boolean_or("symmetric", true) && args.text_or("strategy", "tensor") == "token" &&
-           args.has("dynamic") && args.value("dynamic") == true;
+           args.boolean_or("symmetric", true) && args.text_or("strategy", "tensor") == "token";
 }
 
-Scheme scheme_of(const JsonObject& group, const std::string& format) {
+Scheme scheme_of(const JsonObject& group, const JsonObject& all) {
     if (!is_nothing(group, "output_activations")) group.reject("output_activations", "null");
     const JsonObject weights = group.object("weights");
     Scheme scheme;
-    scheme.format = format_of(group, format, weights);
+    scheme.format = format_of(group, all, weights);
     scheme.strategy = strategy_of(weights);
     if (scheme.strategy == Scheme::Strategy::group)
         scheme.group_size = weights.integer("group_size", 1, largest_group);
@@ -150,7 +166,11 @@ Scheme scheme_of(const JsonObject& group, const std::string& format) {
         weights.reject("symmetric",
                        "true (zero points are known of pack-quantized by channel or group)");
     }
-    scheme.int8_activations = scheme.format == Scheme::Format::int8 && rounds_to_int8(group);
+    scheme.activation_order = has_activation_order(weights);
+    if (scheme.activation_order && scheme.strategy != Scheme::Strategy::group)
+        weights.reject("actorder", "null or weight, since strategy is not \"group\"");
+    const bool int8_activations = rounds_to_int8(group);
+    scheme.int8_activations = scheme.format == Scheme::Format::int8 && int8_activations;
     return scheme;
 }
 
@@ -173,12 +193,11 @@ CompressedTensorsConfig CompressedTensorsConfig::read(const JsonObject& json) {
     CompressedTensorsConfig config;
     NameLists lists;
     config.ignore_ = lists.read(json, "ignore");
-    const std::string format = json.text("format");
     const JsonObject groups = json.object("config_groups");
     std::map<std::string, std::pair<ModulePattern, CompressedScheme>> by_text;
     for (const auto& [name, value] : json.value("config_groups").items()) {
         const JsonObject group = groups.object(name);
-        const CompressedScheme scheme = scheme_of(group, format);
+        const CompressedScheme scheme = scheme_of(group, json);
         for (const ModulePattern& target : lists.read(group, "targets"))
             by_text.insert_or_assign(target.text(), std::pair(target, scheme));
     }
