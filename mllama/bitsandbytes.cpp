@@ -45,6 +45,11 @@ State read_state(const Checkpoint& checkpoint, const std::string& layer) {
     const std::vector<int64_t> shape = json.integers("shape", 0, largest_size);
     if (shape.size() != 2) json.reject("shape", "out_features and in_features");
     state.shape = {shape[0], shape[1]};
+    const int64_t bytes = checkpoint.info(layer + ".weight").bytes;
+    if ((shape[0] * shape[1] + 1) / 2 != bytes) {
+        json.reject("shape", "sizes of a matrix of " + std::to_string(bytes) +
+                                 " bytes of two elements, as " + layer + ".weight is");
+    }
     state.blocksize = json.integer("blocksize", 1, largest_block);
     state.nested = checkpoint.has(layer + ".weight.nested_absmax");
     if (!state.nested) return state;

@@ -47,6 +47,17 @@ LayerShape stored_shape(const Checkpoint& checkpoint, const std::string& layer) 
     return {size(0), size(1)};
 }
 
+/// Sizes that the words of the layer do not have are those of no tensor.
+void check_words(const Checkpoint& checkpoint, const std::string& layer, LayerShape shape) {
+    const std::string name = layer + ".weight_packed";
+    const std::vector<int64_t> words = {shape.out_features, pieces(shape.in_features, 8)};
+    if (checkpoint.info(name).shape == words) return;
+    reject_tensor(checkpoint, name,
+                  "I32 (" + std::to_string(words[0]) + ", " + std::to_string(words[1]) +
+                      ") of the " + std::to_string(shape.out_features) + " rows and " +
+                      std::to_string(shape.in_features) + " columns of its weight_shape");
+}
+
 void check_stored_shape(const Checkpoint& checkpoint, const std::string& layer, LayerShape shape) {
     const LayerShape found = stored_shape(checkpoint, layer);
     if (found.out_features != shape.out_features || found.in_features != shape.in_features) {
@@ -109,7 +120,11 @@ std::optional<LayerShape> quantised_shape(const Checkpoint& checkpoint,
                                           const std::string& layer) {
     const CompressedScheme* scheme = config.scheme(layer);
     if (scheme == nullptr || !holds_quantised(checkpoint, *scheme, layer)) return std::nullopt;
-    if (is_packed(*scheme)) return stored_shape(checkpoint, layer);
+    if (is_packed(*scheme)) {
+        const LayerShape shape = stored_shape(checkpoint, layer);
+        check_words(checkpoint, layer, shape);
+        return shape;
+    }
     const std::vector<int64_t>& shape = checkpoint.info(layer + ".weight").shape;
     if (shape.size() != 2) reject_tensor(checkpoint, layer + ".weight", "a matrix");
     return LayerShape{shape[0], shape[1]};
@@ -144,8 +159,12 @@ Weight quantised_weight(const Checkpoint& checkpoint, const CompressedTensorsCon
             break;
     }
     w.scale = read_scale(checkpoint, scheme, layer, rows, groups);
+    const std::string zeros = layer + ".weight_zero_point";
     if (!scheme.symmetric) w.zero = read_zeros(checkpoint, layer, rows, groups);
+    if (scheme.symmetric && checkpoint.has(zeros))
+        reject_tensor(checkpoint, zeros, "none, since weights are symmetric");
     const std::string g_idx = layer + ".weight_g_idx";
+    if (scheme.activation_order) (void)checkpoint.info(g_idx);  // cannot do without
     if (has_order(checkpoint, g_idx, cols))
         w.of_column = group_of_column(checkpoint, g_idx, cols, w.group_size, groups);
     return w;

@@ -282,6 +282,11 @@ class Places {
             }
         }
     }
+    void clear() {
+        seen_.assign(seen_.size(), false);
+        bytes_.clear();
+        matched_ = false;
+    }
     [[nodiscard]] bool matched() const { return matched_; }
     [[nodiscard]] const std::vector<int64_t>& bytes() const { return bytes_; }
 
@@ -303,10 +308,10 @@ ModulePattern::ModulePattern(const std::string& text, const std::string& where) 
 
 bool ModulePattern::matches(std::string_view name) const {
     if (!is_expression()) return name == text_;
-    Places places(program_);
+    Places places(program_), after(program_);
     places.add(0, 0, name.size());
     for (size_t at = 0; at < name.size() && !places.matched(); ++at) {
-        Places after(program_);
+        after.clear();
         for (const int64_t place : places.bytes()) {
             const Step& step = program_[static_cast<size_t>(place)];
             if (step.bytes[byte_of(name[at])]) after.add(place + step.next, at + 1, name.size());

@@ -27,6 +27,9 @@ class ModulePattern {
     /// As it stands in the file.
     [[nodiscard]] const std::string& text() const { return text_; }
     [[nodiscard]] bool is_expression() const { return !program_.empty(); }
+    /// Of the compiled expression: what `matches` may take for each byte of a name. 0 of an exact
+    /// name.
+    [[nodiscard]] int64_t steps() const { return static_cast<int64_t>(program_.size()); }
 
     /// A step of a compiled pattern. Steps follow each other; `next` and `other` count from the
     /// step itself.

@@ -4,14 +4,18 @@
 #include <array>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "io/json_object.h"
+#include "kernels/error.h"
 
 namespace mllama {
 namespace {
 
 constexpr int64_t largest_group = int64_t{1} << 24;  // no row is longer
 constexpr size_t most_entries = 10000;               // of a list of names
+// Of all expressions of a config: each of them is run on the name of every module.
+constexpr int64_t most_steps = 10000;
 
 /// Absent, null, false, or an empty list or object.
 bool is_nothing(const JsonObject& json, std::string_view key) {
@@ -20,15 +24,34 @@ bool is_nothing(const JsonObject& json, std::string_view key) {
     return value.is_boolean() ? !value.get<bool>() : value.is_structured() && value.empty();
 }
 
-std::vector<ModulePattern> patterns(const JsonObject& json, std::string_view key) {
+/// Reads the lists of names of one config.
+class NameLists {
+  public:
+    /// In their order, each text once. None if the key is absent.
+    std::vector<ModulePattern> read(const JsonObject& json, std::string_view key);
+
+  private:
+    int64_t steps_ = 0;  // of all expressions so far
+};
+
+std::vector<ModulePattern> NameLists::read(const JsonObject& json, std::string_view key) {
     if (!json.has(key)) return {};
     const std::string expected = "a list of at most " + std::to_string(most_entries) + " names";
     const Json& list = json.value(key);
     if (!list.is_array() || list.size() > most_entries) json.reject(key, expected);
+    const std::string where = json.where() + ": " + std::string(key);
     std::vector<ModulePattern> result;
+    std::set<std::string> seen;
     for (const Json& entry : list) {
         if (!entry.is_string()) json.reject(key, expected);
-        result.emplace_back(entry.get<std::string>(), json.where() + ": " + std::string(key));
+        const auto text = entry.get<std::string>();
+        if (!seen.insert(text).second) continue;
+        result.emplace_back(text, where);
+        steps_ += result.back().steps();
+        if (steps_ > most_steps) {
+            fail(where, ": expected expressions that compile to at most ", most_steps,
+                 " steps together, found more");
+        }
     }
     return result;
 }
@@ -76,9 +99,11 @@ Scheme::Strategy strategy_of(const JsonObject& weights) {
     return Scheme::Strategy::group;
 }
 
-Scheme::Format format_of(const JsonObject& group, const std::string& of_all,
+/// `all` has the format of the groups that name none.
+Scheme::Format format_of(const JsonObject& group, const JsonObject& all,
                          const JsonObject& weights) {
-    const std::string name = group.text_or("format", of_all);
+    const JsonObject& named = group.has("format") ? group : all;
+    const std::string name = named.text("format");
     const bool is_float = weights.text_or("type", "int") == "float";
     if (!is_float && weights.text_or("type", "int") != "int")
         weights.reject("type", "int or float");
@@ -101,23 +126,37 @@ Scheme::Format format_of(const JsonObject& group, const std::string& of_all,
         expect(true, 8);
         return Scheme::Format::fp8;
     }
-    group.reject("format", "pack-quantized, int-quantized or float-quantized");
+    named.reject("format", "pack-quantized, int-quantized or float-quantized");
+}
+
+/// Whether columns belong to groups by a g_idx, in their order of importance. "weight" (or "static")
+/// is an order of the writer's work alone, which left the columns where they were.
+bool has_activation_order(const JsonObject& weights) {
+    if (!weights.has("actorder")) return false;
+    const Json& order = weights.value("actorder");
+    if (order.is_boolean()) return order.get<bool>();
+    const std::string name = weights.text("actorder");
+    if (name == "weight" || name == "static") return false;
+    if (name != "group" && name != "dynamic") weights.reject("actorder", "group, weight or null");
+    return true;
 }
 
 /// Whether activations are to be rounded to int8 with a scale for each token, made as it runs.
+/// Scales that were measured when the checkpoint was written are not known here.
 bool rounds_to_int8(const JsonObject& group) {
     if (is_nothing(group, "input_activations")) return false;
     const JsonObject args = group.object("input_activations");
+    if (!args.has("dynamic") || args.value("dynamic") != true)
+        args.reject("dynamic", "true (scales of activations made as the model runs)");
     return args.text_or("type", "int") == "int" && args.integer_or("num_bits", 1, 64, 8) == 8 &&
-           args.boolean_or("symmetric", true) && args.text_or("strategy", "tensor") == "token" &&
-           args.has("dynamic") && args.value("dynamic") == true;
+           args.boolean_or("symmetric", true) && args.text_or("strategy", "tensor") == "token";
 }
 
-Scheme scheme_of(const JsonObject& group, const std::string& format) {
+Scheme scheme_of(const JsonObject& group, const JsonObject& all) {
     if (!is_nothing(group, "output_activations")) group.reject("output_activations", "null");
     const JsonObject weights = group.object("weights");
     Scheme scheme;
-    scheme.format = format_of(group, format, weights);
+    scheme.format = format_of(group, all, weights);
     scheme.strategy = strategy_of(weights);
     if (scheme.strategy == Scheme::Strategy::group)
         scheme.group_size = weights.integer("group_size", 1, largest_group);
@@ -127,7 +166,11 @@ Scheme scheme_of(const JsonObject& group, const std::string& format) {
         weights.reject("symmetric",
                        "true (zero points are known of pack-quantized by channel or group)");
     }
-    scheme.int8_activations = scheme.format == Scheme::Format::int8 && rounds_to_int8(group);
+    scheme.activation_order = has_activation_order(weights);
+    if (scheme.activation_order && scheme.strategy != Scheme::Strategy::group)
+        weights.reject("actorder", "null or weight, since strategy is not \"group\"");
+    const bool int8_activations = rounds_to_int8(group);
+    scheme.int8_activations = scheme.format == Scheme::Format::int8 && int8_activations;
     return scheme;
 }
 
@@ -148,14 +191,14 @@ void check_nothing_else(const JsonObject& json) {
 CompressedTensorsConfig CompressedTensorsConfig::read(const JsonObject& json) {
     check_nothing_else(json);
     CompressedTensorsConfig config;
-    config.ignore_ = patterns(json, "ignore");
-    const std::string format = json.text("format");
+    NameLists lists;
+    config.ignore_ = lists.read(json, "ignore");
     const JsonObject groups = json.object("config_groups");
     std::map<std::string, std::pair<ModulePattern, CompressedScheme>> by_text;
     for (const auto& [name, value] : json.value("config_groups").items()) {
         const JsonObject group = groups.object(name);
-        const CompressedScheme scheme = scheme_of(group, format);
-        for (const ModulePattern& target : patterns(group, "targets"))
+        const CompressedScheme scheme = scheme_of(group, json);
+        for (const ModulePattern& target : lists.read(group, "targets"))
             by_text.insert_or_assign(target.text(), std::pair(target, scheme));
     }
     for (const bool expressions : {false, true}) {

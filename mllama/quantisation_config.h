@@ -30,8 +30,9 @@ struct CompressedScheme {
 
     Format format = Format::packed_int4;
     Strategy strategy = Strategy::channel;
-    int64_t group_size = 0;  ///< columns, of Strategy::group
-    bool symmetric = true;   ///< no zero points
+    int64_t group_size = 0;         ///< columns, of Strategy::group
+    bool symmetric = true;          ///< no zero points
+    bool activation_order = false;  ///< actorder "group": a g_idx tells the group of each column
     bool int8_activations =
         false;  ///< int8: activations are meant to be rounded to int8, a token at a
                 ///< time, when the model runs

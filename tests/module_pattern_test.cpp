@@ -114,3 +114,12 @@ TEST_CASE("module_pattern_hostile_ones_are_refused_or_run_in_bounded_time") {
     CHECK(!matches("re:(((((((((a*)*)*)*)*)*)*)*)*)*c", name));
     CHECK(!matches("re:(a|a){200}(a?){200}(.|a){200}b", name));
 }
+
+TEST_CASE("module_pattern_counts_the_steps_that_it_compiles_to") {
+    const auto steps = [](const std::string& text) { return ModulePattern(text, "list").steps(); };
+    CHECK(steps("lm_head") == 0);
+    CHECK(steps("re:") == 1);  // the match
+    CHECK(steps("re:abc$") == 5);
+    CHECK(steps("re:a*") == 4);
+    CHECK(steps("re:(b{1000}){3}") == 3001);
+}

@@ -37,9 +37,11 @@ TEST_CASE("quantised_wrong_config_is_an_error_that_names_the_key") {
     const std::vector<WrongConfig> wrongs = {
         {int4, "/quant_method", "awq", "quant_method"},
         {int4, "/quant_method", nullptr, "quant_method"},
-        {int4, "/format", "marlin-24", "format"},
-        {int4, "/format", "dense", "format"},
-        {int4, "/format", 4, "format"},
+        {int4, "/format", "marlin-24", "config: format: "},
+        {int4, "/format", "dense", "config: format: "},
+        {int4, "/format", 4, "config: format: "},
+        {int4, "/format", nullptr, "config: format: "},
+        {int4, "/config_groups/group_0/format", "marlin-24", "group_0: format: "},
         {int4, "/config_groups", nullptr, "config_groups"},
         {int4, "/config_groups/group_0", {"Linear"}, "group_0"},
         {int4, "/config_groups/group_0/targets", "Linear", "targets"},
@@ -57,6 +59,13 @@ TEST_CASE("quantised_wrong_config_is_an_error_that_names_the_key") {
         {int4, "/config_groups/group_0/weights/group_size", "128", "group_size"},
         {int4, "/config_groups/group_0/weights/group_size", 1e18, "group_size"},
         {int4, "/config_groups/group_0/weights/symmetric", "yes", "symmetric"},
+        {int4, "/config_groups/group_0/weights/actorder", "column", "actorder"},
+        {int4, "/config_groups/group_0/weights/actorder", 1, "actorder"},
+        {int8, "/config_groups/group_0/weights/actorder", "group", "actorder"},
+        {int8, "/config_groups/group_0/input_activations/dynamic", false, "dynamic"},
+        {int8, "/config_groups/group_0/input_activations/dynamic", nullptr, "dynamic"},
+        {int8, "/config_groups/group_0/input_activations/dynamic", "local", "dynamic"},
+        {fp8, "/config_groups/group_0/input_activations", {{"type", "float"}}, "dynamic"},
         {int4,
          "/config_groups/group_0/output_activations",
          {{"num_bits", 8}},
@@ -92,8 +101,45 @@ TEST_CASE("quantised_wrong_config_is_an_error_that_names_the_key") {
     }
 }
 
+TEST_CASE(
+    "quantised_config_of_too_many_expression_steps_is_an_error_and_repeated_names_count_once") {
+    // What must be a list of many expressions, each of which is in its own bounds.
+    const auto copies = [](const std::string& expression, int count) {
+        Json list = Json::array();
+        for (int i = 0; i < count; ++i) list.push_back(expression + "#" + std::to_string(i));
+        return list;
+    };
+    std::string stars = "re:";
+    for (int i = 0; i < 490; ++i) stars += ".*";
+    for (const std::string& expression : {std::string("re:(.?){999}z{900}"), stars}) {
+        CAPTURE(expression);
+        Example ignored = int4();
+        ignored.config["ignore"] = copies(expression, 3);
+        CHECK(ignored.error() == "");
+        ignored.config["ignore"] = copies(expression, 200);
+        CHECK(ignored.error() ==
+              "config.json: quantization_config: ignore: expected expressions "
+              "that compile to at most 10000 steps together, found more");
+        // Neither groups nor lists have bounds of their own.
+        Example targets = int4();
+        Json& groups = targets.config["config_groups"];
+        for (int i = 0; i < 12; ++i) {
+            const std::string name = "more_" + std::to_string(i);
+            groups[name] = groups["group_0"];
+            groups[name]["targets"] = {expression + std::to_string(i)};
+        }
+        CHECK(targets.error().find("targets: expected expressions") != std::string::npos);
+    }
+    Example repeated = int4();
+    repeated.config["ignore"] = std::vector<std::string>(10000, "re:(b{1000}){3}");
+    CHECK(repeated.error() == "");
+}
+
 TEST_CASE("quantised_wrong_tensor_is_an_error_that_names_it_expected_and_found") {
     const std::vector<WrongTensor> wrongs = {
+        {int4, ".weight_packed", words({rows * cols / 8, 1}), {"I32 (24, 8)", "I32 (192, 1)"}},
+        {int4, ".weight_zero_point", words({rows / 8, 2}), {"symmetric", "I32 (3, 2)"}},
+        {int8, ".weight_zero_point", Tensor::zeros({rows, 1}, DType::i8), {"symmetric", "I8"}},
         {int4, ".weight_packed", words({rows, cols / 8 - 1}), {"I32 (24, 8)", "I32 (24, 7)"}},
         {int4, ".weight_packed", floats({rows, cols / 8}), {"I32 (24, 8)", "F32 (24, 8)"}},
         {int4, ".weight_packed", {}, {}},
@@ -170,6 +216,43 @@ TEST_CASE("quantised_wrong_tensor_is_an_error_that_names_it_expected_and_found")
             CAPTURE(part);
             CHECK(message.find(part) != std::string::npos);
         }
+    }
+}
+
+TEST_CASE("quantised_activation_order_without_its_groups_is_an_error_that_names_the_tensor") {
+    for (const char* order : {"group", "dynamic"}) {
+        Example e = int4();
+        e.config["config_groups"]["group_0"]["weights"]["actorder"] = order;
+        CHECK(e.error().find("model.safetensors: has no tensor " + layer + ".weight_g_idx") !=
+              std::string::npos);
+    }
+}
+
+TEST_CASE(
+    "quantised_sizes_of_more_than_is_stored_are_an_error_that_names_the_tensor_in_a_listing") {
+    const auto listing_error = [](const Example& e) {
+        return error_of([&] {
+            e.with_weights(
+                [](const CheckpointWeights& weights) { (void)weights.quantised_layers(); });
+        });
+    };
+    CHECK(listing_error(int4()) == "");
+    CHECK(listing_error(nf4()) == "");
+    for (const int64_t size : {rows + 1, int64_t{1} << 31}) {
+        Example packed = int4();
+        packed.tensors[".weight_shape"] = Tensor::from(std::vector<int64_t>{size, size});
+        std::string message = listing_error(packed);
+        CAPTURE(message);
+        CHECK(message.find("model.safetensors: tensor " + layer + ".weight_packed: ") !=
+              std::string::npos);
+        CHECK(message.find("weight_shape, found I32 (24, 8)") != std::string::npos);
+        Example blocks = nf4();
+        Json state = nf4_state();
+        state["shape"] = {size, size};
+        blocks.tensors[".weight.quant_state.bitsandbytes__nf4"] = bytes(state.dump());
+        message = listing_error(blocks);
+        CHECK(message.find("model.safetensors: tensor " + layer +
+                           ".weight.quant_state.bitsandbytes__nf4: shape: ") != std::string::npos);
     }
 }
 

@@ -101,10 +101,19 @@ TEST_CASE("quantised_variants_that_mean_the_same_are_read") {
     CHECK(!e.weight().of_column.defined());
     e.tensors[".weight_g_idx"] = words({cols}, -1);
     CHECK(!e.weight().of_column.defined());
+    for (const Json& order : {Json(nullptr), Json(false), Json("weight"), Json("static")}) {
+        e.config["config_groups"]["group_0"]["weights"]["actorder"] = order;
+        Example without = e;
+        without.tensors.erase(".weight_g_idx");
+        CHECK(without.error() == "");
+    }
     std::swap(in_order[3], in_order[60]);
     e.tensors[".weight_g_idx"] = Tensor::from(in_order);
     CHECK(e.weight().of_column.defined());
-    CHECK(e.weight().description() == "int4 (groups of 32, symmetric, activation order)");
+    for (const Json& order : {Json("group"), Json("dynamic"), Json(true), Json(nullptr)}) {
+        e.config["config_groups"]["group_0"]["weights"]["actorder"] = order;
+        CHECK(e.weight().description() == "int4 (groups of 32, symmetric, activation order)");
+    }
 
     for (const Shape& one : {Shape{}, Shape{1}, Shape{1, 1}}) {
         Example f = fp8();
@@ -139,7 +148,6 @@ TEST_CASE("quantised_int8_multiplies_integers_only_if_activations_are_meant_to_b
     const char* const activations = "/config_groups/group_0/input_activations";
     const std::vector<std::pair<std::string, Json>> others = {
         {activations, nullptr},
-        {std::string(activations) + "/dynamic", false},
         {std::string(activations) + "/symmetric", false},
         {std::string(activations) + "/strategy", "tensor"},
         {std::string(activations) + "/type", "float"},
