@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kernels/error.h"
+#include "kernels/rounding.h"
 #include "mllama/quantised_formats.h"
 
 namespace mllama {
@@ -10,10 +11,6 @@ namespace {
 
 using Format = CompressedScheme::Format;
 using Strategy = CompressedScheme::Strategy;
-
-int64_t pieces(int64_t n, int64_t size) {
-    return (n + size - 1) / size;
-}
 
 bool is_packed(const CompressedScheme& scheme) {
     return scheme.format == Format::packed_int4;
