@@ -7,6 +7,7 @@
 #include <new>
 
 #include "kernels/cpu.h"
+#include "kernels/rounding.h"
 
 namespace mllama::cpu {
 
@@ -34,13 +35,6 @@ class Scratch {
     std::unique_ptr<void, Release> memory_;
     size_t capacity_ = 0;
 };
-
-constexpr int64_t round_up(int64_t n, int64_t multiple) {
-    return (n + multiple - 1) / multiple * multiple;
-}
-constexpr int64_t pieces(int64_t n, int64_t piece) {
-    return (n + piece - 1) / piece;
-}
 
 inline const std::byte* element_at(const void* data, DType dtype, int64_t index) {
     return static_cast<const std::byte*>(data) + index * dtype_size(dtype);

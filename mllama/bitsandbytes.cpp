@@ -3,6 +3,7 @@
 #include <array>
 
 #include "io/json_object.h"
+#include "kernels/rounding.h"
 #include "mllama/quantised_formats.h"
 
 namespace mllama {
@@ -46,7 +47,7 @@ State read_state(const Checkpoint& checkpoint, const std::string& layer) {
     if (shape.size() != 2) json.reject("shape", "out_features and in_features");
     state.shape = {shape[0], shape[1]};
     const int64_t bytes = checkpoint.info(layer + ".weight").bytes;
-    if ((shape[0] * shape[1] + 1) / 2 != bytes) {
+    if (pieces(shape[0] * shape[1], 2) != bytes) {
         json.reject("shape", "sizes of a matrix of " + std::to_string(bytes) +
                                  " bytes of two elements, as " + layer + ".weight is");
     }
@@ -77,23 +78,22 @@ Weight quantised_weight(const Checkpoint& checkpoint, const BitsAndBytesConfig&,
              "], found [", state.shape.out_features, ",", state.shape.in_features, "]");
     }
     const int64_t elements = rows * cols;
-    const int64_t blocks = (elements + state.blocksize - 1) / state.blocksize;
+    const int64_t blocks = pieces(elements, state.blocksize);
     const std::string weight = layer + ".weight";
     Weight w;
     w.rows = rows;
     w.cols = cols;
     w.coding = Coding::nf4;
     w.group_size = state.blocksize;
-    w.data = checkpoint.get(weight, DType::u8, {(elements + 1) / 2, 1});
+    w.data = checkpoint.get(weight, DType::u8, {pieces(elements, 2), 1});
     w.code = checkpoint.get(weight + ".quant_map", DType::f32, {16});
     w.scale = checkpoint.get(weight + ".absmax", state.nested ? DType::u8 : DType::f32, {blocks});
     if (!state.nested) return w;
     w.nested_size = state.nested_blocksize;
     w.nested_offset = state.nested_offset;
     w.nested_code = checkpoint.get(weight + ".nested_quant_map", DType::f32, {256});
-    w.nested_scale =
-        checkpoint.get(weight + ".nested_absmax", DType::f32,
-                       {(blocks + state.nested_blocksize - 1) / state.nested_blocksize});
+    w.nested_scale = checkpoint.get(weight + ".nested_absmax", DType::f32,
+                                    {pieces(blocks, state.nested_blocksize)});
     return w;
 }
 

@@ -55,13 +55,52 @@ Result with_format(const QuantisationConfig& config, const Function& function) {
         config);
 }
 
+/// The first element whose exponent is all ones (infinite or NaN), or n. First a pass without a
+/// branch, which is the only one of good weights, and as fast as memory is.
+template <class Bits>
+int64_t first_not_finite(const Bits* bits, int64_t n, Bits exponent) {
+    Bits found = 0;
+    for (int64_t i = 0; i < n; ++i) found |= static_cast<Bits>((bits[i] & exponent) == exponent);
+    if (found == 0) return n;
+    return std::find_if(bits, bits + n, [&](Bits b) { return (b & exponent) == exponent; }) - bits;
+}
+
+int64_t first_not_finite(const Tensor& tensor) {
+    const auto bits16 = [&] { return static_cast<const uint16_t*>(tensor.data()); };
+    switch (tensor.dtype()) {
+        case DType::bf16:
+            return first_not_finite<uint16_t>(bits16(), tensor.numel(), 0x7F80);
+        case DType::f16:
+            return first_not_finite<uint16_t>(bits16(), tensor.numel(), 0x7C00);
+        default:
+            return first_not_finite<uint32_t>(static_cast<const uint32_t*>(tensor.data()),
+                                              tensor.numel(), 0x7F800000);
+    }
+}
+
+/// What a quantised layer stores in floats: scales, and tables of what codes mean. A whole row would
+/// be lost by one that is not finite.
+void check_finite(const Checkpoint& checkpoint, const std::string& name) {
+    const TensorInfo& info = checkpoint.info(name);
+    if (!info.dtype || !is_float(*info.dtype)) return;
+    const Tensor tensor = checkpoint.get(name, Shape(info.shape));
+    const int64_t wrong = first_not_finite(tensor);
+    if (wrong < tensor.numel())
+        fail(checkpoint.where(name), ": expected finite numbers, found another as element ", wrong);
+}
+
 }  // namespace
 
 Weight CheckpointWeights::weight(const std::string& module, int64_t out_features,
                                  int64_t in_features) const {
     const auto coded = with_format<Weight>(config_, [&](const auto& format) -> Weight {
         if (!quantised_shape(checkpoint_, format, module)) return {};
-        return quantised_weight(checkpoint_, format, module, {out_features, in_features});
+        Weight read = quantised_weight(checkpoint_, format, module, {out_features, in_features});
+        for (const std::string_view part : tensor_names(format)) {
+            const std::string name = module + std::string(part);
+            if (checkpoint_.has(name)) check_finite(checkpoint_, name);
+        }
+        return read;
     });
     return coded.defined() ? coded : TensorSource::weight(module, out_features, in_features);
 }

@@ -28,6 +28,7 @@ class CheckpointWeights : public TensorSource {
                                 const std::vector<int64_t>& shape) const override {
         return checkpoint_.get(name, shape);
     }
+    /// Error as well if a quantised layer has a scale that is infinite or no number.
     [[nodiscard]] Weight weight(const std::string& module, int64_t out_features,
                                 int64_t in_features) const override;
 
@@ -43,7 +44,8 @@ class CheckpointWeights : public TensorSource {
         std::vector<std::string> tensors;  ///< the names of all that it is made of
         int64_t bytes = 0;                 ///< of these
     };
-    /// All there are, in the order of the checkpoint. Throws as `weight`.
+    /// All there are, in the order of the checkpoint. Throws as `weight`, but reads no
+    /// scales.
     [[nodiscard]] std::vector<Layer> quantised_layers() const;
 
     [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kernels/error.h"
+#include "kernels/rounding.h"
 #include "mllama/quantised_formats.h"
 
 namespace mllama {
@@ -11,12 +12,13 @@ namespace {
 using Format = CompressedScheme::Format;
 using Strategy = CompressedScheme::Strategy;
 
-int64_t pieces(int64_t n, int64_t size) {
-    return (n + size - 1) / size;
-}
-
 bool is_packed(const CompressedScheme& scheme) {
     return scheme.format == Format::packed_int4;
+}
+
+/// The type of the weight in int-quantized and float-quantized.
+bool is_coded(const TensorInfo& info) {
+    return info.dtype == DType::i8 || info.dtype == DType::f8_e4m3;
 }
 
 /// A quantised layer has a scale, and of int-quantized and float-quantized the type of its weight
@@ -28,8 +30,16 @@ bool holds_quantised(const Checkpoint& checkpoint, const CompressedScheme& schem
     if (is_packed(scheme))
         return checkpoint.has(layer + ".weight_packed") || (scaled && !checkpoint.has(weight));
     if (scaled || !checkpoint.has(weight)) return scaled;
-    const std::optional<DType> dtype = checkpoint.info(weight).dtype;
-    return dtype == DType::i8 || dtype == DType::f8_e4m3;
+    return is_coded(checkpoint.info(weight));
+}
+
+/// Whether any scheme could find it quantised. Asked first, since the patterns that give a layer its
+/// scheme take time, and most tensors of a checkpoint are plain ones.
+bool may_be_quantised(const Checkpoint& checkpoint, const std::string& layer) {
+    const std::string weight = layer + ".weight";
+    if (checkpoint.has(layer + ".weight_packed") || checkpoint.has(layer + ".weight_scale"))
+        return true;
+    return checkpoint.has(weight) && is_coded(checkpoint.info(weight));
 }
 
 /// weight_shape: two integers, I64 (as the writer's torch makes them) or I32.
@@ -118,6 +128,7 @@ bool has_order(const Checkpoint& checkpoint, const std::string& name, int64_t in
 std::optional<LayerShape> quantised_shape(const Checkpoint& checkpoint,
                                           const CompressedTensorsConfig& config,
                                           const std::string& layer) {
+    if (!may_be_quantised(checkpoint, layer)) return std::nullopt;
     const CompressedScheme* scheme = config.scheme(layer);
     if (scheme == nullptr || !holds_quantised(checkpoint, *scheme, layer)) return std::nullopt;
     if (is_packed(*scheme)) {

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "kernels/error.h"
+#include "kernels/rounding.h"
 #include "mllama/quantised_formats.h"
 
 namespace mllama {
@@ -32,7 +33,7 @@ Weight quantised_weight(const Checkpoint& checkpoint, const GptqConfig& config,
     w.coding = Coding::int4_by_column;
     w.by_group = true;
     w.group_size = config.group_size > 0 ? config.group_size : std::max<int64_t>(cols, 1);
-    const int64_t groups = (cols + w.group_size - 1) / w.group_size;
+    const int64_t groups = pieces(cols, w.group_size);
     w.data = checkpoint.get(layer + ".qweight", DType::i32, {cols / 8, rows});
     w.scale = checkpoint.get(layer + ".scales", {groups, rows});
     w.zero = checkpoint.get(layer + ".qzeros", DType::i32, {groups, rows / 8});

@@ -41,8 +41,9 @@ struct LayerShape {
 //                   in), X.weight_scale; nibble i (low first) of word w is column 8 w + i, plus 8.
 //                   Not symmetric: X.weight_zero_point I32 (ceil(out / 8), groups), nibbles along
 //                   the rows, plus 8 as well (before version 0.9: I8 (out, groups), as they
-//                   are). Activation order: X.weight_g_idx I32 (in), the group
-//                   of each column; one that holds a -1 was never set, and is not used
+//                   are). Symmetric: none may be there. Activation order: X.weight_g_idx I32 (in),
+//                   the group of each column, which actorder "group" cannot do without; one that
+//                   holds a -1 was never set, and is not used
 //   int-quantized   X.weight I8 (out, in), X.weight_scale
 //   float-quantized X.weight F8_E4M3 (out, in), X.weight_scale
 //

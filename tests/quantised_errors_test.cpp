@@ -2,6 +2,9 @@
 // nothing ends the program.
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <limits>
+
 #include "mllama/config.h"
 #include "tests/compare.h"
 #include "tests/quantised_example.h"
@@ -29,6 +32,18 @@ std::vector<int32_t> order(int64_t n, int32_t last) {
     std::vector<int32_t> groups(static_cast<size_t>(n), 1);
     groups.back() = last;
     return groups;
+}
+
+/// The same numbers (f32) in another type of floats.
+Tensor in_type(const Tensor& numbers, DType dtype) {
+    if (dtype == DType::f32) return numbers;
+    Tensor result = Tensor::zeros(numbers.shape(), dtype);
+    for (int64_t i = 0; i < numbers.numel(); ++i) {
+        const float number = numbers.data<float>()[i];
+        static_cast<uint16_t*>(result.data())[i] =
+            dtype == DType::bf16 ? f32_to_bf16(number) : f32_to_f16(number);
+    }
+    return result;
 }
 
 }  // namespace
@@ -253,6 +268,42 @@ TEST_CASE(
         message = listing_error(blocks);
         CHECK(message.find("model.safetensors: tensor " + layer +
                            ".weight.quant_state.bitsandbytes__nf4: shape: ") != std::string::npos);
+    }
+}
+
+TEST_CASE("quantised_scales_that_are_not_finite_are_an_error_that_names_tensor_and_element") {
+    const float infinity = std::numeric_limits<float>::infinity();
+    const float largest = std::numeric_limits<float>::max();
+    const std::vector<std::pair<Make, const char*>> scales = {
+        {int4, ".weight_scale"},
+        {int8, ".weight_scale"},
+        {fp8, ".weight_scale"},
+        {gptq, ".scales"},
+        {nf4, ".weight.absmax"},
+        {nf4, ".weight.quant_map"},
+        {nf4_nested, ".weight.nested_absmax"}};
+    for (const auto& [make, ending] : scales) {
+        for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+            Example e = make();
+            if (dtype != DType::f32 && e.config["quant_method"] == "bitsandbytes") continue;
+            CAPTURE(ending);
+            CAPTURE(static_cast<int>(dtype));
+            const int64_t last = e.tensors[ending].numel() - 1;
+            const auto error = [&](float value) {
+                Tensor spoiled = e.tensors[ending].clone();
+                spoiled.data<float>()[last] = value;
+                Example other = e;
+                other.tensors[ending] = in_type(spoiled, dtype);
+                return other.error();
+            };
+            for (const float fine : {0.0f, -2.0f, 60000.0f, 1e-30f}) CHECK(error(fine) == "");
+            if (dtype == DType::f32) CHECK(error(-largest) == "");
+            for (const float wrong : {infinity, -infinity, std::nanf("")}) {
+                CHECK(error(wrong).find("model.safetensors: tensor " + layer + ending +
+                                        ": expected finite numbers, found another as element " +
+                                        std::to_string(last)) != std::string::npos);
+            }
+        }
     }
 }
 
