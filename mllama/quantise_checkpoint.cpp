@@ -80,6 +80,9 @@ class Writer {
 
     void run(const QuantisationPlan& plan) {
         OrderedJson config = read_config();
+        // What the model's loader refuses is refused before anything is written. Weights are mapped,
+        // so this reads next to none of them.
+        static_cast<void>(Model::load(from_, {}));
         auto name = checkpoint_.names().begin();  // they are in the order of the files
         for (const SafetensorsFile& file : checkpoint_.files()) {
             std::vector<Item> items;
