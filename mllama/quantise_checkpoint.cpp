@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* index_name = "model.safetensors.index.json";
-constexpr int64_t copied_at_once = int64_t{64} << 20;  // bytes
+constexpr int64_t bytes_at_once = int64_t{64} << 20;
 
 /// A tensor of the old files and what becomes of it.
 struct Item {
@@ -66,6 +66,16 @@ std::vector<SafetensorsWriter::Entry> entries_of(const Item& item) {
     return entries;
 }
 
+/// Rows [begin, end) of a matrix of the file, as a tensor of its own.
+TensorInfo rows_of(const TensorInfo& info, int64_t begin, int64_t end) {
+    const int64_t row_bytes = info.shape[1] * dtype_size(*info.dtype);
+    TensorInfo part = info;
+    part.shape[0] = end - begin;
+    part.begin += begin * row_bytes;
+    part.bytes = (end - begin) * row_bytes;
+    return part;
+}
+
 /// One run from directory to directory.
 class Writer {
   public:
@@ -80,6 +90,9 @@ class Writer {
 
     void run(const QuantisationPlan& plan) {
         OrderedJson config = read_config();
+        // What the model's loader refuses is refused before anything is written. Weights are mapped,
+        // so this reads next to none of them.
+        static_cast<void>(Model::load(from_, {}));
         auto name = checkpoint_.names().begin();  // they are in the order of the files
         for (const SafetensorsFile& file : checkpoint_.files()) {
             std::vector<Item> items;
@@ -142,25 +155,30 @@ class Writer {
         if (!config_.add(item.module, *item.format))
             fail(where, "has rows of ", info.shape[1], ", unlike the same layer elsewhere");
         const std::string name = stored_module(info) + ".weight";
-        const Weight weight = quantised_tensor(file, item, where);
-        writer.write(name + "_scale", weight.scale);
-        if (weight.coding == Coding::int8) {
-            writer.write(name, weight.data);
-        } else {
-            writer.write(name + "_packed", weight.data);
-            writer.write(name + "_shape",
-                         Tensor::from(std::vector<int64_t>{weight.rows, weight.cols}));
+        const bool int8 = item.format->coding == Coding::int8;
+        const int64_t rows = info.shape[0], cols = info.shape[1];
+        // Rows are quantised each for itself: some at a time are the same as all at once.
+        const int64_t row_bytes = std::max<int64_t>(cols * dtype_size(*info.dtype), 1);
+        const int64_t at_once = std::max<int64_t>(bytes_at_once / row_bytes, 1);
+        for (int64_t begin = 0; begin < rows; begin += at_once) {
+            const TensorInfo part = rows_of(info, begin, std::min(begin + at_once, rows));
+            const Weight weight = quantised_rows(file, item, part, begin, where);
+            writer.write(name + "_scale", weight.scale);
+            writer.write(int8 ? name : name + "_packed", weight.data);
+            advance(file, part.begin, part.begin + part.bytes);
         }
-        advance(file, info.begin, info.begin + info.bytes);
+        if (!int8) writer.write(name + "_shape", Tensor::from(std::vector<int64_t>{rows, cols}));
     }
 
-    [[nodiscard]] Weight quantised_tensor(const SafetensorsFile& file, const Item& item,
-                                          const std::string& where) const {
+    /// `part` is rows of the item's tensor, from `first_row` on.
+    [[nodiscard]] Weight quantised_rows(const SafetensorsFile& file, const Item& item,
+                                        const TensorInfo& part, int64_t first_row,
+                                        const std::string& where) const {
         const auto found = importance_.find(item.module);
         const std::span<const float> columns =
             found == importance_.end() ? std::span<const float>() : found->second;
         try {
-            return quantised(file.get(*item.info), *item.format, columns);
+            return quantised(file.get(part), *item.format, columns, first_row);
         } catch (const Error& error) {
             fail(where, error.what());
         }
@@ -170,7 +188,7 @@ class Writer {
         const TensorInfo& info = *item.info;
         const Tensor tensor = file.get(info);
         const Tensor flat = tensor.view({tensor.numel()});
-        const int64_t at_once = copied_at_once / dtype_size(tensor.dtype());
+        const int64_t at_once = bytes_at_once / dtype_size(tensor.dtype());
         for (int64_t begin = 0; begin < flat.numel(); begin += at_once) {
             const int64_t end = std::min(begin + at_once, flat.numel());
             writer.write(info.name, flat.rows(begin, end));

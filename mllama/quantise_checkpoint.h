@@ -18,16 +18,16 @@ namespace mllama {
 
 struct QuantiseObserver {
     std::function<void(int64_t done, int64_t all)> progress;  ///< bytes of the tensors read
-    std::function<bool()> cancelled;  ///< asked between tensors; true ends it with an Interrupted
+    std::function<bool()> cancelled;  ///< asked between 64 MB; true ends it with an Interrupted
 };
 
-/// The formats of the plan must have one coding. Reads the checkpoint directory `from` and writes the new directory `to`: its shards one by one
-/// under their names, with the layers of the plan quantised (columns weighed by `importance`, where
-/// a layer has one) and all else as it is; their index;
-/// config.json with a quantization_config; and copies of the other files that are no weights. Holds
-/// one quantised tensor in memory at a time. `to` appears when it is complete (AtomicDirectory).
-/// Throws Error naming the file and the tensor: `to` exists, the disk is full, a checkpoint that is
-/// no such one or is quantised already, layers that cannot be quantised.
+/// The formats of the plan must have one coding. Reads the checkpoint directory `from` and writes
+/// the new directory `to`: its shards one by one under their names, with the layers of the plan
+/// quantised (columns weighed by `importance`, where a layer has one) and all else as it is; their
+/// index; config.json with a quantization_config; and copies of the other files that are no weights.
+/// Holds 64 MB of a tensor in memory at a time, and what that is quantised to. `to` appears when it
+/// is complete (AtomicDirectory). Throws Error naming the file and the tensor: `to` exists, the disk
+/// is full, a checkpoint that does not load or is quantised already, layers that cannot be quantised.
 void quantise_checkpoint(const std::string& from, const std::string& to,
                          const QuantisationPlan& plan, const ColumnImportance& importance,
                          const QuantiseObserver& observer);

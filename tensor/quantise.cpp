@@ -30,13 +30,13 @@ void pack_nibbles(const int8_t* q, int64_t cols, int32_t* words) {
 }
 
 /// Throws about the first element of a row that is not finite.
-[[noreturn]] void fail_not_finite(const cpu::Matrix& plain, int64_t row) {
+[[noreturn]] void fail_not_finite(const cpu::Matrix& plain, int64_t row, int64_t first_row) {
     std::vector<float> numbers(static_cast<size_t>(plain.cols));
     cpu::decode_row(plain, row, 0, plain.cols, DType::f32, numbers.data());
     const auto bad =
         std::find_if(numbers.begin(), numbers.end(), [](float x) { return !std::isfinite(x); });
-    fail("expected finite numbers to quantise, found ", *bad, " in row ", row, ", column ",
-         bad - numbers.begin());
+    fail("expected finite numbers to quantise, found ", *bad, " in row ", first_row + row,
+         ", column ", bad - numbers.begin());
 }
 
 /// Memory that every token reads from end to end.
@@ -79,7 +79,7 @@ class Least {
 }  // namespace
 
 Weight quantised(const Tensor& plain, const QuantisedFormat& format,
-                 std::span<const float> importance) {
+                 std::span<const float> importance, int64_t first_row) {
     const bool int8 = format.coding == Coding::int8;
     const int64_t rows = plain.rows(), cols = plain.cols();
     assert(int8 || format.coding == Coding::int4);
@@ -106,7 +106,7 @@ Weight quantised(const Tensor& plain, const QuantisedFormat& format,
         if (bad >= 0) return bad_row.offer(row);
         if (!int8) pack_nibbles(q, cols, packed + row * words);
     });
-    if (bad_row.get() < rows) fail_not_finite(from, bad_row.get());
+    if (bad_row.get() < rows) fail_not_finite(from, bad_row.get(), first_row);
     return weight;
 }
 

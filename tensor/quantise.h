@@ -32,9 +32,10 @@ constexpr QuantisedFormat int8_rows{Coding::int8, 0};
 /// small squared error (kernels/quantise.h), in which importance (cols) weighs the columns; empty:
 /// all the same. The format's group size must divide cols or be 0. The same to the bit for any
 /// number of threads and on every instruction set. Throws Error naming the first element that is
-/// not finite, without a file or tensor.
+/// not finite, without a file or tensor; `first_row`: the row 0 of `plain` in the matrix that it is
+/// a part of, for this message.
 Weight quantised(const Tensor& plain, const QuantisedFormat& format,
-                 std::span<const float> importance = {});
+                 std::span<const float> importance = {}, int64_t first_row = 0);
 
 /// The group size for rows of `cols`: `wanted`, or the half, quarter, ... of it, from 32 up, that
 /// divides them; else 0, the whole row. Readers of the format do not know a last group that is

@@ -99,6 +99,18 @@ std::string copy_of_golden(const TemporaryDirectory& folder, const std::string& 
     return folder.file(name);
 }
 
+/// Writes a_published's weights to its copy `directory`, all but `name`, which is `tensor`; not
+/// defined: left out.
+void replace_in_golden(const std::string& directory, const std::string& name,
+                       const Tensor& tensor) {
+    const SafetensorsFile file = SafetensorsFile::open(golden("a_published/model.safetensors"));
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    for (const TensorInfo& info : file.tensors())
+        if (info.name != name) tensors.emplace_back(info.name, file.get(info));
+    if (tensor.defined()) tensors.emplace_back(name, tensor);
+    write_safetensors(directory + "/model.safetensors", tensors);
+}
+
 }  // namespace
 
 TEST_CASE("quantised_directory_holds_what_quantisation_at_load_would") {
@@ -207,6 +219,44 @@ TEST_CASE("quantised_directory_of_a_failure_is_not_there") {
     }
 }
 
+TEST_CASE("quantised_directory_of_a_large_layer_is_written_in_parts") {
+    const TemporaryDirectory folder;
+    const std::string from = copy_of_golden(folder, "a_published");
+    const std::string module = "language_model.model.layers.99.large_proj";
+    const std::string name = module + ".weight";
+    constexpr int64_t rows = 40000, cols = 2048;  // 160 MB, of which 64 MB are 16384 rows
+    Tensor large = Tensor::zeros({rows, cols}, DType::bf16);
+    auto* numbers = large.data<uint16_t>();
+    for (int64_t row = 0; row < rows; ++row)
+        numbers[row * cols + row % cols] = static_cast<uint16_t>(0x3F80 + row % 64);
+    replace_in_golden(from, name, large);
+
+    constexpr int64_t part = int64_t{64} << 20;
+    int64_t before = 0, longest = 0;
+    QuantiseObserver observer;
+    observer.progress = [&](int64_t done, int64_t) {
+        longest = std::max(longest, done - before);
+        before = done;
+    };
+    const std::string to = folder.file("q");
+    for (const QuantisationPlan& plan : {int8_everywhere(), int4_text(128)}) {
+        before = 0;
+        quantise_checkpoint(from, to, plan, {}, observer);
+        CHECK(longest == part);
+        const Loaded coded(to);
+        const Weight found = coded.weights.weight(module, rows, cols);
+        const Weight expected = quantised(large, *plan.of(module, cols));
+        CHECK(same_bytes(found.data, expected.data));
+        CHECK(same_bytes(found.scale, expected.scale));
+        fs::remove_all(to);
+    }
+
+    numbers[35000 * cols + 7] = 0x7F80;  // inf, in the third part
+    replace_in_golden(from, name, large);
+    CHECK(holds_all(error_of_writing(from, to), {name, "inf in row 35000, column 7"}));
+    CHECK(folder.entries() == 1);
+}
+
 TEST_CASE("quantised_directory_replaces_nothing") {
     const TemporaryDirectory folder;
     fs::create_directory(folder.file("directory"));
@@ -228,31 +278,35 @@ TEST_CASE("quantised_directory_is_not_quantised_again") {
     CHECK(folder.entries() == 1);
 }
 
-TEST_CASE("quantised_directory_of_layers_without_columns_is_written") {
+TEST_CASE("quantised_directory_of_a_checkpoint_that_does_not_load_is_refused") {
     const TemporaryDirectory folder;
     const std::string from = copy_of_golden(folder, "a_published");
-    const std::string name = "language_model.model.layers.1.mlp.up_proj.weight";
-    fs::remove(from + "/model.safetensors");
-    write_safetensors(from + "/model.safetensors", {{name, Tensor::empty({3, 0}, DType::f32)}});
-    quantise_checkpoint(from, folder.file("int8"), int8_everywhere(), {}, {});
-    quantise_checkpoint(from, folder.file("int4"), int4_text(32), {}, {});
-    CHECK(open_checkpoint(folder.file("int8")).info(name).shape == std::vector<int64_t>{3, 0});
-    CHECK(open_checkpoint(folder.file("int4")).has(name + "_packed"));
+    const std::string name = "language_model.model.layers.1.self_attn.q_proj.weight";
+    const Shape shape = SafetensorsFile::open(from + "/model.safetensors").get(name).shape();
+    const int64_t rows = shape[0], cols = shape[1];
+    for (const Tensor& wrong :
+         {Tensor(), Tensor::zeros({rows, 0}, DType::f32),
+          Tensor::zeros({rows * cols, 1}, DType::f32), Tensor::zeros({rows * cols}, DType::f32),
+          Tensor::zeros({1, rows, cols}, DType::f32), Tensor::zeros({rows, cols}, DType::i32),
+          Tensor::zeros(Shape{}, DType::f32)}) {
+        replace_in_golden(from, name, wrong);
+        CHECK(holds_all(error_of_writing(from, folder.file("q")), {from, name}));
+        CHECK(folder.entries() == 1);
+    }
 }
 
 TEST_CASE("quantised_directory_of_layers_that_are_no_matrices_is_refused") {
     const TemporaryDirectory folder;
     const std::string from = copy_of_golden(folder, "a_published");
-    const std::string name = "language_model.model.layers.1.mlp.up_proj.weight";
+    // The model has no such layer, so its loader does not look at it.
+    const std::string name = "language_model.model.layers.99.mlp.up_proj.weight";
     for (const Tensor& wrong :
          {Tensor::zeros({4}, DType::f32), Tensor::zeros({2, 2, 2}, DType::f32),
           Tensor::zeros({2, 2}, DType::i32), Tensor::zeros(Shape{}, DType::f32)}) {
-        write_safetensors(from + "/model.safetensors", {{name, wrong}});
+        replace_in_golden(from, name, wrong);
         CHECK(holds_all(error_of_writing(from, folder.file("q")),
                         {"model.safetensors", name, "a matrix of F32, BF16 or F16"}));
     }
-    write_safetensors(from + "/model.safetensors", {{"other", Tensor::zeros({2, 2}, DType::f32)}});
-    CHECK(holds_all(error_of_writing(from, folder.file("q")), {from, "layers to quantise"}));
     CHECK(folder.entries() == 1);
 }
 
