@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "kernels/dtype.h"
+#include "kernels/rounding.h"  // what formats are cut into
 
 namespace mllama {
 

@@ -3,7 +3,6 @@
 #include <array>
 
 #include "io/json_object.h"
-#include "kernels/rounding.h"
 #include "mllama/quantised_formats.h"
 
 namespace mllama {

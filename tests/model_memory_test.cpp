@@ -9,8 +9,8 @@
 #include <fstream>
 
 #include "io/checkpoint.h"
-#include "mllama/mllama.h"
 #include "mllama/checkpoint_weights.h"
+#include "mllama/mllama.h"
 #include "tests/allocation_counter.h"
 
 using namespace mllama;
