@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 #include <sstream>
+#include <string>
+#include <vector>
 
 #include "kernels/reference.h"
 
@@ -104,6 +106,34 @@ std::vector<int64_t> sizes_around_lanes() {
     std::vector<int64_t> sizes;
     for (int64_t n = 0; n <= 2 * cpu::table().f32.lanes + 1; ++n) sizes.push_back(n);
     return sizes;
+}
+
+std::string compare_splits(
+    int64_t rows, int64_t n,
+    const std::function<void(int64_t first, int64_t count, float* out)>& multiply) {
+    const int before = cpu::threads();
+    const auto in_pieces_of = [&](int64_t size, float unwritten) {
+        std::vector<float> out(static_cast<size_t>(rows * n), unwritten);
+        for (int64_t r = 0; r < rows; r += size)
+            multiply(r, std::min(size, rows - r), out.data() + r * n);
+        return out;
+    };
+    cpu::set_threads(1);
+    // What is never written differs.
+    const std::vector<float> whole = in_pieces_of(rows, 0.0f);
+    constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+    std::string wrong;
+    for (int64_t size = 1; size <= 13 && wrong.empty(); ++size) {
+        const std::string difference = compare_bits(in_pieces_of(size, nan), whole);
+        if (!difference.empty()) wrong = std::to_string(size) + " rows at a time: " + difference;
+    }
+    for (const int threads : {2, 3, 16}) {
+        cpu::set_threads(threads);
+        const std::string difference = compare_bits(in_pieces_of(rows, nan), whole);
+        if (!difference.empty()) wrong = std::to_string(threads) + " threads: " + difference;
+    }
+    cpu::set_threads(before);
+    return wrong;
 }
 
 void for_each_table(const std::function<void()>& test) {

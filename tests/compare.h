@@ -63,6 +63,13 @@ class Typed {
 /// The sizes from 0 to 2 lanes + 1 of the table in use, where every remainder of a vector occurs.
 std::vector<int64_t> sizes_around_lanes();
 
+/// A product, bit for bit, of all rows at once by one thread against 1 to 13 rows at a time, and
+/// against 2, 3 and 16 threads. multiply(first, count, out) writes the rows [first, first + count)
+/// of the result (rows, n) to out. "" if all are equal, else which is not and compare_bits of it.
+std::string compare_splits(
+    int64_t rows, int64_t n,
+    const std::function<void(int64_t first, int64_t count, float* out)>& multiply);
+
 /// Runs `test` with every instruction-set table that this machine can run; names the others as
 /// skipped.
 void for_each_table(const std::function<void()>& test);

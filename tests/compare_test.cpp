@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -83,6 +84,28 @@ TEST_CASE("for_each_table_runs_every_supported_table_and_restores_the_choice") {
     REQUIRE(seen.size() == cpu::supported_tables().size());
     CHECK(seen.front() == "portable");
     CHECK(std::string(cpu::isa_name()) == before);
+}
+
+TEST_CASE("compare_splits_finds_rows_that_depend_on_their_company_or_the_threads") {
+    const auto fill = [](float value) {
+        return [=](int64_t first, int64_t count, float* out) {
+            for (int64_t i = 0; i < count * 3; ++i) out[i] = static_cast<float>(first) * value + 1;
+        };
+    };
+    CHECK(compare_splits(20, 3, fill(0.0f)) == "");
+    CHECK(compare_splits(20, 3, fill(1.0f)).starts_with("1 rows at a time"));
+    const int before = cpu::threads();
+    const auto by_threads = [](int64_t, int64_t count, float* out) {
+        std::fill_n(out, count * 3, cpu::threads() == 3 ? 2.0f : 1.0f);
+    };
+    CHECK(compare_splits(20, 3, by_threads).starts_with("3 threads"));
+    const auto unwritten = [](int64_t, int64_t count, float* out) {
+        if (count != 7) std::fill_n(out, count * 3, 1.0f);
+    };
+    CHECK(compare_splits(20, 3, unwritten).starts_with("7 rows at a time"));
+    const auto nothing = [](int64_t, int64_t, float*) {};
+    CHECK(compare_splits(20, 3, nothing) != "");
+    CHECK(cpu::threads() == before);
 }
 
 }  // namespace mllama::test

@@ -366,33 +366,20 @@ TEST_CASE("linear_of_coded_weights_matches_reference") {
 }
 
 TEST_CASE("linear_of_coded_weights_does_not_depend_on_batch_split_or_threads_bit_for_bit") {
-    const int before = cpu::threads();
     for_each_table([] {
         for (const Style& style : styles) {
             CAPTURE(style.name);
             const int64_t rows = 29, k = 1096, n = 152;
             const Coded coded(style, n, k, 7);
             const std::vector<float> x = Numbers(3).floats(rows * k);
-            std::vector<float> whole(static_cast<size_t>(rows * n)), parts = whole;
             for (const Compute compute : {Compute::f32, Compute::bf16}) {
-                const auto multiply = [&](int64_t first, int64_t count, std::vector<float>& out) {
-                    cpu::linear(x.data() + first * k, count, k, coded.matrix(), {}, compute,
-                                out.data() + first * n, n);
-                };
-                cpu::set_threads(1);
-                multiply(0, rows, whole);
-                for (const int64_t size : {1, 4, 13}) {
-                    for (int64_t r = 0; r < rows; r += size)
-                        multiply(r, std::min(size, rows - r), parts);
-                    CHECK(compare_bits(parts, whole) == "");
-                }
-                cpu::set_threads(3);
-                multiply(0, rows, parts);
-                CHECK(compare_bits(parts, whole) == "");
+                CHECK(compare_splits(rows, n, [&](int64_t first, int64_t count, float* out) {
+                          cpu::linear(x.data() + first * k, count, k, coded.matrix(), {}, compute,
+                                      out, n);
+                      }) == "");
             }
         }
     });
-    cpu::set_threads(before);
 }
 
 }  // namespace mllama::test

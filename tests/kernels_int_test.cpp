@@ -193,31 +193,15 @@ TEST_CASE("linear_int_not_finite_input_gives_nan_in_its_row_alone") {
 }
 
 TEST_CASE("linear_int_rows_do_not_depend_on_batch_split_or_threads_bit_for_bit") {
-    const int before = cpu::threads();
     for_each_table([] {
         for (const Kind& kind : kinds) {
             const Problem p(37, 4500, 150, kind, 21);
-            const auto multiply = [&](int64_t first, int64_t count, std::vector<float>& out) {
-                cpu::linear(p.x_data() + first * p.x_stride, count, p.x_stride, p.w, {},
-                            Compute::int8, out.data() + first * p.n, p.n);
-            };
-            cpu::set_threads(1);
-            std::vector<float> whole(static_cast<size_t>(p.rows * p.n)), parts = whole;
-            multiply(0, p.rows, whole);
-            for (int64_t size = 1; size <= 13; ++size) {
-                for (int64_t r = 0; r < p.rows; r += size)
-                    multiply(r, std::min(size, p.rows - r), parts);
-                CHECK(compare_bits(parts, whole) == "");
-            }
-            for (const int threads : {2, 3, 16}) {
-                cpu::set_threads(threads);
-                std::fill(parts.begin(), parts.end(), 0.0f);
-                multiply(0, p.rows, parts);
-                CHECK(compare_bits(parts, whole) == "");
-            }
+            CHECK(compare_splits(p.rows, p.n, [&](int64_t first, int64_t count, float* out) {
+                      cpu::linear(p.x_data() + first * p.x_stride, count, p.x_stride, p.w, {},
+                                  Compute::int8, out, p.n);
+                  }) == "");
         }
     });
-    cpu::set_threads(before);
 }
 
 TEST_CASE("multiplies_integers_leaves_other_groups_to_decoding") {

@@ -162,36 +162,18 @@ TEST_CASE("linear_not_finite_input_stays_in_its_row_or_column") {
 }
 
 TEST_CASE("linear_rows_do_not_depend_on_batch_split_or_threads_bit_for_bit") {
-    const int before = cpu::threads();
     for_each_table([] {
         for (const Compute compute : computes) {
             for (const DType dtype : weight_types) {
                 const Problem p(37, 1100, 150, dtype, 21);
                 const Epilogue epilogue{nullptr, Activation::silu, 0.5f, nullptr};
-                const auto multiply = [&](int64_t first, int64_t count, std::vector<float>& out) {
-                    cpu::linear(p.x_data() + first * p.x_stride, count, p.x_stride, p.w, epilogue,
-                                compute, out.data() + first * p.n, p.n);
-                };
-                cpu::set_threads(1);
-                std::vector<float> whole(static_cast<size_t>(p.rows * p.n)), parts = whole;
-                multiply(0, p.rows, whole);
-                for (int64_t r = 0; r < p.rows; ++r) multiply(r, 1, parts);
-                CHECK(compare_bits(parts, whole) == "");
-                for (int64_t size = 2; size <= 9; ++size) {
-                    for (int64_t r = 0; r < p.rows; r += size)
-                        multiply(r, std::min(size, p.rows - r), parts);
-                    CHECK(compare_bits(parts, whole) == "");
-                }
-                for (const int threads : {2, 3, 16}) {
-                    cpu::set_threads(threads);
-                    std::fill(parts.begin(), parts.end(), 0.0f);
-                    multiply(0, p.rows, parts);
-                    CHECK(compare_bits(parts, whole) == "");
-                }
+                CHECK(compare_splits(p.rows, p.n, [&](int64_t first, int64_t count, float* out) {
+                          cpu::linear(p.x_data() + first * p.x_stride, count, p.x_stride, p.w,
+                                      epilogue, compute, out, p.n);
+                      }) == "");
             }
         }
     });
-    cpu::set_threads(before);
 }
 
 }  // namespace mllama::test
