@@ -30,6 +30,11 @@ enum class Coding : uint8_t {
     nf4,
 };
 
+/// Words of a row in `Coding::int4`.
+constexpr int64_t int4_words(int64_t cols) {
+    return pieces(cols, 8);
+}
+
 /// An element of 8 bits: 1 sign, 4 exponent (bias 7), 3 fraction bits; no infinities, 0x7F is NaN
 /// ("FP8 formats for deep learning", Micikevicius et al. 2022).
 inline float f8_e4m3_to_f32(uint8_t bits) {

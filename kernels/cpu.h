@@ -129,7 +129,7 @@ struct IntLayout {
     static constexpr int64_t k_block = 4096;  ///< columns of a panel; a segment of int8
 
     /// Bytes of a packed row of x.
-    [[nodiscard]] int64_t row_bytes() const { return (cols + x_block - 1) / x_block * x_block; }
+    [[nodiscard]] int64_t row_bytes() const { return round_up(cols, x_block); }
 
     bool nibbles = false;            ///< int4
     int64_t cols = 0;                ///< in_features

@@ -130,7 +130,7 @@ void decode_one(const Matrix& w, int64_t row, int64_t first, int64_t count, DTyp
         const Int8Source source{reinterpret_cast<const int8_t*>(bytes) + row * w.cols};
         decode_groups<To>(w, source, row, first, count, to, to_dtype);
     } else if (w.coding == Coding::int4 && in_order) {
-        const Int4Source source{bytes + row * ((w.cols + 7) / 8 * 4)};
+        const Int4Source source{bytes + row * int4_words(w.cols) * 4};
         decode_groups<To>(w, source, row, first, count, to, to_dtype);
     } else if (w.coding == Coding::fp8 && in_order) {
         decode_groups<To>(w, F8Source{bytes + row * w.cols}, row, first, count, to, to_dtype);

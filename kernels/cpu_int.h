@@ -143,7 +143,7 @@ inline Vec add_segment(Vec c, Ints whole, const float* w_zero, float x_sum, cons
 template <class Weights>
 void pack_int_panel(const uint8_t* w, int64_t row_bytes, int64_t n, int64_t bytes, int8_t* panel) {
     const int64_t group_bytes = 4 * round_up(n, lanes);  // of one group of all columns
-    const int64_t units = (bytes + Weights::unit_bytes - 1) / Weights::unit_bytes;
+    const int64_t units = pieces(bytes, Weights::unit_bytes);
     for (int64_t column = 0; column < n; column += lanes) {
         for (int64_t u = 0; u < units; ++u) {
             Ints groups[Weights::vectors][lanes];
@@ -189,7 +189,7 @@ template <class Weights, int rows, int vectors>
 void int_register_tile(const IntTile& t, int64_t width) {
     const SegmentRuns runs = runs_of<Weights>(t.layout->segment);
     const int64_t groups_in_all = round_up(t.cols, Weights::unit) / 4;
-    for (int64_t s = 0; s < (t.cols + t.layout->segment - 1) / t.layout->segment; ++s) {
+    for (int64_t s = 0; s < pieces(t.cols, t.layout->segment); ++s) {
         Ints sum[rows][vectors];
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
@@ -251,7 +251,7 @@ void choose_int_tile(int64_t vector_count, const IntTile& t) {
 }
 
 inline void int_tile(const IntTile& t) {
-    const int64_t vectors = (t.columns + lanes - 1) / lanes;
+    const int64_t vectors = pieces(t.columns, lanes);
     if (t.layout->nibbles) {
         choose_int_tile<NibbleWeights>(vectors, t);
     } else {

@@ -52,9 +52,6 @@ void store(typename Type::Element* to, Vec value, int64_t n) {
     }
 }
 
-inline int64_t round_up(int64_t n, int64_t multiple) {
-    return (n + multiple - 1) / multiple * multiple;
-}
 inline int64_t at_most(int64_t n, int64_t limit) {
     return n < limit ? n : limit;
 }

@@ -20,6 +20,7 @@
 #include "kernels/cpu.h"
 #include "kernels/cpu_linear_int.h"
 #include "kernels/cpu_ops.h"
+#include "kernels/linear_panels.h"
 #include "kernels/thread_team.h"
 
 namespace mllama::cpu {
@@ -53,21 +54,15 @@ struct PackedRows {
     int64_t block_stride;  ///< elements from one block of k to the next
 };
 
-/// One call of `linear`, while it works on `rows` rows from `x` on.
+/// What all items of a block of rows of x share.
 struct LinearBlock {
     const Product& product;
-    const Matrix& w;
-    const Epilogue& epilogue;
     const Table& leaves;
+    const Matrix& w;
     DType decoded;  ///< what the elements of a coded w become
     int64_t k_block;
     PackedRows packed;
-    int64_t rows;
-    const float* residual;
-    float* out;
-    int64_t out_stride;
 
-    [[nodiscard]] bool few() const { return rows <= most_dot_rows(product); }
     [[nodiscard]] const std::byte* weights(int64_t row, int64_t column) const {
         return element_at(w.data, w.dtype, row * w.stride + column);
     }
@@ -131,78 +126,43 @@ WeightRows whole_panel(const LinearBlock& block, int64_t column, int64_t columns
     return {copy, rows.dtype, cols};
 }
 
-/// c (row_count, panel_width) = rows [row, row + row_count) of x times the rows [column, column +
-/// columns) of w, as they lie.
-void multiply_rows(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column,
-                   int64_t columns, float* c) {
+/// Rows of x times rows of w, as they lie.
+void multiply_rows(const LinearBlock& block, const PanelSums& sums) {
     const Product& product = block.product;
     thread_local Scratch copy_scratch;
-    const WeightRows w = whole_panel(block, column, columns, copy_scratch);
-    for (int64_t r = 0; r < row_count; r += product.few_rows_max) {
-        const int64_t at = (row + r) * block.packed.row_stride * product.element_size;
-        product.dot_rows(std::min(product.few_rows_max, row_count - r), block.w.cols, block.k_block,
-                         block.packed.data + at, block.packed.row_stride, w.data, w.dtype, w.stride,
-                         c + r * product.panel_width, product.panel_width);
+    const WeightRows w = whole_panel(block, sums.column, sums.columns, copy_scratch);
+    for (int64_t r = 0; r < sums.row_count; r += product.few_rows_max) {
+        const int64_t at = (sums.row + r) * block.packed.row_stride * product.element_size;
+        product.dot_rows(std::min(product.few_rows_max, sums.row_count - r), block.w.cols,
+                         block.k_block, block.packed.data + at, block.packed.row_stride, w.data,
+                         w.dtype, w.stride, sums.c + r * sums.c_stride, sums.c_stride);
     }
 }
 
 /// The same with packed panels of w.
-void multiply_panels(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column,
-                     int64_t columns, float* c) {
+void multiply_panels(const LinearBlock& block, const PanelSums& sums) {
     const Product& product = block.product;
     const PackedRows& packed = block.packed;
     const int64_t k = block.w.cols;
-    const int64_t c_stride = product.panel_width;
+    const int64_t columns = sums.columns;
     thread_local Scratch panel_scratch, decoded_scratch;
     auto* panel = panel_scratch.get<std::byte>(round_up(columns, product.lanes) * block.k_block *
                                                product.element_size);
     for (int64_t start = 0; start == 0 || start < k; start += block.k_block) {
         const int64_t depth = std::min(k - start, block.k_block);
         const WeightRows w =
-            plain_rows(block, column, columns, start, depth, columns, decoded_scratch);
+            plain_rows(block, sums.column, columns, start, depth, columns, decoded_scratch);
         product.pack_rows(w.data, w.dtype, w.stride, columns, depth, panel, true);
         const int64_t pass = round_up(depth, product.step()) / Product::sums;
-        const std::byte* x =
-            packed.data + (start / block.k_block * packed.block_stride + row * packed.row_stride) *
-                              product.element_size;
-        for (int64_t r = 0; r < row_count; r += product.tile_rows) {
-            product.tile(std::min(row_count - r, product.tile_rows), columns, Product::sums, pass,
-                         x + r * packed.row_stride * product.element_size, packed.row_stride, panel,
-                         c + r * c_stride, c_stride, start > 0);
+        const std::byte* x = packed.data + (start / block.k_block * packed.block_stride +
+                                            sums.row * packed.row_stride) *
+                                               product.element_size;
+        for (int64_t r = 0; r < sums.row_count; r += product.tile_rows) {
+            product.tile(std::min(sums.row_count - r, product.tile_rows), columns, Product::sums,
+                         pass, x + r * packed.row_stride * product.element_size, packed.row_stride,
+                         panel, sums.c + r * sums.c_stride, sums.c_stride, start > 0);
         }
     }
-}
-
-void finish_rows(const LinearBlock& block, int64_t row, int64_t row_count, int64_t column,
-                 int64_t columns, const float* c) {
-    const float* bias = block.epilogue.bias != nullptr ? block.epilogue.bias + column : nullptr;
-    for (int64_t r = 0; r < row_count; ++r) {
-        const int64_t at = (row + r) * block.out_stride + column;
-        const float* residual = block.residual != nullptr ? block.residual + at : nullptr;
-        block.leaves.epilogue(c + r * block.product.panel_width, bias, block.epilogue.activation,
-                              block.epilogue.scale, residual, block.out + at, columns);
-    }
-}
-
-void multiply_block(const LinearBlock& block) {
-    const int64_t width = block.product.panel_width;
-    const int64_t panels = pieces(block.w.rows, width);
-    // Few panels and many threads: the rows are cut as well.
-    const int64_t wanted = std::max<int64_t>(1, 4 * threads() / panels);
-    const int64_t piece = std::max(pieces(block.rows, wanted), 8 * block.product.tile_rows);
-    const int64_t row_pieces = pieces(block.rows, piece);
-    const bool serial = block.rows * block.w.rows * block.w.cols / 16 < worth_threads;
-    for_each_item(panels * row_pieces, serial, [&](int64_t item) {
-        const int64_t column = item / row_pieces * width;
-        const int64_t columns = std::min(width, block.w.rows - column);
-        const int64_t row = item % row_pieces * piece;
-        const int64_t row_count = std::min(piece, block.rows - row);
-        thread_local Scratch c_scratch;
-        auto* c = c_scratch.get<float>(row_count * width);
-        const auto multiply = block.few() ? multiply_rows : multiply_panels;
-        multiply(block, row, row_count, column, columns, c);
-        finish_rows(block, row, row_count, column, columns, c);
-    });
 }
 
 }  // namespace
@@ -225,10 +185,11 @@ void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
         const int64_t count = std::min(block, rows - r);
         const PackedRows packed =
             pack_x(product, x + r * x_stride, count, x_stride, w.cols, k_block, scratch);
-        const float* residual =
-            epilogue.residual != nullptr ? epilogue.residual + r * out_stride : nullptr;
-        multiply_block({product, w, epilogue, leaves, decoded, k_block, packed, count, residual,
-                        out + r * out_stride, out_stride});
+        const LinearBlock piece{product, leaves, w, decoded, k_block, packed};
+        const auto multiply = count <= most_dot_rows(product) ? multiply_rows : multiply_panels;
+        for_each_panel(LinearOutput::of_rows(leaves, w, epilogue, out, out_stride, r, count),
+                       product.panel_width, product.tile_rows,
+                       [&](const PanelSums& sums) { multiply(piece, sums); });
     }
 }
 

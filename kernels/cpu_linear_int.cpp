@@ -18,6 +18,7 @@
 #include "kernels/cpu.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/decode.h"
+#include "kernels/linear_panels.h"
 #include "kernels/thread_team.h"
 
 namespace mllama::cpu {
@@ -57,21 +58,16 @@ struct IntRows {
     int32_t* sums;  ///< (rows, segments)
 };
 
+/// What all items of a block of rows of x share.
 struct IntBlock {
     const IntProduct& product;
-    const Table& leaves;
     const IntLayout& layout;
     const Matrix& w;
-    const Epilogue& epilogue;
     IntRows x;
-    int64_t rows;
-    const float* residual;
-    float* out;
-    int64_t out_stride;
 
     /// Bytes that hold `cols` columns of a row of w.
     [[nodiscard]] int64_t bytes_of(int64_t cols) const {
-        return layout.nibbles ? (cols + 7) / 8 * 4 : cols;
+        return layout.nibbles ? int4_words(cols) * 4 : cols;
     }
     [[nodiscard]] const uint8_t* weights(int64_t row, int64_t col) const {
         return static_cast<const uint8_t*>(w.data) + row * bytes_of(w.cols) + bytes_of(col);
@@ -124,103 +120,78 @@ PanelScales scales_of(const IntBlock& block, int64_t column, int64_t columns) {
     return {scale, zero};
 }
 
-/// c (row_count, width) = rows of x times rows of w, as they lie.
-void multiply_rows(const IntBlock& block, int64_t row, int64_t row_count, int64_t column,
-                   int64_t columns, float* c, int64_t width) {
+/// Rows of x times rows of w, as they lie.
+void multiply_rows(const IntBlock& block, const PanelSums& sums) {
     thread_local Scratch sum_scratch;
     const IntProduct& product = block.product;
-    const PanelScales scales = scales_of(block, column, columns);
+    const PanelScales scales = scales_of(block, sums.column, sums.columns);
     IntDots dots{};
     dots.layout = &block.layout;
-    dots.columns = columns;
+    dots.columns = sums.columns;
     dots.offset = block.offset();
     dots.x_stride = block.x.stride;
-    dots.w = block.weights(column, 0);
+    dots.w = block.weights(sums.column, 0);
     dots.row_bytes = block.bytes_of(block.w.cols);
     dots.w_scale = scales.scale;
     dots.w_zero = scales.zero;
-    dots.width = width;
+    dots.width = round_up(sums.columns, product.lanes);
     dots.sums = sum_scratch.get<int32_t>(product.sums_of(block.layout, product.few_rows_max));
-    dots.c_stride = width;
-    for (int64_t r = 0; r < row_count; r += product.few_rows_max) {
-        dots.rows = std::min(product.few_rows_max, row_count - r);
-        dots.x = block.x.numbers + (row + r) * block.x.stride;
-        dots.x_scale = block.x.scale + (row + r) * block.layout.segments;
-        dots.x_sum = block.x.sums + (row + r) * block.layout.segments;
-        dots.c = c + r * width;
+    dots.c_stride = sums.c_stride;
+    for (int64_t r = 0; r < sums.row_count; r += product.few_rows_max) {
+        dots.rows = std::min(product.few_rows_max, sums.row_count - r);
+        dots.x = block.x.numbers + (sums.row + r) * block.x.stride;
+        dots.x_scale = block.x.scale + (sums.row + r) * block.layout.segments;
+        dots.x_sum = block.x.sums + (sums.row + r) * block.layout.segments;
+        dots.c = sums.c + r * sums.c_stride;
         product.dots(dots);
     }
 }
 
 /// The same with packed panels of w.
-void multiply_panels(const IntBlock& block, int64_t row, int64_t row_count, int64_t column,
-                     int64_t columns, float* c, int64_t width) {
+void multiply_panels(const IntBlock& block, const PanelSums& sums) {
     thread_local Scratch panel_scratch;
     const IntProduct& product = block.product;
-    const PanelScales scales = scales_of(block, column, columns);
+    const PanelScales scales = scales_of(block, sums.column, sums.columns);
     const int64_t k = block.w.cols;
     const int64_t depth = IntLayout::k_block;
-    auto* panel =
-        panel_scratch.get<int8_t>(width * std::min(round_up(k, IntLayout::x_block), depth));
+    auto* panel = panel_scratch.get<int8_t>(round_up(sums.columns, product.lanes) *
+                                            std::min(round_up(k, IntLayout::x_block), depth));
     IntTile tile{};
     tile.layout = &block.layout;
-    tile.columns = columns;
+    tile.columns = sums.columns;
     tile.offset = block.offset();
     tile.x_stride = block.x.stride;
     tile.panel = panel;
     tile.w_scale = scales.scale;
     tile.w_zero = scales.zero;
-    tile.c_stride = width;
+    tile.c_stride = sums.c_stride;
     for (int64_t start = 0; start < k; start += depth) {
         tile.cols = std::min(depth, k - start);
         tile.first_segment = start / block.layout.segment;
         tile.accumulate = start > 0;
-        product.pack_panel(block.layout.nibbles, block.weights(column, start), block.bytes_of(k),
-                           columns, block.bytes_of(tile.cols), panel);
-        for (int64_t r = 0; r < row_count; r += product.tile_rows) {
-            tile.rows = std::min(product.tile_rows, row_count - r);
-            tile.x = block.x.numbers + (row + r) * block.x.stride + start;
-            tile.x_scale = block.x.scale + (row + r) * block.layout.segments;
-            tile.x_sum = block.x.sums + (row + r) * block.layout.segments;
-            tile.c = c + r * width;
+        product.pack_panel(block.layout.nibbles, block.weights(sums.column, start),
+                           block.bytes_of(k), sums.columns, block.bytes_of(tile.cols), panel);
+        for (int64_t r = 0; r < sums.row_count; r += product.tile_rows) {
+            tile.rows = std::min(product.tile_rows, sums.row_count - r);
+            tile.x = block.x.numbers + (sums.row + r) * block.x.stride + start;
+            tile.x_scale = block.x.scale + (sums.row + r) * block.layout.segments;
+            tile.x_sum = block.x.sums + (sums.row + r) * block.layout.segments;
+            tile.c = sums.c + r * sums.c_stride;
             product.tile(tile);
         }
     }
 }
 
-void finish_rows(const IntBlock& block, int64_t row, int64_t row_count, int64_t column,
-                 int64_t columns, const float* c, int64_t width) {
-    const float* bias = block.epilogue.bias != nullptr ? block.epilogue.bias + column : nullptr;
-    for (int64_t r = 0; r < row_count; ++r) {
-        const int64_t at = (row + r) * block.out_stride + column;
-        const float* residual = block.residual != nullptr ? block.residual + at : nullptr;
-        block.leaves.epilogue(c + r * width, bias, block.epilogue.activation, block.epilogue.scale,
-                              residual, block.out + at, columns);
-    }
+/// Without columns every sum is 0.
+void multiply_nothing(const IntBlock& /*block*/, const PanelSums& sums) {
+    std::fill_n(sums.c, sums.row_count * sums.c_stride, 0.0f);
 }
 
-void multiply_block(const IntBlock& block) {
-    const int64_t width = block.product.panel_width;
-    const int64_t panels = pieces(block.w.rows, width);
-    // Few panels and many threads: the rows are cut as well.
-    const int64_t wanted = std::max<int64_t>(1, 4 * threads() / panels);
-    const int64_t piece = std::max(pieces(block.rows, wanted), 8 * block.product.tile_rows);
-    const int64_t row_pieces = pieces(block.rows, piece);
-    const bool serial = block.rows * block.w.rows * block.w.cols / 16 < worth_threads;
-    const bool few = block.rows <= 2 * block.product.few_rows_max;
-    for_each_item(panels * row_pieces, serial, [&](int64_t item) {
-        const int64_t column = item / row_pieces * width;
-        const int64_t columns = std::min(width, block.w.rows - column);
-        const int64_t row = item % row_pieces * piece;
-        const int64_t row_count = std::min(piece, block.rows - row);
-        const int64_t c_width = round_up(columns, block.product.lanes);
-        thread_local Scratch c_scratch;
-        auto* c = c_scratch.get<float>(row_count * c_width);
-        if (block.w.cols == 0) std::fill_n(c, row_count * c_width, 0.0f);
-        const auto multiply = few ? multiply_rows : multiply_panels;
-        if (block.w.cols > 0) multiply(block, row, row_count, column, columns, c, c_width);
-        finish_rows(block, row, row_count, column, columns, c, c_width);
-    });
+using Multiply = void (*)(const IntBlock&, const PanelSums&);
+
+Multiply multiply_for(const IntBlock& block, int64_t rows) {
+    if (block.w.cols == 0) return multiply_nothing;
+    return rows <= 2 * block.product.few_rows_max ? multiply_rows : multiply_panels;
 }
 
 }  // namespace
@@ -243,10 +214,11 @@ void linear_int(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
     for (int64_t r = 0; r < rows; r += most_rows) {
         const int64_t count = std::min(most_rows, rows - r);
         const IntRows packed = quantise_rows(product, layout, x + r * x_stride, count, x_stride);
-        const float* residual =
-            epilogue.residual != nullptr ? epilogue.residual + r * out_stride : nullptr;
-        multiply_block({product, leaves, layout, w, epilogue, packed, count, residual,
-                        out + r * out_stride, out_stride});
+        const IntBlock block{product, layout, w, packed};
+        const Multiply multiply = multiply_for(block, count);
+        for_each_panel(LinearOutput::of_rows(leaves, w, epilogue, out, out_stride, r, count),
+                       product.panel_width, product.tile_rows,
+                       [&](const PanelSums& sums) { multiply(block, sums); });
     }
 }
 

@@ -6,17 +6,6 @@
 namespace mllama::cpu {
 namespace {
 
-float float_at(const void* data, DType dtype, int64_t i) {
-    switch (dtype) {
-        case DType::bf16:
-            return bf16_to_f32(static_cast<const uint16_t*>(data)[i]);
-        case DType::f16:
-            return f16_to_f32(static_cast<const uint16_t*>(data)[i]);
-        default:
-            return static_cast<const float*>(data)[i];
-    }
-}
-
 int32_t nibble(uint32_t word, int64_t i) {
     return static_cast<int32_t>(word >> (4 * i) & 15u);
 }
@@ -24,8 +13,8 @@ int32_t nibble(uint32_t word, int64_t i) {
 }  // namespace
 
 float scale_of(const Groups& groups, int64_t row, int64_t group) {
-    return float_at(groups.scale, groups.scale_dtype,
-                    row * groups.scale_row + group * groups.scale_group);
+    return float_element(groups.scale, groups.scale_dtype,
+                         row * groups.scale_row + group * groups.scale_group);
 }
 
 int32_t zero_of(const Groups& groups, int64_t row, int64_t group) {
@@ -36,7 +25,8 @@ int32_t zero_of(const Groups& groups, int64_t row, int64_t group) {
 }
 
 float block_scale(const Groups& groups, int64_t block) {
-    if (groups.scale_dtype != DType::u8) return float_at(groups.scale, groups.scale_dtype, block);
+    if (groups.scale_dtype != DType::u8)
+        return float_element(groups.scale, groups.scale_dtype, block);
     const uint8_t code = static_cast<const uint8_t*>(groups.scale)[block];
     return groups.nested_code[code] * groups.nested_scale[block / groups.nested_size] +
            groups.nested_offset;
@@ -59,7 +49,7 @@ const std::array<float, 256>& f8_values() {
 struct PlainNumbers {
     const Matrix& w;
     int64_t row;
-    float number(int64_t col) const { return float_at(w.data, w.dtype, row * w.stride + col); }
+    float number(int64_t col) const { return float_element(w.data, w.dtype, row * w.stride + col); }
 };
 
 struct Int8Numbers {
@@ -159,7 +149,7 @@ void decode_row(const Matrix& w, int64_t row, int64_t first, int64_t count, DTyp
         case Coding::int8:
             return groups(Int8Numbers{reinterpret_cast<const int8_t*>(bytes) + row * w.cols});
         case Coding::int4:
-            return groups(Int4Numbers{bytes + row * ((w.cols + 7) / 8 * 4)});
+            return groups(Int4Numbers{bytes + row * int4_words(w.cols) * 4});
         case Coding::int4_by_column:
             return groups(Int4ColumnNumbers{static_cast<const int32_t*>(w.data) + row, w.rows});
         case Coding::fp8:

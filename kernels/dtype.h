@@ -106,4 +106,16 @@ inline uint16_t f32_to_f16(float value) {
     return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
+/// Element i of an array of f32, bf16 or f16.
+inline float float_element(const void* data, DType dtype, int64_t i) {
+    switch (dtype) {
+        case DType::bf16:
+            return bf16_to_f32(static_cast<const uint16_t*>(data)[i]);
+        case DType::f16:
+            return f16_to_f32(static_cast<const uint16_t*>(data)[i]);
+        default:
+            return static_cast<const float*>(data)[i];
+    }
+}
+
 }  // namespace mllama

@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "kernels/dtype.h"
+#include "kernels/rounding.h"
 
 namespace mllama {
 
@@ -39,20 +40,17 @@ struct KvLayout {
     [[nodiscard]] constexpr int64_t unit() const { return unit_bytes / dtype_size(dtype); }
     /// Rows of units in a block of one head. A key's elements behind head_dim, up to whole units,
     /// are 0.
-    [[nodiscard]] constexpr int64_t key_rows() const { return (head_dim + unit() - 1) / unit(); }
+    [[nodiscard]] constexpr int64_t key_rows() const { return pieces(head_dim, unit()); }
     [[nodiscard]] constexpr int64_t value_rows() const { return block / unit(); }
     /// Parts that head_dim is cut into for values, equal but for the last, and the columns of one:
     /// whole vectors. Columns behind head_dim are undefined.
-    [[nodiscard]] constexpr int64_t value_parts() const { return (head_dim + block - 1) / block; }
+    [[nodiscard]] constexpr int64_t value_parts() const { return pieces(head_dim, block); }
     [[nodiscard]] constexpr int64_t part_width() const {
-        const int64_t width = (head_dim + value_parts() - 1) / value_parts();
-        return (width + widest_vector - 1) / widest_vector * widest_vector;
+        return round_up(pieces(head_dim, value_parts()), widest_vector);
     }
 
     /// Blocks that hold so many keys.
-    [[nodiscard]] static constexpr int64_t blocks(int64_t keys) {
-        return (keys + block - 1) / block;
-    }
+    [[nodiscard]] static constexpr int64_t blocks(int64_t keys) { return pieces(keys, block); }
     /// Units of one head's keys or values in a block.
     [[nodiscard]] constexpr int64_t key_units() const { return key_rows() * block; }
     [[nodiscard]] constexpr int64_t value_units() const { return value_parts() * part_units(); }

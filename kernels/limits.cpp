@@ -151,16 +151,16 @@ Limits LimitProbe::measure() const {
 double read_gb_s(std::span<const MemoryPart> parts) {
     int64_t bytes = 0;
     for (const MemoryPart& part : parts) bytes += part.bytes;
-    const int64_t pieces = parts_of_a_thread * threads();
-    std::vector<float> sums(static_cast<size_t>(pieces));
+    const int64_t shares = parts_of_a_thread * threads();
+    std::vector<float> sums(static_cast<size_t>(shares));
     double best = 0;
     for (const auto read_sum : table().read_sum) {
         const double seconds = best_seconds(2, [&] {
             for (const MemoryPart& part : parts) {
                 const auto* from = static_cast<const float*>(part.data);
                 const int64_t floats = part.bytes / int64_t{sizeof(float)};
-                const int64_t piece = (floats + pieces - 1) / pieces;
-                parallel_for(pieces, [&](int64_t i) {
+                const int64_t piece = pieces(floats, shares);
+                parallel_for(shares, [&](int64_t i) {
                     const int64_t begin = std::min(i * piece, floats);
                     sums[static_cast<size_t>(i)] +=
                         read_sum(from + begin, std::min(piece, floats - begin));

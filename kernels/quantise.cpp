@@ -87,7 +87,7 @@ class Group {
         : loops_(loops),
           low_(static_cast<float>(levels.low)),
           high_(static_cast<float>(levels.high)),
-          x_(static_cast<size_t>((group_size + parts - 1) / parts * parts)),
+          x_(static_cast<size_t>(round_up(group_size, parts))),
           importance_(x_.size()),
           q_(x_.size()) {}
 

@@ -10,14 +10,7 @@
 namespace mllama::reference {
 
 double element(const void* data, DType dtype, int64_t i) {
-    switch (dtype) {
-        case DType::bf16:
-            return bf16_to_f32(static_cast<const uint16_t*>(data)[i]);
-        case DType::f16:
-            return f16_to_f32(static_cast<const uint16_t*>(data)[i]);
-        default:
-            return static_cast<const float*>(data)[i];
-    }
+    return float_element(data, dtype, i);
 }
 
 namespace {
@@ -30,7 +23,7 @@ double number(const Matrix& w, int64_t row, int64_t col) {
         case Coding::int8:
             return static_cast<const int8_t*>(w.data)[row * w.cols + col];
         case Coding::int4:
-            return static_cast<uint32_t>(words[row * ((w.cols + 7) / 8) + col / 8]) >>
+            return static_cast<uint32_t>(words[row * int4_words(w.cols) + col / 8]) >>
                        (4 * (col % 8)) &
                    15u;
         case Coding::int4_by_column:

@@ -60,7 +60,7 @@ std::vector<SafetensorsWriter::Entry> entries_of(const Item& item) {
     if (item.format->coding == Coding::int8) {
         entries.push_back({name, DType::i8, {rows, cols}});
     } else {
-        entries.push_back({name + "_packed", DType::i32, {rows, (cols + 7) / 8}});
+        entries.push_back({name + "_packed", DType::i32, {rows, int4_words(cols)}});
         entries.push_back({name + "_shape", DType::i64, {2}});
     }
     return entries;

@@ -56,7 +56,7 @@ Weight empty_weight(int64_t rows, int64_t cols, const QuantisedFormat& format) {
     if (format.coding == Coding::int8) {
         weight.data = in_huge_pages({rows, cols}, DType::i8);
     } else {
-        weight.data = in_huge_pages({rows, (cols + nibbles - 1) / nibbles}, DType::i32);
+        weight.data = in_huge_pages({rows, int4_words(cols)}, DType::i32);
         weight.zero_add = 8;
     }
     return weight;
