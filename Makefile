@@ -47,7 +47,7 @@ lint:
 
 format:
 	@.ci/packages lint
-	@git ls-files '*.cpp' '*.h' | xargs clang-format-14 -i
+	@git ls-files '*.cpp' '*.h' '*.cu' | xargs clang-format-14 -i
 
 install: build
 	@cmake --install $(BUILD) $(if $(PREFIX),--prefix $(abspath $(PREFIX)))

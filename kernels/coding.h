@@ -37,7 +37,7 @@ constexpr int64_t int4_words(int64_t cols) {
 
 /// An element of 8 bits: 1 sign, 4 exponent (bias 7), 3 fraction bits; no infinities, 0x7F is NaN
 /// ("FP8 formats for deep learning", Micikevicius et al. 2022).
-inline float f8_e4m3_to_f32(uint8_t bits) {
+constexpr float f8_e4m3_to_f32(uint8_t bits) {
     const uint32_t sign = static_cast<uint32_t>(bits & 0x80u) << 24;
     const uint32_t magnitude = bits & 0x7Fu;
     if (magnitude == 0x7F) return std::bit_cast<float>(sign | 0x7FC00000u);

@@ -196,16 +196,6 @@ Multiply multiply_for(const IntBlock& block, int64_t rows) {
 
 }  // namespace
 
-bool multiplies_integers(const Matrix& w, Compute compute) {
-    if (compute != Compute::int8 || w.groups.of_column != nullptr) return false;
-    if (w.cols > 1 && w.groups.scale_group != 1 && w.groups.size < w.cols) return false;
-    const int64_t size = w.groups.size;
-    if (w.coding == Coding::int8)
-        return size >= w.cols && w.groups.zero == nullptr && w.groups.zero_add == 0;
-    if (w.coding != Coding::int4) return false;
-    return size == 32 || size == 64 || size % 128 == 0 || size == w.cols;
-}
-
 void linear_int(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
                 const Epilogue& epilogue, float* out, int64_t out_stride) {
     const Table& leaves = table();

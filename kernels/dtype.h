@@ -67,19 +67,19 @@ constexpr bool is_float(DType dtype) {
 }
 
 /// bfloat16 is the upper half of a float32.
-inline float bf16_to_f32(uint16_t bits) {
+constexpr float bf16_to_f32(uint16_t bits) {
     return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }
 
 /// Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
-inline uint16_t f32_to_bf16(float value) {
+constexpr uint16_t f32_to_bf16(float value) {
     const auto bits = std::bit_cast<uint32_t>(value);
     if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
     return static_cast<uint16_t>((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16);
 }
 
 /// IEEE binary16: 1 sign, 5 exponent (bias 15), 10 fraction bits.
-inline float f16_to_f32(uint16_t half) {
+constexpr float f16_to_f32(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
     const uint32_t exponent = (half >> 10) & 0x1Fu;
     const uint32_t fraction = half & 0x3FFu;
@@ -92,7 +92,7 @@ inline float f16_to_f32(uint16_t half) {
 }
 
 /// Rounds to nearest, ties to even; overflow gives infinity, a NaN stays a NaN.
-inline uint16_t f32_to_f16(float value) {
+constexpr uint16_t f32_to_f16(float value) {
     const auto bits = std::bit_cast<uint32_t>(value);
     const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
     const uint32_t magnitude = bits & 0x7FFFFFFFu;
@@ -107,7 +107,7 @@ inline uint16_t f32_to_f16(float value) {
 }
 
 /// Element i of an array of f32, bf16 or f16.
-inline float float_element(const void* data, DType dtype, int64_t i) {
+constexpr float float_element(const void* data, DType dtype, int64_t i) {
     switch (dtype) {
         case DType::bf16:
             return bf16_to_f32(static_cast<const uint16_t*>(data)[i]);

@@ -102,7 +102,7 @@ float quantise(const float* x, int64_t n, int8_t* numbers) {
         finite = finite && std::isfinite(x[i]);
         largest = std::max(largest, std::fabs(x[i]));
     }
-    const bool zeros = !finite || largest < cpu::smallest_quantised;
+    const bool zeros = !finite || largest < smallest_quantised;
     for (int64_t i = 0; i < n; ++i) {
         numbers[i] =
             zeros ? int8_t{0} : static_cast<int8_t>(std::nearbyint(x[i] * (127.0f / largest)));
@@ -116,7 +116,7 @@ namespace {
 /// A row of x as the products with w see it.
 std::vector<double> factors(const float* x, const Matrix& w, Compute compute) {
     std::vector<double> result(static_cast<size_t>(w.cols));
-    if (!cpu::multiplies_integers(w, compute)) {
+    if (!multiplies_integers(w, compute)) {
         for (size_t k = 0; k < result.size(); ++k) result[k] = factor(x[k], compute);
         return result;
     }
@@ -137,7 +137,7 @@ namespace {
 
 /// The sum of a row of factors of x times row n of w.
 double product(const std::vector<double>& row, const Matrix& w, int64_t n, Compute compute) {
-    const bool integers = cpu::multiplies_integers(w, compute);
+    const bool integers = multiplies_integers(w, compute);
     double sum = 0.0;
     for (int64_t k = 0; k < w.cols; ++k) {
         const double value = weight(w, n, k);
@@ -200,7 +200,7 @@ double kv_element(const void* data, const float* scales, const KvLayout& layout,
     return double{scales[layout.scale_index(head, key)]} * static_cast<const int8_t*>(data)[index];
 }
 
-bool sees(const cpu::Visibility& visible, int64_t query, int64_t key) {
+bool sees(const Visibility& visible, int64_t query, int64_t key) {
     if (visible.causal_from >= 0) return key <= visible.causal_from + query;
     if (visible.first == nullptr) return true;
     for (int64_t i = visible.first[query]; i < visible.first[query + 1]; ++i) {

@@ -5,16 +5,10 @@
 
 #include <cstdint>
 
-#include "kernels/cpu_ops.h"
+#include "kernels/arguments.h"
 #include "kernels/dtype.h"
 
 namespace mllama::reference {
-
-using cpu::Activation;
-using cpu::Attention;
-using cpu::Compute;
-using cpu::Epilogue;
-using cpu::Matrix;
 
 /// Element i of an array of f32, bf16 or f16.
 double element(const void* data, DType dtype, int64_t i);

@@ -59,14 +59,14 @@ const float* data_or_null(const Tensor& x) {
 }
 
 /// The arguments that attention and attention_weights share.
-cpu::Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
-                              const Tensor& key_bias, Visibility visible) {
+Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
+                         const Tensor& key_bias, Visibility visible) {
     const KvLayout layout{kv.k.dim(1), shape.head_dim, kv.k.dtype()};
     assert(is_f32(q) && is_kv_type(layout.dtype) && q.cols() % shape.head_dim == 0);
     assert(kv.k.dim(0) * KvLayout::block >= kv.keys && kv.k.contiguous());
     assert(kv.k.shape() == KeysValues::key_shape(layout, kv.k.dim(0) * KvLayout::block));
     assert(is_vector_or_none(key_bias, kv.keys));
-    cpu::Attention args;
+    Attention args;
     args.q = q.data<float>();
     args.k = kv.k.data();
     args.kv_dtype = layout.dtype;
@@ -96,7 +96,7 @@ void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Comp
     assert(!options.residual.defined() ||
            (options.residual.rows() == out.rows() && options.residual.cols() == out.cols() &&
             options.residual.row_stride() == out.row_stride()));
-    cpu::Epilogue epilogue;
+    Epilogue epilogue;
     epilogue.bias = data_or_null(options.bias);
     epilogue.activation = options.activation;
     epilogue.scale = options.scale;
@@ -131,7 +131,7 @@ void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin) {
 
 void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                const Tensor& key_bias, Visibility visible, Compute compute, Tensor& out) {
-    cpu::Attention args = attention_args(q, kv, shape, key_bias, visible);
+    Attention args = attention_args(q, kv, shape, key_bias, visible);
     assert(is_f32(out) && out.rows() == q.rows() && out.cols() == q.cols());
     assert(kv.v.dtype() == kv.k.dtype() && kv.v.contiguous());
     assert(kv.v.shape() == KeysValues::value_shape(args.layout(), kv.k.dim(0) * KvLayout::block));
@@ -145,7 +145,7 @@ void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shap
 
 void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                        const Tensor& key_bias, Visibility visible, Tensor& weights) {
-    const cpu::Attention args = attention_args(q, kv, shape, key_bias, visible);
+    const Attention args = attention_args(q, kv, shape, key_bias, visible);
     assert(is_f32(weights) && weights.contiguous());
     assert(weights.numel() == args.heads * args.queries * args.keys);
     cpu::attention_weights(args, weights.data<float>());

@@ -16,13 +16,8 @@
 
 namespace mllama {
 
-using cpu::Activation;
-using cpu::Compute;
-using cpu::KeyRange;
-
 /// Which keys each query may see, as a rule: a (queries, keys) array is never made. {}: every query
 /// sees every key.
-using cpu::Visibility;
 
 /// Query i sees the keys [0, first + i]: the queries of a text of which `first` tokens are already
 /// there.

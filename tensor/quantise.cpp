@@ -30,7 +30,7 @@ void pack_nibbles(const int8_t* q, int64_t cols, int32_t* words) {
 }
 
 /// Throws about the first element of a row that is not finite.
-[[noreturn]] void fail_not_finite(const cpu::Matrix& plain, int64_t row, int64_t first_row) {
+[[noreturn]] void fail_not_finite(const Matrix& plain, int64_t row, int64_t first_row) {
     std::vector<float> numbers(static_cast<size_t>(plain.cols));
     cpu::decode_row(plain, row, 0, plain.cols, DType::f32, numbers.data());
     const auto bad =
@@ -88,7 +88,7 @@ Weight quantised(const Tensor& plain, const QuantisedFormat& format,
     Weight weight = empty_weight(rows, cols, format);
     if (rows == 0 || cols == 0) return weight;
 
-    const cpu::Matrix from = Weight(plain).matrix();
+    const Matrix from = Weight(plain).matrix();
     const float* columns = importance.empty() ? nullptr : importance.data();
     const int64_t groups = weight.scale.cols(), words = weight.data.cols();
     auto* scales = weight.scale.data<uint16_t>();

@@ -50,8 +50,8 @@ std::string Weight::description() const {
     return text + ")";
 }
 
-cpu::Matrix Weight::matrix() const {
-    cpu::Matrix m{data.data(), data.dtype(), rows, cols, data.row_stride(), coding, {}};
+Matrix Weight::matrix() const {
+    Matrix m{data.data(), data.dtype(), rows, cols, data.row_stride(), coding, {}};
     if (coding == Coding::plain) return m;
     const auto floats = [](const Tensor& t) { return t.defined() ? t.data<float>() : nullptr; };
     const auto words = [](const Tensor& t) { return t.defined() ? t.data<int32_t>() : nullptr; };
@@ -80,7 +80,7 @@ Tensor decoded(const Weight& weight, DType dtype) {
     assert(dtype == DType::f32 || dtype == DType::bf16);
     Tensor result = Tensor::empty({weight.rows, weight.cols}, dtype);
     auto* to = static_cast<std::byte*>(result.data());
-    const cpu::Matrix m = weight.matrix();
+    const Matrix m = weight.matrix();
     ops::parallel_for(weight.rows, [&](int64_t row) {
         cpu::decode_row(m, row, 0, weight.cols, dtype, to + row * weight.cols * dtype_size(dtype));
     });

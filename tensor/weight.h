@@ -46,7 +46,7 @@ struct Weight {
     /// row)", "nf4 (blocks of 64, scales in 8 bits)".
     [[nodiscard]] std::string description() const;
     /// For the kernels; valid as long as the tensors are.
-    [[nodiscard]] cpu::Matrix matrix() const;
+    [[nodiscard]] Matrix matrix() const;
 };
 
 /// The same numbers as a plain matrix (rows, cols) of f32 or bf16.

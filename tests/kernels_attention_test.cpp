@@ -16,10 +16,6 @@
 namespace mllama::test {
 namespace {
 
-using cpu::Attention;
-using cpu::Compute;
-using cpu::KeyRange;
-
 struct Shape {
     int64_t queries, keys, heads, kv_heads, head_dim;
 };

@@ -16,9 +16,6 @@
 namespace mllama::test {
 namespace {
 
-using cpu::Compute;
-using cpu::Matrix;
-
 /// Bytes behind which nothing may be read.
 class GuardedBytes {
   public:

@@ -15,9 +15,6 @@
 namespace mllama::test {
 namespace {
 
-using cpu::Compute;
-using cpu::Matrix;
-
 int64_t pieces(int64_t n, int64_t size) {
     return (n + size - 1) / size;
 }

@@ -14,11 +14,6 @@
 namespace mllama::test {
 namespace {
 
-using cpu::Activation;
-using cpu::Compute;
-using cpu::Epilogue;
-using cpu::Matrix;
-
 /// How weights are cut into groups.
 struct Kind {
     Coding coding;
@@ -96,7 +91,7 @@ void check_product(int64_t rows, int64_t k, int64_t n, const Kind& kind) {
     CAPTURE(kind.zeros);
     CAPTURE(static_cast<int>(kind.coding));
     const Problem p(rows, k, n, kind, static_cast<uint32_t>(rows + 31 * k + 1000 * n));
-    REQUIRE(cpu::multiplies_integers(p.w, Compute::int8));
+    REQUIRE(multiplies_integers(p.w, Compute::int8));
     const int64_t out_stride = n + 2;
     std::vector<float> found(static_cast<size_t>(rows * out_stride), 7.0f), expected = found;
     cpu::linear(p.x_data(), rows, p.x_stride, p.w, {}, Compute::int8, found.data(), out_stride);
@@ -209,22 +204,22 @@ TEST_CASE("multiplies_integers_leaves_other_groups_to_decoding") {
     w.groups.scale_group = 1;
     for (const int64_t size : {32, 64, 128, 256, 512, 1024}) {
         w.groups.size = size;
-        CHECK(cpu::multiplies_integers(w, Compute::int8));
-        CHECK(!cpu::multiplies_integers(w, Compute::bf16));
+        CHECK(multiplies_integers(w, Compute::int8));
+        CHECK(!multiplies_integers(w, Compute::bf16));
     }
     for (const int64_t size : {8, 16, 48, 96, 192}) {
         w.groups.size = size;
-        CHECK(!cpu::multiplies_integers(w, Compute::int8));
+        CHECK(!multiplies_integers(w, Compute::int8));
     }
     w.groups.size = 128;
     const int32_t order[1] = {0};
     w.groups.of_column = order;
-    CHECK(!cpu::multiplies_integers(w, Compute::int8));
+    CHECK(!multiplies_integers(w, Compute::int8));
     w.groups.of_column = nullptr;
     w.coding = Coding::int8;
-    CHECK(!cpu::multiplies_integers(w, Compute::int8));
+    CHECK(!multiplies_integers(w, Compute::int8));
     w.groups.size = 512;
-    CHECK(cpu::multiplies_integers(w, Compute::int8));
+    CHECK(multiplies_integers(w, Compute::int8));
 }
 
 }  // namespace mllama::test

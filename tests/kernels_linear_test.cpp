@@ -14,11 +14,6 @@
 namespace mllama::test {
 namespace {
 
-using cpu::Activation;
-using cpu::Compute;
-using cpu::Epilogue;
-using cpu::Matrix;
-
 /// The factors of a product. x (rows, k) with rows x_stride apart, w (n, k) with rows w_stride
 /// apart.
 struct Problem {

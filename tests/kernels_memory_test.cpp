@@ -20,7 +20,7 @@ TEST_CASE("second_call_of_the_same_sizes_allocates_nothing") {
             std::vector<float> x = Numbers(1).floats(rows * k), out(static_cast<size_t>(rows * n));
             const std::vector<float> kv = Numbers(2).floats(KvLayout::blocks(keys) * 64 * k);
             const Typed w(Numbers(3).floats(n * k), DType::bf16);
-            cpu::Attention args;
+            Attention args;
             args.q = x.data();
             args.k = kv.data();
             args.v = kv.data();
@@ -32,12 +32,12 @@ TEST_CASE("second_call_of_the_same_sizes_allocates_nothing") {
             args.q_stride = args.out_stride = k;
             const auto step = [&] {
                 cpu::rms_norm(x.data(), rows, k, kv.data(), DType::f32, 1e-5f, x.data());
-                cpu::linear(x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {},
-                            cpu::Compute::bf16, out.data(), n);
-                cpu::linear(x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {},
-                            cpu::Compute::f32, out.data(), n);
-                cpu::attention(args, cpu::Compute::bf16);
-                cpu::activate(out.data(), rows * n, cpu::Activation::gelu);
+                cpu::linear(x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {}, Compute::bf16,
+                            out.data(), n);
+                cpu::linear(x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {}, Compute::f32,
+                            out.data(), n);
+                cpu::attention(args, Compute::bf16);
+                cpu::activate(out.data(), rows * n, Activation::gelu);
             };
             step();
             const int64_t counted_before = allocations;

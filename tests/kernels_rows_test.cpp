@@ -16,8 +16,6 @@
 namespace mllama::test {
 namespace {
 
-using cpu::Activation;
-
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};

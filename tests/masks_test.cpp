@@ -36,7 +36,7 @@ std::vector<std::vector<bool>> dense_image_mask(const std::vector<bool>& is_imag
 }
 
 bool sees(const KeyVisibility& visible, int64_t query, int64_t key) {
-    const cpu::Visibility view = visible.of_all();
+    const Visibility view = visible.of_all();
     for (int64_t r = view.first[query]; r < view.first[query + 1]; ++r) {
         if (key >= view.ranges[r].begin && key < view.ranges[r].end) return true;
     }

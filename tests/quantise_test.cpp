@@ -245,7 +245,7 @@ TEST_CASE("quantised_weight_reads_back_as_its_codes_and_scales_say") {
             for (const QuantisedFormat& format :
                  {int8_rows, int4_of(0), int4_of(cols % 32 == 0 ? 32 : 0)}) {
                 const Weight weight = quantised(plain, format);
-                const cpu::Matrix coded = weight.matrix();
+                const Matrix coded = weight.matrix();
                 const cpu::Levels levels =
                     format.coding == Coding::int8 ? cpu::int8_levels : cpu::int4_levels;
                 for (int64_t row = 0; row < 9; ++row) {

@@ -119,7 +119,7 @@ struct AttentionProblem {
 /// What the reference makes of one query.
 std::vector<float> reference_query(const AttentionProblem& p, const Tensor& q, const KeysValues& kv,
                                    int64_t query, Compute compute) {
-    cpu::Attention args;
+    Attention args;
     args.q = q.data<float>() + query * q.cols();
     args.k = kv.k.data();
     args.v = kv.v.data();

@@ -19,7 +19,7 @@ constexpr const char* vision_tower = "vision_model.";
 Rows attend(const Rows& q, const Rows& k, const Rows& v, int64_t head_dim, Visibility visible,
             Compute compute, DType kv_dtype) {
     Rows out(q.count, q.width);
-    cpu::Attention args;
+    Attention args;
     args.q = q.values.data();
     args.queries = q.count;
     args.keys = k.count;
@@ -58,11 +58,11 @@ Rows ReferenceModel::linear(const std::string& name, const Rows& x, int64_t out_
     const WeightLoader& loader = name.starts_with("vision_model.") ? vision_ : text_;
     const Linear layer = with_bias ? loader.linear_with_bias(name, out_features, x.width)
                                    : loader.linear(name, out_features, x.width);
-    cpu::Epilogue epilogue;
+    Epilogue epilogue;
     epilogue.bias = with_bias ? layer.bias.data<float>() : nullptr;
     epilogue.activation = activation;
     Rows out(x.count, out_features);
-    const cpu::Matrix matrix = layer.weight.matrix();
+    const Matrix matrix = layer.weight.matrix();
     ops::parallel_for(x.count, [&](int64_t r) {  // the only haste
         reference::linear(x.row(r), 1, x.width, matrix, epilogue, layer.compute, out.row(r),
                           out.width);

@@ -1,0 +1,93 @@
+// What operations are told: matrices, epilogues, masks and the arguments of attention, the same for
+// every device. Pointers are to memory of the device that computes.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/coding.h"
+#include "kernels/dtype.h"
+#include "kernels/kv_layout.h"
+
+namespace mllama {
+
+/// What the factors of products are rounded to. f32: not at all; bf16: both are bfloat16; sums are
+/// float32 in either case. int8 (linear layers with weights in int8 or int4): the weights are the
+/// integers that they are stored as, and every row of x is rounded to integers of 8 bits with a
+/// scale of its own (int8), or one for each 128 columns (int4); see reference::quantise.
+enum class Compute { f32, bf16, int8 };
+
+/// A row whose largest magnitude is below this is taken as zeros when it is rounded to integers.
+inline constexpr float smallest_quantised = 0x1p-100f;
+
+/// gelu is the erf form, gelu_tanh its tanh approximation, quick_gelu x * sigmoid(1.702 x).
+enum class Activation { none, gelu, gelu_tanh, quick_gelu, silu, relu };
+
+/// A matrix as it lies in memory. Plain ones are f32, bf16 or f16, rows contiguous and `stride`
+/// elements apart; coded ones lie as `Coding` says, without gaps.
+struct Matrix {
+    const void* data = nullptr;
+    DType dtype = DType::f32;  ///< of the elements of a plain matrix
+    int64_t rows = 0;
+    int64_t cols = 0;
+    int64_t stride = 0;
+    Coding coding = Coding::plain;
+    Groups groups{};
+};
+
+/// Whether linear multiplies integers: Compute::int8, and weights in int8 with a scale a row, or in
+/// int4 with groups of 32, 64, a multiple of 128 neighbouring columns or a whole row. All others
+/// are decoded, and multiplied as bfloat16.
+inline bool multiplies_integers(const Matrix& w, Compute compute) {
+    if (compute != Compute::int8 || w.groups.of_column != nullptr) return false;
+    if (w.cols > 1 && w.groups.scale_group != 1 && w.groups.size < w.cols) return false;
+    const int64_t size = w.groups.size;
+    if (w.coding == Coding::int8)
+        return size >= w.cols && w.groups.zero == nullptr && w.groups.zero_add == 0;
+    if (w.coding != Coding::int4) return false;
+    return size == 32 || size == 64 || size % 128 == 0 || size == w.cols;
+}
+
+/// What happens to each row of a product before it is stored: residual + scale * activation(product + bias).
+struct Epilogue {
+    const float* bias = nullptr;  ///< (out_features), or none
+    Activation activation = Activation::none;
+    float scale = 1.0f;
+    const float* residual =
+        nullptr;  ///< (rows, out_features), rows out_stride apart; may be the output itself; or none
+};
+
+/// Keys [begin, end).
+struct KeyRange {
+    int64_t begin = 0;
+    int64_t end = 0;
+};
+
+/// A mask as a rule: which keys each query sees. Never an array of queries x keys. Either all keys,
+/// or (`causal_from`) query i sees the keys [0, causal_from + i], or (`first`) sorted disjoint
+/// ranges: query i sees ranges[first[i]] ... ranges[first[i + 1] - 1].
+struct Visibility {
+    const int64_t* first = nullptr;  ///< (queries + 1), or none
+    const KeyRange* ranges = nullptr;
+    int64_t causal_from = -1;  ///< -1: not causal
+};
+
+/// softmax(scale q k^T + key_bias, over the visible keys) v, grouped heads: query head h uses key
+/// head h / (heads / kv_heads).
+struct Attention {
+    const float* q = nullptr;     ///< (queries, heads, head_dim), rows q_stride elements apart
+    const void* k = nullptr;      ///< keys in blocks, see kv_layout.h
+    const void* v = nullptr;      ///< values in blocks; finite at every key, seen or not
+    float* out = nullptr;         ///< (queries, heads, head_dim), rows out_stride elements apart
+    DType kv_dtype = DType::f32;  ///< f32, bf16, f16 or i8
+    const float* k_scales = nullptr;  ///< of i8, in blocks; else none
+    const float* v_scales = nullptr;
+    int64_t queries = 0, keys = 0, heads = 0, kv_heads = 0, head_dim = 0;
+    int64_t q_stride = 0, out_stride = 0;
+    float scale = 1.0f;               ///< above 0
+    const float* key_bias = nullptr;  ///< (keys) added to every query's logits, or none
+    Visibility visible;
+
+    [[nodiscard]] KvLayout layout() const { return {kv_heads, head_dim, kv_dtype}; }
+};
+
+}  // namespace mllama

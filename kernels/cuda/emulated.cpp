@@ -1,0 +1,236 @@
+// Fibers of one block at a time: POSIX contexts, one for each thread of the block.
+#include "kernels/cuda/emulated.h"
+
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <exception>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "kernels/cuda/order.h"
+#include "kernels/error.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace mllama::cuda::emulated {
+namespace {
+
+constexpr size_t stack_bytes = size_t{128} << 10;
+constexpr unsigned most_threads = 1024;
+
+enum class State { ready, at_block_barrier, at_exchange, done };
+
+struct Fiber {
+    ucontext_t context{};
+    State state = State::done;
+    unsigned exchanges = 0;  // so far: the parity says which buffer the next one uses
+    void* fake_stack = nullptr;
+};
+
+/// Stacks with a page behind each that may not be touched: an overflow is a fault, not a riddle.
+class Stacks {
+  public:
+    Stacks() {
+        const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+        stride_ = stack_bytes + page;
+        void* memory = ::mmap(nullptr, stride_ * most_threads, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) fail("emulated CUDA: no memory for stacks");
+        memory_ = static_cast<std::byte*>(memory);
+        for (unsigned i = 0; i < most_threads; ++i)
+            ::mprotect(memory_ + i * stride_, page, PROT_NONE);
+    }
+    [[nodiscard]] std::byte* of(unsigned thread) const {
+        return memory_ + (thread + 1) * stride_ - stack_bytes;
+    }
+
+  private:
+    size_t stride_;
+    std::byte* memory_;
+};
+
+/// Of the block that runs. One block at a time in the process: kernels are launched by one thread.
+struct Block {
+    const char* name = "";
+    const std::function<void()>* kernel = nullptr;
+    std::vector<Fiber> fibers;
+    unsigned running = 0;
+    ucontext_t scheduler{};
+    void* scheduler_fake_stack = nullptr;
+    const void* scheduler_stack = nullptr;
+    size_t scheduler_stack_bytes = 0;
+    std::vector<std::byte> exchanged;  // (2, warps, 32, exchange_bytes)
+    std::unique_ptr<std::byte[]> shared;
+    std::exception_ptr error;
+    bool reversed = false;
+};
+
+Block block;
+
+// AddressSanitizer is told which stack is used.
+
+void before_switch([[maybe_unused]] void** keep, [[maybe_unused]] const void* stack,
+                   [[maybe_unused]] size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_start_switch_fiber(keep, stack, bytes);
+#endif
+}
+
+void after_switch([[maybe_unused]] void* kept, [[maybe_unused]] const void** old_stack,
+                  [[maybe_unused]] size_t* old_bytes) {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(kept, old_stack, old_bytes);
+#endif
+}
+
+const Stacks& stacks() {
+    static const Stacks all;
+    return all;
+}
+
+/// Back to the scheduler until this fiber may go on.
+void wait_as(State state) {
+    Fiber& fiber = block.fibers[block.running];
+    fiber.state = state;
+    const bool last = state == State::done;
+    before_switch(last ? nullptr : &fiber.fake_stack, block.scheduler_stack,
+                  block.scheduler_stack_bytes);
+    ::swapcontext(&fiber.context, &block.scheduler);
+    after_switch(fiber.fake_stack, nullptr, nullptr);
+}
+
+void fiber_main() {
+    after_switch(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
+    try {
+        (*block.kernel)();
+    } catch (...) {
+        block.error = std::current_exception();
+    }
+    wait_as(State::done);
+}
+
+void resume(unsigned thread) {
+    Fiber& fiber = block.fibers[thread];
+    block.running = thread;
+    threadIdx = dim3(thread);
+    before_switch(&block.scheduler_fake_stack, stacks().of(thread), stack_bytes);
+    ::swapcontext(&block.scheduler, &fiber.context);
+    after_switch(block.scheduler_fake_stack, nullptr, nullptr);
+}
+
+bool all_in(State state, unsigned begin, unsigned end) {
+    return std::all_of(block.fibers.begin() + begin, block.fibers.begin() + end,
+                       [&](const Fiber& f) { return f.state == state; });
+}
+
+void release_fibers(unsigned begin, unsigned end) {
+    for (unsigned i = begin; i < end; ++i) block.fibers[i].state = State::ready;
+}
+
+/// Lets go whoever has all the company that it waits for. False: nobody.
+bool release_waiting() {
+    const auto threads = static_cast<unsigned>(block.fibers.size());
+    bool any = false;
+    for (unsigned begin = 0; begin < threads; begin += 32) {
+        if (!all_in(State::at_exchange, begin, begin + 32)) continue;
+        release_fibers(begin, begin + 32);
+        any = true;
+    }
+    if (any) return true;
+    // Threads that have ended count as arrived.
+    for (Fiber& fiber : block.fibers) {
+        if (fiber.state == State::at_exchange) return false;
+    }
+    for (Fiber& fiber : block.fibers) {
+        if (fiber.state != State::at_block_barrier) continue;
+        fiber.state = State::ready;
+        any = true;
+    }
+    return any;
+}
+
+void run_block() {
+    const auto threads = static_cast<unsigned>(block.fibers.size());
+    for (unsigned i = 0; i < threads; ++i) {
+        Fiber& fiber = block.fibers[i];
+        fiber = Fiber();
+        ::getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = stacks().of(i);
+        fiber.context.uc_stack.ss_size = stack_bytes;
+        fiber.context.uc_link = nullptr;
+        ::makecontext(&fiber.context, fiber_main, 0);
+        fiber.state = State::ready;
+    }
+    do {
+        for (unsigned i = 0; i < threads; ++i) {
+            const unsigned thread = block.reversed ? threads - 1 - i : i;
+            if (block.fibers[thread].state == State::ready) resume(thread);
+            if (block.error) std::rethrow_exception(std::exchange(block.error, nullptr));
+        }
+    } while (release_waiting());
+    if (!all_in(State::done, 0, threads)) {
+        fail("emulated CUDA: ", block.name, ": block ", blockIdx.x, ",", blockIdx.y, ",",
+             blockIdx.z, ": threads wait at a barrier or shuffle that not all reach");
+    }
+}
+
+}  // namespace
+
+void block_barrier() {
+    wait_as(State::at_block_barrier);
+}
+
+const std::byte* exchange(const void* mine, size_t bytes) {
+    const unsigned thread = block.running;
+    const size_t warps = block.fibers.size() / 32;
+    const size_t buffer = block.fibers[thread].exchanges++ % 2;
+    std::byte* warp = block.exchanged.data() + (buffer * warps + thread / 32) * 32 * exchange_bytes;
+    if (bytes > 0) std::memcpy(warp + thread % 32 * exchange_bytes, mine, bytes);
+    wait_as(State::at_exchange);
+    return warp;
+}
+
+std::byte* dynamic_shared() {
+    return block.shared.get();
+}
+
+void run(const char* name, dim3 grid, unsigned threads, int64_t shared_bytes,
+         const std::function<void()>& kernel) {
+    if (threads == 0 || threads > most_threads || threads % 32 != 0)
+        fail("emulated CUDA: ", name, ": blocks of ", threads, " threads");
+    constexpr int64_t most_shared = 227 * 1024;
+    if (shared_bytes > most_shared)
+        fail("emulated CUDA: ", name, ": ", shared_bytes, " bytes of shared memory");
+    block.name = name;
+    block.kernel = &kernel;
+    block.fibers.resize(threads);
+    block.exchanged.resize(2 * threads * exchange_bytes);
+    blockDim = dim3(threads);
+    gridDim = grid;
+    for (unsigned z = 0; z < grid.z; ++z) {
+        for (unsigned y = 0; y < grid.y; ++y) {
+            for (unsigned x = 0; x < grid.x; ++x) {
+                blockIdx = dim3(x, y, z);
+                const auto bytes = static_cast<size_t>(shared_bytes);
+                // Of its very size, for AddressSanitizer; NaN, as float and as bfloat16.
+                block.shared = std::make_unique_for_overwrite<std::byte[]>(bytes);
+                std::fill_n(block.shared.get(), bytes, std::byte{0xFF});
+                run_block();
+            }
+        }
+    }
+}
+
+}  // namespace mllama::cuda::emulated
+
+void mllama::cuda::set_reversed(bool reversed) {
+    emulated::block.reversed = reversed;
+}

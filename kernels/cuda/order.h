@@ -1,0 +1,10 @@
+// For tests of the kernels.
+#pragma once
+
+namespace mllama::cuda {
+
+/// Threads of a block of the emulated device run in descending order from now on, or in ascending
+/// order again. Means nothing to a real one.
+void set_reversed(bool reversed);
+
+}  // namespace mllama::cuda

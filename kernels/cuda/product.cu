@@ -1,0 +1,161 @@
+// cuBLASLt. It thinks in matrices whose columns are contiguous: our row-major out (m, n) is its
+// (n, m), computed as w^T-transposed times x.
+#include <cublasLt.h>
+
+#include <map>
+#include <tuple>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/workspace.h"
+#include "kernels/error.h"
+
+namespace mllama::cuda {
+namespace {
+
+constexpr int64_t library_bytes = int64_t{32} << 20;  // what the library may work in
+
+void check(cublasStatus_t status, const char* doing) {
+    if (status != CUBLAS_STATUS_SUCCESS)
+        fail("cuBLASLt: ", doing, ": ", cublasLtGetStatusString(status));
+}
+
+/// A handle of the library that is destroyed with its object.
+template <class Handle, cublasStatus_t (*destroy)(Handle)>
+class Owned {
+  public:
+    Owned() = default;
+    ~Owned() {
+        if (handle) destroy(handle);
+    }
+    Owned(const Owned&) = delete;
+    Owned& operator=(const Owned&) = delete;
+    Handle handle = nullptr;
+};
+
+cublasLtHandle_t library() {
+    static const cublasLtHandle_t handle = [] {
+        stream();
+        cublasLtHandle_t result = nullptr;
+        check(cublasLtCreate(&result), "opening the library");
+        return result;
+    }();
+    return handle;
+}
+
+std::byte* library_memory() {
+    static auto* const memory = static_cast<std::byte*>(allocate(library_bytes));
+    return memory;
+}
+
+struct Types {
+    cudaDataType factor, result;
+    cublasComputeType_t compute;
+    cudaDataType scale;
+};
+constexpr Types float_types{CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F};
+constexpr Types bf16_types{CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F};
+constexpr Types int8_types{CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32I, CUDA_R_32I};
+
+/// What a product looks like to the library, and the algorithm that it was given.
+struct Plan {
+    Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> operation;
+    Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> w, x, out;
+    cublasLtMatmulAlgo_t algorithm{};
+};
+
+cublasLtMatrixLayout_t layout(cudaDataType type, int64_t rows, int64_t columns, int64_t stride) {
+    cublasLtMatrixLayout_t result = nullptr;
+    check(cublasLtMatrixLayoutCreate(&result, type, static_cast<uint64_t>(rows),
+                                     static_cast<uint64_t>(columns), stride),
+          "describing a matrix");
+    return result;
+}
+
+using Key = std::tuple<int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t>;
+
+/// Bytes that all of these addresses and strides are multiples of, at most 16.
+uint32_t alignment_of(const void* x, const void* w, const void* out) {
+    const auto bits = reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(w) |
+                      reinterpret_cast<uintptr_t>(out) | 16u;
+    return static_cast<uint32_t>(bits & (~bits + 1));
+}
+
+void choose_algorithm(Plan& plan, uint32_t alignment) {
+    Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> preference;
+    check(cublasLtMatmulPreferenceCreate(&preference.handle), "asking for an algorithm");
+    const auto set = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& value) {
+        check(cublasLtMatmulPreferenceSetAttribute(preference.handle, what, &value, sizeof(value)),
+              "asking for an algorithm");
+    };
+    set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(library_bytes));
+    // One pass over k: no partial sums whose number depends on the shape.
+    set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE));
+    for (const auto what :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+        set(what, alignment);
+    }
+    cublasLtMatmulHeuristicResult_t found{};
+    int count = 0;
+    check(cublasLtMatmulAlgoGetHeuristic(library(), plan.operation.handle, plan.w.handle,
+                                         plan.x.handle, plan.out.handle, plan.out.handle,
+                                         preference.handle, 1, &found, &count),
+          "choosing an algorithm");
+    if (count == 0) fail("cuBLASLt: no algorithm for a product of this shape");
+    plan.algorithm = found.algo;
+}
+
+/// Made once for each shape: a model has few.
+const Plan& plan_for(const Types& types, int64_t m, int64_t n, int64_t k, int64_t x_stride,
+                     int64_t w_stride, int64_t out_stride, uint32_t alignment) {
+    static std::map<Key, Plan> plans;
+    constexpr size_t most_plans = 4096;
+    if (plans.size() >= most_plans) plans.clear();
+    const Key key{types.factor, m, n, k, x_stride, w_stride, out_stride, alignment};
+    const auto [place, fresh] = plans.try_emplace(key);
+    Plan& plan = place->second;
+    if (!fresh) return plan;
+    check(cublasLtMatmulDescCreate(&plan.operation.handle, types.compute, types.scale),
+          "describing a product");
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    check(cublasLtMatmulDescSetAttribute(plan.operation.handle, CUBLASLT_MATMUL_DESC_TRANSA,
+                                         &transposed, sizeof(transposed)),
+          "describing a product");
+    plan.w.handle = layout(types.factor, k, n, w_stride);
+    plan.x.handle = layout(types.factor, k, m, x_stride);
+    plan.out.handle = layout(types.result, n, m, out_stride);
+    choose_algorithm(plan, alignment);
+    return plan;
+}
+
+void multiply(const Types& types, const void* x, int64_t x_stride, const void* w, int64_t w_stride,
+              int64_t m, int64_t n, int64_t k, const void* scale, const void* keep, void* out,
+              int64_t out_stride) {
+    if (m == 0 || n == 0) return;
+    const Plan& plan =
+        plan_for(types, m, n, k, x_stride, w_stride, out_stride, alignment_of(x, w, out));
+    check(cublasLtMatmul(library(), plan.operation.handle, scale, w, plan.w.handle, x,
+                         plan.x.handle, keep, out, plan.out.handle, out, plan.out.handle,
+                         &plan.algorithm, library_memory(), library_bytes, stream()),
+          "multiplying");
+}
+
+}  // namespace
+
+void product(const void* x, int64_t x_stride, const void* w, int64_t w_stride, DType dtype,
+             int64_t m, int64_t n, int64_t k, float scale, float keep, float* out,
+             int64_t out_stride) {
+    multiply(dtype == DType::f32 ? float_types : bf16_types, x, x_stride, w, w_stride, m, n, k,
+             &scale, &keep, out, out_stride);
+}
+
+void product_int8(const int8_t* x, int64_t x_stride, const int8_t* w, int64_t w_stride, int64_t m,
+                  int64_t n, int64_t k, int32_t* out, int64_t out_stride) {
+    const int32_t one = 1;
+    const int32_t zero = 0;
+    multiply(int8_types, x, x_stride, w, w_stride, m, n, k, &one, &zero, out, out_stride);
+}
+
+}  // namespace mllama::cuda

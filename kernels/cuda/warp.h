@@ -1,0 +1,57 @@
+// What the 32 threads of a warp, and the warps of a block, do together.
+#pragma once
+
+#include "kernels/cuda/launch.h"
+#include "kernels/dtype.h"
+
+namespace mllama::cuda {
+
+inline constexpr unsigned whole_warp = 0xFFFFFFFFu;
+inline constexpr unsigned warp_size = 32;
+
+/// The sum (largest) over the warp, the same to the bit in every lane.
+__device__ inline float warp_sum(float x) {
+    for (unsigned lanes = warp_size / 2; lanes > 0; lanes /= 2)
+        x += __shfl_xor_sync(whole_warp, x, lanes);
+    return x;
+}
+__device__ inline float warp_max(float x) {
+    for (unsigned lanes = warp_size / 2; lanes > 0; lanes /= 2)
+        x = fmaxf(x, __shfl_xor_sync(whole_warp, x, lanes));
+    return x;
+}
+
+/// The sum over the block, the same in every thread; threads: a multiple of 32. All threads call.
+__device__ inline float block_sum(float x) {
+    __shared__ float of_warp[32];
+    const unsigned warps = blockDim.x / warp_size;
+    x = warp_sum(x);
+    __syncthreads();  // the last call's sums have been read
+    if (threadIdx.x % warp_size == 0) of_warp[threadIdx.x / warp_size] = x;
+    __syncthreads();
+    float sum = 0;
+    for (unsigned i = 0; i < warps; ++i) sum += of_warp[i];
+    return sum;
+}
+
+/// Element i of an array of f32, bf16 or f16; float_element of dtype.h with the GPU's conversions
+/// where they are worth it.
+__device__ inline float load_float(const void* data, DType dtype, int64_t i) {
+    return float_element(data, dtype, i);
+}
+
+/// Stores the nearest element of that type.
+__device__ inline void store_float(void* data, DType dtype, int64_t i, float value) {
+    switch (dtype) {
+        case DType::bf16:
+            static_cast<uint16_t*>(data)[i] = f32_to_bf16(value);
+            break;
+        case DType::f16:
+            static_cast<uint16_t*>(data)[i] = f32_to_f16(value);
+            break;
+        default:
+            static_cast<float*>(data)[i] = value;
+    }
+}
+
+}  // namespace mllama::cuda
