@@ -1,4 +1,6 @@
 // Operations row by row and element by element: threads over the leaves of a table.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/blocking.h"
@@ -27,6 +29,18 @@ void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight,
     const Table& leaves = table();
     for_each_row(rows, width, [&](int64_t r) {
         leaves.layer_norm(x + r * width, width, weight, bias, weight_dtype, eps, out + r * width);
+    });
+}
+
+void rope_angles(const int64_t* positions, int64_t rows, const float* inverse_frequencies,
+                 int64_t pairs, float* cos, float* sin) {
+    for_each_row(rows, pairs, [&](int64_t r) {
+        const auto position = static_cast<float>(positions[r]);
+        for (int64_t i = 0; i < pairs; ++i) {
+            const float angle = inverse_frequencies[i] * position;
+            cos[r * pairs + i] = std::cos(angle);
+            sin[r * pairs + i] = std::sin(angle);
+        }
     });
 }
 
@@ -62,6 +76,12 @@ void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n) 
     });
 }
 
+void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_dtype, float scale) {
+    const Table& leaves = table();
+    for_each_row(rows, width,
+                 [&](int64_t r) { leaves.add_scaled(y + r * width, x, x_dtype, scale, width); });
+}
+
 void scale_rows(float* x, int64_t rows, int64_t width, const float* factor) {
     const Table& leaves = table();
     for_each_row(rows, width, [&](int64_t r) { leaves.scale(x + r * width, factor[r], width); });
@@ -72,6 +92,31 @@ void embedding(const int64_t* ids, int64_t n, const void* table_data, DType tabl
     for_each_row(n, width, [&](int64_t i) {
         convert(element_at(table_data, table_dtype, ids[i] * width), table_dtype, out + i * width,
                 DType::f32, width);
+    });
+}
+
+void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch,
+                    float* out) {
+    const int64_t across = side / patch;
+    const int64_t width = channels * patch * patch;
+    for_each_row(across * across, width, [&](int64_t r) {
+        float* to = out + r * width;
+        const float* corner = pixels + r / across * patch * side + r % across * patch;
+        for (int64_t channel = 0; channel < channels; ++channel) {
+            for (int64_t y = 0; y < patch; ++y)
+                to = std::copy_n(corner + (channel * side + y) * side, patch, to);
+        }
+    });
+}
+
+void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
+                int64_t out_stride) {
+    for_each_row(rows, width * count, [&](int64_t r) {
+        for (int64_t k = 0; k < count; ++k) {
+            const float* from = states[k] + r * width;
+            float* to = out + r * out_stride + k;
+            for (int64_t i = 0; i < width; ++i) to[i * count] = from[i];
+        }
     });
 }
 

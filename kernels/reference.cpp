@@ -376,6 +376,46 @@ void scale_rows(float* x, int64_t rows, int64_t width, const float* factor) {
     }
 }
 
+void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_dtype, float scale) {
+    for (int64_t i = 0; i < rows * width; ++i)
+        y[i] = static_cast<float>(y[i] + scale * element(x, x_dtype, i % width));
+}
+
+void rope_angles(const int64_t* positions, int64_t rows, const float* inverse_frequencies,
+                 int64_t pairs, float* cos, float* sin) {
+    for (int64_t i = 0; i < rows * pairs; ++i) {
+        const float angle =
+            inverse_frequencies[i % pairs] * static_cast<float>(positions[i / pairs]);
+        cos[i] = static_cast<float>(std::cos(double{angle}));
+        sin[i] = static_cast<float>(std::sin(double{angle}));
+    }
+}
+
+void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch,
+                    float* out) {
+    const int64_t across = side / patch;
+    for (int64_t channel = 0; channel < channels; ++channel) {
+        for (int64_t y = 0; y < across * patch; ++y) {
+            for (int64_t x = 0; x < across * patch; ++x) {
+                const int64_t row = y / patch * across + x / patch;
+                const int64_t column = (channel * patch + y % patch) * patch + x % patch;
+                out[row * channels * patch * patch + column] =
+                    pixels[(channel * side + y) * side + x];
+            }
+        }
+    }
+}
+
+void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
+                int64_t out_stride) {
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < width; ++i) {
+            for (int64_t k = 0; k < count; ++k)
+                out[r * out_stride + i * count + k] = states[k][r * width + i];
+        }
+    }
+}
+
 void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
                float* out) {
     for (int64_t i = 0; i < n; ++i) {

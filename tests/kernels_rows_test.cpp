@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/cpu.h"
@@ -343,3 +344,58 @@ TEST_CASE("row_operations_do_not_depend_on_threads_bit_for_bit") {
 }
 
 }  // namespace mllama::test
+
+TEST_CASE("add_to_rows_matches_reference") {
+    for_each_table([] {
+        Numbers numbers(21);
+        for (const int64_t width : sizes_around_lanes()) {
+            for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+                CAPTURE(width);
+                const int64_t rows = 3;
+                const Typed x(numbers.floats(width), dtype);
+                std::vector<float> y = numbers.floats(rows * width), expected = y;
+                reference::add_to_rows(expected.data(), rows, width, x.data(), dtype, 0.75f);
+                cpu::add_to_rows(y.data(), rows, width, x.data(), dtype, 0.75f);
+                CHECK(compare(y, expected, {1e-6, 1e-6}) == "");
+            }
+        }
+    });
+}
+
+TEST_CASE("rope_angles_match_reference_at_far_positions") {
+    Numbers numbers(22);
+    const std::vector<int64_t> positions = {0, 1, 17, 4095, 131071};
+    const std::vector<float> frequencies = numbers.floats(33, 1e-6f, 1.0f);
+    const auto rows = static_cast<int64_t>(positions.size());
+    std::vector<float> cos(positions.size() * 33), sin = cos, wanted_cos = cos, wanted_sin = cos;
+    reference::rope_angles(positions.data(), rows, frequencies.data(), 33, wanted_cos.data(),
+                           wanted_sin.data());
+    cpu::rope_angles(positions.data(), rows, frequencies.data(), 33, cos.data(), sin.data());
+    CHECK(compare(cos, wanted_cos, {1e-7, 1e-7}) == "");
+    CHECK(compare(sin, wanted_sin, {1e-7, 1e-7}) == "");
+}
+
+TEST_CASE("unfold_patches_and_interleave_match_reference") {
+    Numbers numbers(23);
+    for (const auto& [channels, side, patch] :
+         {std::tuple<int64_t, int64_t, int64_t>{3, 12, 4}, {1, 7, 7}, {2, 11, 3}, {3, 5, 1}}) {
+        CAPTURE(side);
+        const std::vector<float> pixels = numbers.floats(channels * side * side);
+        const int64_t across = side / patch;
+        std::vector<float> found(static_cast<size_t>(across * across * channels * patch * patch));
+        std::vector<float> expected = found;
+        cpu::unfold_patches(pixels.data(), channels, side, patch, found.data());
+        reference::unfold_patches(pixels.data(), channels, side, patch, expected.data());
+        CHECK(compare_bits(found, expected) == "");
+    }
+    const int64_t rows = 5, width = 13, stride = 50;
+    const std::vector<float> a = numbers.floats(rows * width), b = numbers.floats(rows * width),
+                             c = numbers.floats(rows * width);
+    const float* states[] = {a.data(), b.data(), c.data()};
+    std::vector<float> found = numbers.floats(rows * stride), expected = found;
+    cpu::interleave(states, 3, rows, width, found.data(), stride);
+    reference::interleave(states, 3, rows, width, expected.data(), stride);
+    CHECK(compare_bits(found, expected) == "");
+    CHECK(found[1] == b[0]);
+    CHECK(found[static_cast<size_t>(stride)] == a[static_cast<size_t>(width)]);
+}
