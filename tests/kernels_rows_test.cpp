@@ -343,8 +343,6 @@ TEST_CASE("row_operations_do_not_depend_on_threads_bit_for_bit") {
     cpu::set_threads(before);
 }
 
-}  // namespace mllama::test
-
 TEST_CASE("add_to_rows_matches_reference") {
     for_each_table([] {
         Numbers numbers(21);
@@ -399,3 +397,5 @@ TEST_CASE("unfold_patches_and_interleave_match_reference") {
     CHECK(found[1] == b[0]);
     CHECK(found[static_cast<size_t>(stride)] == a[static_cast<size_t>(width)]);
 }
+
+}  // namespace mllama::test
