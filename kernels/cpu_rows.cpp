@@ -1,4 +1,6 @@
 // Operations row by row and element by element: threads over the leaves of a table.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/blocking.h"
@@ -27,6 +29,18 @@ void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight,
     const Table& leaves = table();
     for_each_row(rows, width, [&](int64_t r) {
         leaves.layer_norm(x + r * width, width, weight, bias, weight_dtype, eps, out + r * width);
+    });
+}
+
+void rope_angles(const int64_t* positions, int64_t rows, const float* inverse_frequencies,
+                 int64_t pairs, float* cos, float* sin) {
+    for_each_row(rows, pairs, [&](int64_t r) {
+        const auto position = static_cast<float>(positions[r]);
+        for (int64_t i = 0; i < pairs; ++i) {
+            const float angle = inverse_frequencies[i] * position;
+            cos[r * pairs + i] = std::cos(angle);
+            sin[r * pairs + i] = std::sin(angle);
+        }
     });
 }
 
@@ -62,6 +76,12 @@ void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n) 
     });
 }
 
+void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_dtype, float scale) {
+    const Table& leaves = table();
+    for_each_row(rows, width,
+                 [&](int64_t r) { leaves.add_scaled(y + r * width, x, x_dtype, scale, width); });
+}
+
 void scale_rows(float* x, int64_t rows, int64_t width, const float* factor) {
     const Table& leaves = table();
     for_each_row(rows, width, [&](int64_t r) { leaves.scale(x + r * width, factor[r], width); });
@@ -84,6 +104,34 @@ void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64
             std::memcpy(target, source, static_cast<size_t>((end - begin) * dtype_size(to_dtype)));
         } else {
             leaves.convert(source, from_dtype, target, to_dtype, end - begin);
+        }
+    });
+}
+
+void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch,
+                    float* out) {
+    const int64_t patches = side / patch;  // of a row of patches
+    const int64_t band = patches * channels * patch * patch;
+    for_each_row(patches, band, [&](int64_t patch_y) {
+        float* to = out + patch_y * band;
+        for (int64_t patch_x = 0; patch_x < patches; ++patch_x) {
+            for (int64_t channel = 0; channel < channels; ++channel) {
+                for (int64_t y = 0; y < patch; ++y) {
+                    const float* line = pixels + (channel * side + patch_y * patch + y) * side;
+                    to = std::copy_n(line + patch_x * patch, patch, to);
+                }
+            }
+        }
+    });
+}
+
+void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
+                int64_t out_stride) {
+    for_each_row(rows, width * count, [&](int64_t r) {
+        float* to = out + r * out_stride;
+        for (int64_t k = 0; k < count; ++k) {
+            const float* from = states[k] + r * width;
+            for (int64_t i = 0; i < width; ++i) to[i * count + k] = from[i];
         }
     });
 }

@@ -194,6 +194,20 @@ TEST_CASE("norms_keep_a_nan_in_its_row") {
     });
 }
 
+TEST_CASE("rope_angles_match_reference") {
+    const int64_t positions[] = {0, 1, 7, 4095, 131071, (int64_t{1} << 24) + 1};
+    for (const int64_t pairs : {0, 1, 32, 33}) {
+        std::vector<float> frequencies = Numbers(1).floats(pairs, 0.0f, 1.0f);
+        std::vector<float> cosines(static_cast<size_t>(6 * pairs)), sines = cosines;
+        std::vector<float> expected_cosines = cosines, expected_sines = cosines;
+        cpu::rope_angles(positions, 6, frequencies.data(), pairs, cosines.data(), sines.data());
+        reference::rope_angles(positions, 6, frequencies.data(), pairs, expected_cosines.data(),
+                               expected_sines.data());
+        CHECK(compare(cosines, expected_cosines, {0.0, 4 * unit_roundoff}) == "");
+        CHECK(compare(sines, expected_sines, {0.0, 4 * unit_roundoff}) == "");
+    }
+}
+
 TEST_CASE("rope_every_size_matches_reference") {
     for_each_table([] {
         for (const int64_t half : sizes_around_lanes()) {
@@ -225,6 +239,51 @@ TEST_CASE("add_scaled_every_size_and_type_matches_reference") {
             }
         }
     });
+}
+
+TEST_CASE("add_to_rows_every_size_and_type_matches_reference") {
+    for_each_table([] {
+        for (const DType dtype : types) {
+            for (const int64_t width : sizes_around_lanes()) {
+                const Typed x(Numbers(1).floats(width), dtype);
+                std::vector<float> found = Numbers(2).floats(3 * width + 2), expected = found;
+                cpu::add_to_rows(found.data() + 1, 3, width, x.data(), dtype, -0.7f);
+                reference::add_to_rows(expected.data() + 1, 3, width, x.data(), dtype, -0.7f);
+                CHECK(compare(found, expected, {2 * unit_roundoff, 2 * unit_roundoff}) == "");
+            }
+        }
+    });
+}
+
+TEST_CASE("unfold_patches_matches_reference") {
+    // (channels, side, patch): one patch; pixels left over; more elements than one thread takes
+    const std::array<int64_t, 3> shapes[] = {{1, 1, 1}, {3, 14, 14}, {2, 7, 2}, {3, 140, 14}};
+    for (const auto& [channels, side, patch] : shapes) {
+        const std::vector<float> pixels = Numbers(1).floats(channels * side * side);
+        const int64_t rows = (side / patch) * (side / patch);
+        std::vector<float> found(static_cast<size_t>(rows * channels * patch * patch));
+        std::vector<float> expected = found;
+        cpu::unfold_patches(pixels.data(), channels, side, patch, found.data());
+        reference::unfold_patches(pixels.data(), channels, side, patch, expected.data());
+        CHECK(compare_bits(found, expected) == "");
+    }
+}
+
+TEST_CASE("interleave_matches_reference_and_writes_only_its_elements") {
+    for (const int64_t count : {0, 1, 2, 5}) {
+        for (const int64_t rows : {0, 1, 3, 400}) {
+            const int64_t width = 33, stride = width * count + 4;
+            std::vector<std::vector<float>> values;
+            std::vector<const float*> states;
+            for (int64_t k = 0; k < count; ++k)
+                values.push_back(Numbers(static_cast<uint32_t>(k)).floats(rows * width));
+            for (const std::vector<float>& state : values) states.push_back(state.data());
+            std::vector<float> found(static_cast<size_t>(rows * stride), 7.0f), expected = found;
+            cpu::interleave(states.data(), count, rows, width, found.data(), stride);
+            reference::interleave(states.data(), count, rows, width, expected.data(), stride);
+            CHECK(compare_bits(found, expected) == "");
+        }
+    }
 }
 
 TEST_CASE("scale_rows_factor_zero_gives_zero_even_where_not_finite") {
