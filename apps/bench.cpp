@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <limits>
 #include <span>
@@ -14,6 +15,7 @@
 #include "apps/cli.h"
 #include "apps/terminal.h"
 #include "mllama/stopwatch.h"
+#include "tensor/gpu.h"
 
 namespace mllama {
 namespace {
@@ -100,14 +102,20 @@ BenchPlan make_plan(const Arguments& arguments, const TextConfig& config,
     return plan;
 }
 
+/// Where most of it is computed.
+Device device_of(const Model& model) {
+    return model.device_plan() ? Device::cuda : Device::cpu;
+}
+
 std::vector<Checked> check(const Model& model, const ModelOptions& options,
                            ProgressLine& progress) {
     const DType stored = model.text().embedding_dtype();
     int64_t step = 0;
-    std::vector<Checked> checked = check_operations(
-        model.config(), stored, options, CheckedPaths::ops(), [&](const std::string& what) {
-            progress.update("comparing with the reference: " + what, ++step, 0);
-        });
+    std::vector<Checked> checked =
+        check_operations(model.config(), stored, options, CheckedPaths::ops(device_of(model)),
+                         [&](const std::string& what) {
+                             progress.update("comparing with the reference: " + what, ++step, 0);
+                         });
     progress.update("comparing with the reference: both towers", ++step, 0);
     for (const std::vector<Checked>& more :
          {check_towers(model.config(), stored, options), check_layers(model)}) {
@@ -132,6 +140,7 @@ std::string checked_text(const std::vector<Checked>& checked) {
 std::vector<cpu::MemoryPart> weights_of_a_token(const Model& model, bool with_images) {
     std::vector<cpu::MemoryPart> parts;
     const auto add = [&](const Linear& layer) {
+        if (layer.weight.data.device() != Device::cpu) return;
         parts.push_back({layer.weight.data.data(), layer.weight.data.bytes()});
     };
     model.text().for_each_linear(with_images, add);
@@ -142,29 +151,47 @@ std::vector<cpu::MemoryPart> weights_of_a_token(const Model& model, bool with_im
 /// Runs every workload `repeats` times, in turns, so that a bad moment of the machine meets each
 /// once at most; the limits are measured before and after every run.
 void time_all(const std::vector<Workload>& workloads, int64_t repeats,
-              std::span<const cpu::MemoryPart> weights, ProgressLine& progress,
-              BenchReport& report) {
-    const cpu::LimitProbe probe(cpu::LimitProbe::default_bytes());
+              std::span<const cpu::MemoryPart> weights, const std::function<Limits()>& measure,
+              ProgressLine& progress, BenchReport& report) {
     for (const Workload& workload : workloads) {
         report.rows.push_back({&workload, {}, {}, 0});
         report.rows.back().run.seconds = std::numeric_limits<double>::infinity();
     }
     const int64_t all = repeats * static_cast<int64_t>(workloads.size());
     int64_t done = 0;
-    report.limits.push_back(probe.measure());
+    report.limits.push_back(measure());
     for (int64_t repeat = 0; repeat < repeats; ++repeat) {
         for (BenchRow& row : report.rows) {
             progress.update(row.workload->label, ++done, all);
-            const cpu::Limits before = report.limits.back();
+            const Limits before = report.limits.back();
             const BenchRun run = row.workload->run();
             const bool decode = row.workload->kind == Workload::Kind::decode;
-            const double read = decode ? cpu::read_gb_s(weights) : 0;
-            report.limits.push_back(probe.measure());
+            const double read = decode && !weights.empty() ? cpu::read_gb_s(weights) : 0;
+            report.limits.push_back(measure());
             if (run.seconds >= row.run.seconds) continue;
             row.run = run;
-            row.limits = cpu::best(before, report.limits.back());
+            row.limits = best(before, report.limits.back());
             row.weights_read_gb_s = read;
         }
+    }
+}
+
+/// What measures the limits of a device.
+std::function<Limits()> limits_of(Device device) {
+    if (device == Device::cuda) return gpu_limits;
+    const auto probe = std::make_shared<cpu::LimitProbe>(cpu::LimitProbe::default_bytes());
+    return [probe] { return probe->measure(); };
+}
+
+void describe_gpu(const Model& model, BenchReport& report) {
+    const DevicePlan& plan = *model.device_plan();
+    report.device = plan.device;
+    report.last_level_cache = int64_t{64} << 20;  // an H100 has 50 MB
+    report.notes.push_back(plan.device + ": " + plan.to_string());
+    if (plan.layers < plan.all_layers) {
+        report.notes.push_back("the limits are the GPU's; " +
+                               std::to_string(plan.all_layers - plan.layers) +
+                               " text layers are on the CPU");
     }
 }
 
@@ -184,15 +211,16 @@ void run(const Arguments& arguments) {
     report.compute = model.text().compute();
     report.vision_compute = model.vision().compute();
     report.last_level_cache = cpu::last_level_cache();
+    if (model.device_plan()) describe_gpu(model, report);
     report.model = arguments.random_weights
                        ? arguments.config + ", random weights, " +
                              std::to_string(model.config().text.num_hidden_layers) + " layers"
                        : arguments.model.model;
     char opening[256];
     std::snprintf(opening, sizeof opening, "%s, %d %s, %s weights, %s in %.3f s",
-                  report.isa.c_str(), report.threads, report.threads == 1 ? "thread" : "threads",
-                  report.dtype.c_str(), arguments.random_weights ? "made" : "loaded",
-                  report.load_s);
+                  report.device.empty() ? report.isa.c_str() : report.device.c_str(),
+                  report.threads, report.threads == 1 ? "thread" : "threads", report.dtype.c_str(),
+                  arguments.random_weights ? "made" : "loaded", report.load_s);
     progress.finish(opening);
 
     report.checked = check(model, options, progress);
@@ -200,8 +228,8 @@ void run(const Arguments& arguments) {
 
     Workloads workloads(model, plan);
     const std::vector<Workload> list = workloads.list(report.notes);
-    time_all(list, arguments.repeats, weights_of_a_token(model, arguments.images > 0), progress,
-             report);
+    time_all(list, arguments.repeats, weights_of_a_token(model, arguments.images > 0),
+             limits_of(device_of(model)), progress, report);
     progress.finish("");
     report.anonymous_mb = anonymous_mb();
     std::cout << (arguments.json ? to_json(report).dump() + "\n" : table_text(report));

@@ -6,6 +6,8 @@
 #include <map>
 #include <string_view>
 
+#include "tensor/gpu.h"
+
 namespace mllama {
 namespace {
 
@@ -73,10 +75,19 @@ void ModelArguments::add_to(CLI::App& command) {
             "Checkpoint directory as published: config.json, *.safetensors, tokenizer.json, ...")
         ->required()
         ->type_name("DIR");
-    command.add_option("--device", device, "Where to compute: cpu, cuda or auto")
+    command
+        .add_option("--device", device,
+                    "Where to compute: cpu, cuda (an NVIDIA GPU), or auto: the GPU if there is one "
+                    "and the model fits")
         ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
         ->type_name("NAME")
         ->capture_default_str();
+    command
+        .add_option("--gpu-layers", gpu_layers,
+                    "With a GPU: how many of the text layers are there, counted from the last; the "
+                    "others stay on the CPU. Default: all")
+        ->check(CLI::Range(int64_t{0}, int64_t{100000}))
+        ->type_name("N");
     command
         .add_option("--dtype", dtype,
                     "How weights are held and computed with: auto (as stored), f32 (everything in "
@@ -107,9 +118,31 @@ void ModelArguments::add_to(CLI::App& command) {
         ->capture_default_str();
 }
 
+namespace {
+
+/// --device and --gpu-layers. A GPU that was asked for must be there.
+void choose_device(const ModelArguments& arguments, ModelOptions& options) {
+    options.gpu_layers = arguments.gpu_layers;
+    if (arguments.device == "cpu") {
+        if (arguments.gpu_layers)
+            fail("--gpu-layers ", *arguments.gpu_layers,
+                 ": --device cpu has no GPU to put them on");
+        return;
+    }
+    const std::string reason = gpu_unavailable();
+    const bool asked = arguments.device == "cuda" || arguments.gpu_layers.has_value();
+    if (!reason.empty()) {
+        if (arguments.device == "cuda") fail("--device cuda: ", reason, "; use --device cpu");
+        if (asked) fail("--gpu-layers: ", reason);
+        return;
+    }
+    options.device = Device::cuda;
+    options.device_or_cpu = !asked;
+}
+
+}  // namespace
+
 ModelOptions ModelArguments::apply() const {
-    if (device == "cuda")
-        fail("--device cuda: this program was built without CUDA; use --device cpu");
     if (threads > 0) ops::set_threads(threads);
     static const std::map<std::string, WeightType> types = {{"auto", WeightType::as_stored},
                                                             {"f32", WeightType::f32},
@@ -120,6 +153,7 @@ ModelOptions ModelArguments::apply() const {
     options.weights = types.at(dtype);
     if (vision_dtype != "auto") options.vision_weights = types.at(vision_dtype);
     options.kv_dtype = kv_dtype_of(kv_dtype);
+    choose_device(*this, options);
     if (reference == "meta") options.reference = Reference::meta;
     return options;
 }

@@ -23,11 +23,12 @@ struct ModelArguments {
     std::string vision_dtype = "auto";
     std::string kv_dtype = "auto";
     std::string reference = "transformers";
-    int threads = 0;  ///< 0: the cores that this process may use
+    std::optional<int64_t> gpu_layers;  ///< none: all
+    int threads = 0;                    ///< 0: the cores that this process may use
 
     void add_to(CLI::App& command);
-    /// Sets the threads and says how weights are to be held. Errors: a device or type that is not
-    /// there.
+    /// Sets the threads and says where and how weights are to be held. Errors: a device or type
+    /// that is not there.
     [[nodiscard]] ModelOptions apply() const;
 };
 

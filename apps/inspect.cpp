@@ -8,7 +8,9 @@
 #include "apps/cli.h"
 #include "io/json.h"
 #include "mllama/checkpoint_weights.h"
+#include "mllama/device_plan.h"
 #include "mllama/memory_plan.h"
+#include "tensor/gpu.h"
 
 namespace mllama {
 namespace {
@@ -116,6 +118,52 @@ OrderedJson layers_report(const Contents& contents) {
     return layers;
 }
 
+/// The model on the GPU of this machine, as it is stored. Throws Error if there is none, or if it
+/// does not fit: the error says how many layers would.
+DevicePlan plan_gpu(const ModelConfig& config, const MemoryPlan& memory,
+                    std::optional<DType> kv_dtype) {
+    const std::string reason = gpu_unavailable();
+    if (!reason.empty()) fail(reason);
+    DevicePlan plan =
+        begin_device_plan(config, kv_dtype.value_or(DType::bf16), config.text.num_hidden_layers);
+    plan.weights = memory.weights_mapped + memory.weights_copied;
+    fit_device_plan(config.text, memory.largest_layer, plan);
+    return plan;
+}
+
+OrderedJson gpu_report(const ModelConfig& config, const MemoryPlan& memory,
+                       std::optional<DType> kv_dtype) {
+    if (!gpu_unavailable().empty()) return {{"unavailable", gpu_unavailable()}};
+    const GpuInfo gpu = gpu_info();
+    OrderedJson report = {
+        {"name", gpu.name},
+        {"compute_capability", std::to_string(gpu.major) + "." + std::to_string(gpu.minor)},
+        {"memory_bytes", gpu.memory_bytes},
+        {"free_bytes", gpu.free_bytes}};
+    try {
+        const DevicePlan plan = plan_gpu(config, memory, kv_dtype);
+        report["fits"] = true;
+        report["bytes"] = plan.bytes() + plan.overhead;
+        report["tokens"] = plan.tokens;
+        report["images"] = plan.images;
+    } catch (const Error& error) {
+        report["fits"] = false;
+        report["error"] = error.what();
+    }
+    return report;
+}
+
+void print_gpu(const ModelConfig& config, const MemoryPlan& memory, std::optional<DType> kv_dtype) {
+    std::string text;
+    try {
+        const DevicePlan plan = plan_gpu(config, memory, kv_dtype);
+        text = plan.device + " (" + bytes_text(plan.free_bytes) + " free): " + plan.to_string();
+    } catch (const Error& error) {
+        text = error.what();
+    }
+    std::printf("\nOn the GPU (--device cuda):\n  %s\n", text.c_str());
+}
+
 OrderedJson json_report(const ModelConfig& config, const Contents& contents, int64_t context,
                         std::optional<DType> kv_dtype) {
     const Checkpoint& checkpoint = contents.checkpoint();
@@ -161,6 +209,7 @@ OrderedJson json_report(const ModelConfig& config, const Contents& contents, int
               {"scratch_bytes", plan.scratch},
               {"context", context},
               {"anonymous_bytes", plan.anonymous(context, 1)}}},
+            {"gpu", gpu_report(config, plan, kv_dtype)},
             {"quantised_layers", layers_report(contents)},
             {"tensors", tensors}};
 }
@@ -261,6 +310,7 @@ void run(const Arguments& arguments) {
     std::printf("  together       %s beside the mapped weights, for one image and %lld tokens\n",
                 bytes_text(plan.anonymous(arguments.context, 1)).c_str(),
                 static_cast<long long>(arguments.context));
+    print_gpu(config, plan, kv_dtype_of(arguments.kv_dtype));
 }
 
 }  // namespace

@@ -50,6 +50,20 @@ ModelOptions with_progress(ModelOptions options, ProgressLine* progress) {
             progress->finish("");
         }
     };
+    options.planned = [progress](const DevicePlan& plan) {
+        progress->finish(plan.device + ": " + plan.to_string());
+    };
+    options.stays_on_cpu = [progress](const std::string& why) {
+        progress->finish("computing on the CPU: " + why);
+    };
+    options.uploading = [progress](int64_t bytes, int64_t all) {
+        constexpr int64_t megabyte = 1000000;
+        if (bytes < all) {
+            progress->update("to the GPU, MB", bytes / megabyte, all / megabyte);
+        } else {
+            progress->finish("");
+        }
+    };
     return options;
 }
 

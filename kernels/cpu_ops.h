@@ -46,8 +46,8 @@ void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, D
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
                 DType weight_dtype, float eps, float* out);
 
-/// The cosines and sines that rope takes: cos, sin (rows, pairs) of the angle inverse_frequencies[i] * positions[r], rounded to
-/// float32; positions (rows), inverse_frequencies (pairs).
+/// cos, sin (rows, pairs) of the angles inverse_frequencies[i] * positions[row], rounded to float32
+/// as the reference does: positions (rows), inverse_frequencies (pairs).
 void rope_angles(const int64_t* positions, int64_t rows, const float* inverse_frequencies,
                  int64_t pairs, float* cos, float* sin);
 
@@ -67,7 +67,7 @@ void activate(float* x, int64_t n, Activation activation);
 /// y += scale * x over n elements; x of x_dtype (f32, bf16, f16).
 void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n);
 
-/// y[r] += scale * x for every row: y (rows, width), x (width) of x_dtype.
+/// y[r] += scale * x for every row r: y (rows, width), x (width) of x_dtype (f32, bf16, f16).
 void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_dtype, float scale);
 
 /// x[r] *= factor[r]: x (rows, width), factor (rows). A factor of 0 gives 0 even where x is not finite.
@@ -77,16 +77,17 @@ void scale_rows(float* x, int64_t rows, int64_t width, const float* factor);
 void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
                float* out);
 
-/// Converts n elements between f32, bf16 and f16 (rounding to nearest even); from == to copies.
-void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
-
-/// The pixels of each patch of a picture, one patch a row, as a convolution with stride = kernel size sees them:
-/// pixels (channels, side, side) -> out ((side / patch)^2, channels, patch, patch). What is left of side / patch is not read.
+/// The pixels of each patch, one patch a row, as a convolution with stride = kernel sees them: pixels
+/// (channels, side, side) -> out ((side / patch)^2, channels * patch * patch). What does not fill a patch is left out.
 void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch, float* out);
 
-/// out[r, i, k] = states[k][r, i]: states (count) arrays (rows, width); out (rows, width, count), rows out_stride apart.
+/// out[r, i * count + k] = states[k][r, i]: `count` states (rows, width), out (rows, width * count),
+/// rows out_stride apart.
 void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
                 int64_t out_stride);
+
+/// Converts n elements between f32, bf16 and f16 (rounding to nearest even); from == to copies.
+void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
 
 /// Sets the number of threads that operations use (at least 1; smaller numbers count as 1).
 /// Default: usable_cores() of processors.h.

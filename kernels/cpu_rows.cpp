@@ -95,6 +95,31 @@ void embedding(const int64_t* ids, int64_t n, const void* table_data, DType tabl
     });
 }
 
+void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch,
+                    float* out) {
+    const int64_t across = side / patch;
+    const int64_t width = channels * patch * patch;
+    for_each_row(across * across, width, [&](int64_t r) {
+        float* to = out + r * width;
+        const float* corner = pixels + r / across * patch * side + r % across * patch;
+        for (int64_t channel = 0; channel < channels; ++channel) {
+            for (int64_t y = 0; y < patch; ++y)
+                to = std::copy_n(corner + (channel * side + y) * side, patch, to);
+        }
+    });
+}
+
+void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
+                int64_t out_stride) {
+    for_each_row(rows, width * count, [&](int64_t r) {
+        for (int64_t k = 0; k < count; ++k) {
+            const float* from = states[k] + r * width;
+            float* to = out + r * out_stride + k;
+            for (int64_t i = 0; i < width; ++i) to[i * count] = from[i];
+        }
+    });
+}
+
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n) {
     const Table& leaves = table();
     for_each_piece(n, element_piece, n < worth_threads, [&](int64_t begin, int64_t end) {
@@ -104,34 +129,6 @@ void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64
             std::memcpy(target, source, static_cast<size_t>((end - begin) * dtype_size(to_dtype)));
         } else {
             leaves.convert(source, from_dtype, target, to_dtype, end - begin);
-        }
-    });
-}
-
-void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch,
-                    float* out) {
-    const int64_t patches = side / patch;  // of a row of patches
-    const int64_t band = patches * channels * patch * patch;
-    for_each_row(patches, band, [&](int64_t patch_y) {
-        float* to = out + patch_y * band;
-        for (int64_t patch_x = 0; patch_x < patches; ++patch_x) {
-            for (int64_t channel = 0; channel < channels; ++channel) {
-                for (int64_t y = 0; y < patch; ++y) {
-                    const float* line = pixels + (channel * side + patch_y * patch + y) * side;
-                    to = std::copy_n(line + patch_x * patch, patch, to);
-                }
-            }
-        }
-    });
-}
-
-void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
-                int64_t out_stride) {
-    for_each_row(rows, width * count, [&](int64_t r) {
-        float* to = out + r * out_stride;
-        for (int64_t k = 0; k < count; ++k) {
-            const float* from = states[k] + r * width;
-            for (int64_t i = 0; i < width; ++i) to[i * count + k] = from[i];
         }
     });
 }

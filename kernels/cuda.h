@@ -19,6 +19,7 @@
 #include <string>
 
 #include "kernels/arguments.h"
+#include "kernels/limits.h"
 
 namespace mllama::cuda {
 
@@ -140,6 +141,10 @@ void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64
 void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch, float* out);
 void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
                 int64_t out_stride);
+
+/// What the device can do at most: reading memory far larger than its caches by the plainest kernel,
+/// and the vendor's products of large matrices. A second or so.
+Limits measure_limits();
 
 /// The first index of the largest of each row, for the next token: x (rows, width) -> index (rows);
 /// -1 if a row holds a NaN, or nothing finite.

@@ -14,7 +14,20 @@
 #include "kernels/cpu.h"
 #include "kernels/error.h"
 
-namespace mllama::cpu {
+namespace mllama {
+
+Limits best(const Limits& a, const Limits& b) {
+    Limits result;
+    const Limits& reader = a.read_gb_s >= b.read_gb_s ? a : b;
+    result.read_gb_s = reader.read_gb_s;
+    result.read_streams = reader.read_streams;
+    result.f32_gflop_s = std::max(a.f32_gflop_s, b.f32_gflop_s);
+    result.bf16_gflop_s = std::max(a.bf16_gflop_s, b.bf16_gflop_s);
+    result.int8_gop_s = std::max(a.int8_gop_s, b.int8_gop_s);
+    return result;
+}
+
+namespace cpu {
 namespace {
 
 constexpr int64_t huge_page = int64_t{2} << 20;
@@ -75,17 +88,6 @@ int64_t number_in_file(const char* path, const std::string& key) {
 }
 
 }  // namespace
-
-Limits best(const Limits& a, const Limits& b) {
-    Limits result;
-    const Limits& reader = a.read_gb_s >= b.read_gb_s ? a : b;
-    result.read_gb_s = reader.read_gb_s;
-    result.read_streams = reader.read_streams;
-    result.f32_gflop_s = std::max(a.f32_gflop_s, b.f32_gflop_s);
-    result.bf16_gflop_s = std::max(a.bf16_gflop_s, b.bf16_gflop_s);
-    result.int8_gop_s = std::max(a.int8_gop_s, b.int8_gop_s);
-    return result;
-}
 
 void LimitProbe::Free::operator()(float* memory) const {
     std::free(memory);
@@ -195,4 +197,5 @@ int64_t last_level_cache() {
     return kb > 0 ? kb * 1024 : int64_t{32} << 20;
 }
 
-}  // namespace mllama::cpu
+}  // namespace cpu
+}  // namespace mllama

@@ -8,9 +8,9 @@
 #include <memory>
 #include <span>
 
-namespace mllama::cpu {
+namespace mllama {
 
-/// Rates of all threads together. A multiply-add counts as two operations.
+/// Rates of all threads of a machine, or of a GPU. A multiply-add counts as two operations.
 struct Limits {
     double read_gb_s = 0;      ///< 1e9 bytes a second, of memory far larger than the caches
     int64_t read_streams = 0;  ///< the streams a thread that read fastest: 1, 2, 4 or 8
@@ -21,6 +21,8 @@ struct Limits {
 
 /// The larger of each rate.
 [[nodiscard]] Limits best(const Limits& a, const Limits& b);
+
+namespace cpu {
 
 /// Memory to read, and the measurements.
 class LimitProbe {
@@ -66,4 +68,5 @@ struct MemoryPart {
 /// Bytes of the last cache before memory, as one processor sees it; 32 MiB if unknown.
 [[nodiscard]] int64_t last_level_cache();
 
-}  // namespace mllama::cpu
+}  // namespace cpu
+}  // namespace mllama

@@ -61,6 +61,7 @@ void embedding(const int64_t*, int64_t, const void*, DType, int64_t, float*) { m
 void convert(const void*, DType, void*, DType, int64_t) { missing(); }
 void unfold_patches(const float*, int64_t, int64_t, int64_t, float*) { missing(); }
 void interleave(const float* const*, int64_t, int64_t, int64_t, float*, int64_t) { missing(); }
+Limits measure_limits() { missing(); }
 void set_reversed(bool) {}
 void argmax(const float*, int64_t, int64_t, int64_t*) { missing(); }
 // clang-format on

@@ -333,17 +333,6 @@ void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight,
     }
 }
 
-void rope_angles(const int64_t* positions, int64_t rows, const float* inverse_frequencies,
-                 int64_t pairs, float* cos, float* sin) {
-    for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t i = 0; i < pairs; ++i) {
-            const float angle = inverse_frequencies[i] * static_cast<float>(positions[r]);
-            cos[r * pairs + i] = static_cast<float>(std::cos(double{angle}));
-            sin[r * pairs + i] = static_cast<float>(std::sin(double{angle}));
-        }
-    }
-}
-
 void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride,
           const float* cos, const float* sin) {
     const int64_t half = head_dim / 2;
@@ -379,14 +368,50 @@ void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n) 
         y[i] = static_cast<float>(y[i] + scale * element(x, x_dtype, i));
 }
 
-void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_dtype, float scale) {
-    for (int64_t r = 0; r < rows; ++r) add_scaled(y + r * width, x, x_dtype, scale, width);
-}
-
 void scale_rows(float* x, int64_t rows, int64_t width, const float* factor) {
     for (int64_t r = 0; r < rows; ++r) {
         for (int64_t i = 0; i < width; ++i) {
             x[r * width + i] = factor[r] == 0.0f ? 0.0f : x[r * width + i] * factor[r];
+        }
+    }
+}
+
+void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_dtype, float scale) {
+    for (int64_t i = 0; i < rows * width; ++i)
+        y[i] = static_cast<float>(y[i] + scale * element(x, x_dtype, i % width));
+}
+
+void rope_angles(const int64_t* positions, int64_t rows, const float* inverse_frequencies,
+                 int64_t pairs, float* cos, float* sin) {
+    for (int64_t i = 0; i < rows * pairs; ++i) {
+        const float angle =
+            inverse_frequencies[i % pairs] * static_cast<float>(positions[i / pairs]);
+        cos[i] = static_cast<float>(std::cos(double{angle}));
+        sin[i] = static_cast<float>(std::sin(double{angle}));
+    }
+}
+
+void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch,
+                    float* out) {
+    const int64_t across = side / patch;
+    for (int64_t channel = 0; channel < channels; ++channel) {
+        for (int64_t y = 0; y < across * patch; ++y) {
+            for (int64_t x = 0; x < across * patch; ++x) {
+                const int64_t row = y / patch * across + x / patch;
+                const int64_t column = (channel * patch + y % patch) * patch + x % patch;
+                out[row * channels * patch * patch + column] =
+                    pixels[(channel * side + y) * side + x];
+            }
+        }
+    }
+}
+
+void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
+                int64_t out_stride) {
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < width; ++i) {
+            for (int64_t k = 0; k < count; ++k)
+                out[r * out_stride + i * count + k] = states[k][r * width + i];
         }
     }
 }
@@ -418,33 +443,6 @@ void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64
             default:
                 static_cast<float*>(to)[i] = value;
                 break;
-        }
-    }
-}
-
-void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch,
-                    float* out) {
-    const int64_t patches = side / patch;
-    for (int64_t row = 0; row < patches * patches; ++row) {
-        for (int64_t channel = 0; channel < channels; ++channel) {
-            for (int64_t y = 0; y < patch; ++y) {
-                for (int64_t x = 0; x < patch; ++x) {
-                    const int64_t line = row / patches * patch + y;
-                    const int64_t column = row % patches * patch + x;
-                    out[((row * channels + channel) * patch + y) * patch + x] =
-                        pixels[(channel * side + line) * side + column];
-                }
-            }
-        }
-    }
-}
-
-void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
-                int64_t out_stride) {
-    for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t i = 0; i < width; ++i) {
-            for (int64_t k = 0; k < count; ++k)
-                out[r * out_stride + i * count + k] = states[k][r * width + i];
         }
     }
 }

@@ -52,22 +52,21 @@ void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, D
               float eps, float* out);
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
                 DType weight_dtype, float eps, float* out);
-/// The angle itself is a float32, as the model's own implementations round it.
-void rope_angles(const int64_t* positions, int64_t rows, const float* inverse_frequencies,
-                 int64_t pairs, float* cos, float* sin);
 void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride,
           const float* cos, const float* sin);
 void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride,
            Activation kind, float* out, int64_t out_stride);
 void activate(float* x, int64_t n, Activation kind);
 void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n);
-void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_dtype, float scale);
 void scale_rows(float* x, int64_t rows, int64_t width, const float* factor);
-void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
-               float* out);
-void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
+void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_dtype, float scale);
+void rope_angles(const int64_t* positions, int64_t rows, const float* inverse_frequencies,
+                 int64_t pairs, float* cos, float* sin);
 void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch, float* out);
 void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
                 int64_t out_stride);
+void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
+               float* out);
+void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
 
 }  // namespace mllama::reference

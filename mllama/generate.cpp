@@ -109,15 +109,17 @@ class Generation {
         timings_.vision_s = watch.seconds();
     }
 
-    /// Feeds all prompts, several to a forward, at most prefill_chunk rows at a time.
+    /// Feeds all prompts, several to a forward, at most a chunk of rows at a time.
     void prefill() {
         const Stopwatch watch;
         int64_t all = 0;
         for (const Sample& sample : samples_) all += static_cast<int64_t>(sample.pending());
+        const int64_t chunk =
+            options_.prefill_chunk > 0 ? options_.prefill_chunk : mllama_.model().prefill_chunk();
         int64_t done = 0;
         while (done < all) {
             check_cancelled();
-            done += forward(options_.prefill_chunk, Feed::prompts);
+            done += forward(chunk, Feed::prompts);
             if (observer_.prefill) observer_.prefill(done, all);
         }
         timings_.prefill_tokens = all;

@@ -1,8 +1,10 @@
 #include "mllama/memory_plan.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <string>
+#include <string_view>
 
 #include "tensor/ops.h"
 
@@ -10,25 +12,28 @@ namespace mllama {
 namespace {
 
 constexpr int64_t f32_bytes = 4;
-constexpr int64_t rows_of_a_forward = 512;  // GenerationOptions::prefill_chunk
+constexpr int64_t rows_of_a_forward = 512;  // Model::prefill_chunk
 
 /// The vision tower at its widest: the state, the kept states, x, q, k, v, and a part of the
 /// feed-forward network; then the rows of a tile behind the tower and all rows behind the
 /// projector.
-int64_t vision_scratch(const ModelConfig& config) {
+int64_t vision_scratch(const ModelConfig& config, Device device) {
     const VisionConfig& v = config.vision;
     const int64_t positions = v.max_num_tiles * v.padded_patches();
     const auto kept = static_cast<int64_t>(v.intermediate_layers_indices.size());
-    const int64_t tower = positions * v.hidden_size * (1 + kept + 4) + 1024 * v.intermediate_size;
+    const int64_t middle = std::min(positions, ops::rows_at_a_time(device));
+    const int64_t pixels = 2 * v.num_channels * v.image_size * v.image_size;
+    const int64_t tower =
+        positions * v.hidden_size * (1 + kept + 4) + std::max(middle * v.intermediate_size, pixels);
     const int64_t projected = v.num_patches() * v.vision_output_dim +
                               v.max_num_tiles * v.num_patches() * config.text.hidden_size;
     return (tower + projected) * f32_bytes;
 }
 
 /// The text tower: h, x, q, k, v, gate and up of a chunk, and a row of logits.
-int64_t text_scratch(const TextConfig& t) {
+int64_t text_scratch(const TextConfig& t, int64_t rows) {
     const int64_t row = 3 * t.hidden_size + 2 * t.kv_size() + 2 * t.intermediate_size;
-    return (rows_of_a_forward * row + t.vocab_size) * f32_bytes;
+    return (rows * row + t.vocab_size) * f32_bytes;
 }
 
 /// Whether keys and values are kept as bf16: where the products of lm_head are not float32 (see
@@ -39,26 +44,43 @@ bool keeps_bf16(const Checkpoint& checkpoint, const std::set<std::string>& quant
     return checkpoint.info(lm_head).dtype == DType::bf16;
 }
 
+/// "language_model.model.layers.17.mlp.up_proj" -> "17"; "" for what is in no text layer.
+std::string text_layer(const std::string& name) {
+    const std::string_view layers = "language_model.model.layers.";
+    if (name.compare(0, layers.size(), layers) != 0) return {};
+    return name.substr(layers.size(), name.find('.', layers.size()) - layers.size());
+}
+
 }  // namespace
+
+int64_t scratch_bytes(const ModelConfig& config, Device device, int64_t rows) {
+    return std::max(vision_scratch(config, device), text_scratch(config.text, rows));
+}
 
 MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights, int64_t context,
                        std::optional<DType> kv_dtype) {
     MemoryPlan plan;
     const Checkpoint& checkpoint = weights.checkpoint();
     std::set<std::string> counted;
+    std::map<std::string, int64_t> by_layer;
     for (const CheckpointWeights::Layer& layer : weights.quantised_layers()) {
         plan.weights_mapped += layer.bytes;
+        by_layer[text_layer(layer.module)] += layer.bytes;
         counted.insert(layer.tensors.begin(), layer.tensors.end());
     }
     for (const std::string& name : checkpoint.names()) {
         if (counted.contains(name)) continue;
         const TensorInfo& info = checkpoint.info(name);
+        by_layer[text_layer(name)] += info.bytes;
         if (info.shape.size() >= 2) {
             plan.weights_mapped += info.bytes;
         } else {
             plan.weights_copied += (info.shape.empty() ? 1 : info.shape[0]) * f32_bytes;
         }
     }
+    by_layer.erase("");
+    for (const auto& [layer, bytes] : by_layer)
+        plan.largest_layer = std::max(plan.largest_layer, bytes);
     const TextConfig& t = config.text;
     const DType kept = keeps_bf16(checkpoint, counted) ? DType::bf16 : DType::f32;
     const KvLayout layout{t.num_key_value_heads, t.head_dim(), kv_dtype.value_or(kept)};
@@ -66,8 +88,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
     plan.kv_per_token = (t.num_hidden_layers - cross) * layout.bytes_of_key();
     plan.kv_per_image =
         cross * layout.bytes_of_key() * config.vision.max_num_tiles * config.vision.num_patches();
-    const int64_t rows = std::min(context, rows_of_a_forward);
-    plan.scratch = std::max(vision_scratch(config), text_scratch(t) * rows / rows_of_a_forward);
+    plan.scratch = scratch_bytes(config, Device::cpu, std::min(context, rows_of_a_forward));
     return plan;
 }
 

@@ -17,12 +17,17 @@ struct MemoryPlan {
     int64_t kv_per_image =
         0;                ///< cross-attention keys and values of an image of max_num_tiles tiles
     int64_t scratch = 0;  ///< intermediates, at their largest
+    int64_t largest_layer = 0;  ///< of the weights: those of one text layer
 
     /// Memory of the process beside the mapped weights.
     [[nodiscard]] int64_t anonymous(int64_t tokens, int64_t images) const {
         return weights_copied + tokens * kv_per_token + images * kv_per_image + scratch;
     }
 };
+
+/// Intermediates at their largest: of the vision tower with all that comes behind it, or of a
+/// forward of `rows` rows of the text tower.
+int64_t scratch_bytes(const ModelConfig& config, Device device, int64_t rows);
 
 /// Errors: as CheckpointWeights::quantised_layers.
 /// `kv_dtype`: what keys and values are kept as; none: as a model without options keeps them.

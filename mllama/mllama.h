@@ -41,7 +41,7 @@ struct GenerationOptions {
     int64_t max_length = 0;  ///< tokens of prompt and answer together; 0: no limit but the model's
     std::vector<int64_t> eos_token_ids;
     std::vector<std::string> stop;  ///< texts that end the answer; they are not part of it
-    int64_t prefill_chunk = 512;    ///< rows of a forward at most, over all prompts
+    int64_t prefill_chunk = 0;      ///< rows of a forward at most, over all prompts; 0: the model's
 };
 
 enum class FinishReason { stop, length };

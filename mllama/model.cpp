@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/error.h"
 #include "mllama/checkpoint_weights.h"
 #include "mllama/quantising_source.h"
 
@@ -42,16 +43,70 @@ Model::Model(const ModelConfig& config, const WeightLoader& weights, const Model
       text_(config, weights, options.reference),
       kv_dtype_(
           options.kv_dtype.value_or(text_.compute() == Compute::f32 ? DType::f32 : DType::bf16)),
-      workspace_(std::make_unique<TextModel::Workspace>()) {}
+      workspace_(std::make_unique<TextModel::Workspace>()) {
+    if (options.device == Device::cuda) move_to_gpu(options);
+}
+
+/// Calls visit for all weights of which the last `layers` text layers need a copy on the GPU.
+void Model::for_each_tensor(int64_t layers, const std::function<void(Tensor&)>& visit) {
+    const int64_t all = config_.text.num_hidden_layers;
+    vision_.for_each_tensor(visit);
+    multi_modal_projector_.for_each_tensor(visit);
+    for (int64_t layer = all - layers; layer < all; ++layer)
+        text_.for_each_tensor_of_layer(layer, visit);
+    if (layers == all) text_.for_each_tensor_before(visit);
+    if (layers > 0) text_.for_each_tensor_behind(visit);
+}
+
+DevicePlan Model::plan_device(int64_t layers) {
+    DevicePlan plan = begin_device_plan(config_, kv_dtype_, layers);
+    const auto size = [](const Tensor& tensor) {
+        return round_up(tensor.bytes(), DeviceRegion::alignment);
+    };
+    for_each_tensor(layers, [&](Tensor& tensor) { plan.weights += size(tensor); });
+    int64_t largest = 0;
+    for (int64_t layer = plan.all_layers - layers; layer < plan.all_layers; ++layer) {
+        int64_t bytes = 0;
+        text_.for_each_tensor_of_layer(layer, [&](Tensor& tensor) { bytes += size(tensor); });
+        largest = std::max(largest, bytes);
+    }
+    fit_device_plan(config_.text, largest, plan);
+    return plan;
+}
+
+void Model::move_to_gpu(const ModelOptions& options) {
+    const int64_t all = config_.text.num_hidden_layers;
+    const int64_t layers = std::clamp<int64_t>(options.gpu_layers.value_or(all), 0, all);
+    try {
+        device_plan_ = plan_device(layers);
+        device_memory_ = DeviceRegion::with_room(device_plan_->bytes());
+    } catch (const Error& error) {
+        device_plan_.reset();
+        if (!options.device_or_cpu) throw;
+        if (options.stays_on_cpu) options.stays_on_cpu(error.what());
+        return;
+    }
+    if (options.planned) options.planned(*device_plan_);
+    int64_t done = 0;
+    for_each_tensor(layers, [&](Tensor& tensor) {
+        tensor = tensor.to(Device::cuda);
+        done += tensor.bytes();
+        if (options.uploading) options.uploading(done, device_plan_->weights);
+    });
+    text_.add_device(Device::cuda);
+    workspace_->on(Device::cuda).reserve(device_plan_->scratch);
+}
 
 VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress& progress) const {
-    const Arena::Scope scope(workspace_->arena);
-    const VisionFeatures features = vision_.forward(image, workspace_->arena, progress);
+    Arena& scratch = workspace_->on(vision_.device());
+    const Arena::Scope scope(scratch);
+    const VisionFeatures features = vision_.forward(image, scratch, progress);
     const int64_t num_patches = features.num_patches;
     const int64_t tiles = features.layout.tiles();
     VisionRows result{features.layout,
-                      Tensor::empty({tiles * num_patches, config_.text.hidden_size}, DType::f32)};
-    Tensor tile_rows = workspace_->arena.take({num_patches, config_.vision.vision_output_dim});
+                      Tensor::empty({tiles * num_patches, config_.text.hidden_size}, DType::f32,
+                                    vision_.device())};
+    Tensor tile_rows = scratch.take({num_patches, config_.vision.vision_output_dim});
     for (int64_t tile = 0; tile < tiles; ++tile) {
         features.tile_rows(tile, tile_rows);
         Tensor projected = result.rows.rows(tile * num_patches, (tile + 1) * num_patches);
@@ -61,8 +116,7 @@ VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress
 }
 
 void Model::add_image(Sequence& sequence, const VisionRows& image) const {
-    const Arena::Scope scope(workspace_->arena);
-    text_.add_image(sequence, image, workspace_->arena);
+    text_.add_image(sequence, image, *workspace_);
 }
 
 Tensor Model::forward(std::span<const SequenceInput> batch, const ForwardTrace* trace) const {
@@ -71,6 +125,7 @@ Tensor Model::forward(std::span<const SequenceInput> batch, const ForwardTrace* 
 
 Tensor Model::prefill(Sequence& sequence, std::span<const int64_t> ids, int64_t chunk,
                       const std::function<void(int64_t)>& progress) const {
+    if (chunk == 0) chunk = prefill_chunk();
     Tensor logits;
     for (size_t begin = 0; begin < ids.size(); begin += static_cast<size_t>(chunk)) {
         const size_t count = std::min(static_cast<size_t>(chunk), ids.size() - begin);

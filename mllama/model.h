@@ -10,9 +10,11 @@
 #include <string>
 
 #include "mllama/config.h"
+#include "mllama/device_plan.h"
 #include "mllama/quantise.h"
 #include "mllama/text.h"
 #include "mllama/vision.h"
+#include "tensor/device_memory.h"
 
 namespace mllama {
 
@@ -26,6 +28,15 @@ struct ModelOptions {
     std::optional<WeightType> vision_weights = std::nullopt;
     int64_t group_size = 128;  ///< of weights that are quantised to int4
     std::function<void(int64_t done, int64_t all)> quantising = {};  ///< layers, while they are
+
+    /// Where to compute. `device_or_cpu`: on the CPU after all if the device has too little memory.
+    Device device = Device::cpu;
+    bool device_or_cpu = false;
+    /// How many text layers, counted from the last, are on the GPU; none: all of them.
+    std::optional<int64_t> gpu_layers = std::nullopt;
+    std::function<void(const DevicePlan& plan)> planned = {};  ///< before anything is moved there
+    std::function<void(const std::string& why)> stays_on_cpu = {};   ///< of device_or_cpu
+    std::function<void(int64_t bytes, int64_t all)> uploading = {};  ///< while weights are
 
     InputStatistics statistics = {};  ///< of linear layers, for those who want to look inside
 
@@ -52,7 +63,14 @@ class Model {
     /// "f32", "bf16", "f16", "int8", ...: what the text tower's weights are.
     [[nodiscard]] std::string_view weight_type_name() const { return text_.weight_type_name(); }
 
-    [[nodiscard]] Sequence new_sequence() const { return {config_.text, kv_dtype_}; }
+    [[nodiscard]] Sequence new_sequence() const {
+        return {config_.text, kv_dtype_, text_.layer_devices()};
+    }
+
+    /// What is on a GPU; none: nothing.
+    [[nodiscard]] const std::optional<DevicePlan>& device_plan() const { return device_plan_; }
+    /// Rows of a forward that are worth being fed together.
+    [[nodiscard]] int64_t prefill_chunk() const { return device_plan_ ? gpu_prefill_rows : 512; }
 
     /// Vision tower and projector: rows (tiles * num_patches, text hidden_size).
     VisionRows encode_image(const ProcessedImage& image, const VisionProgress& progress = {}) const;
@@ -63,19 +81,24 @@ class Model {
     /// See TextModel::forward. The result is valid until the next call.
     Tensor forward(std::span<const SequenceInput> batch, const ForwardTrace* trace = nullptr) const;
 
-    /// Feeds a long text in chunks of at most `chunk` rows and returns the logits (1, vocab_size)
-    /// of its last token.
-    Tensor prefill(Sequence& sequence, std::span<const int64_t> ids, int64_t chunk = 512,
+    /// Feeds a long text in chunks of at most `chunk` rows (0: prefill_chunk()) and returns the
+    /// logits (1, vocab_size) of its last token.
+    Tensor prefill(Sequence& sequence, std::span<const int64_t> ids, int64_t chunk = 0,
                    const std::function<void(int64_t done)>& progress = {}) const;
 
   private:
     Model(const ModelConfig& config, const WeightLoader& weights, const ModelOptions& options);
+    [[nodiscard]] DevicePlan plan_device(int64_t layers);
+    void move_to_gpu(const ModelOptions& options);
+    void for_each_tensor(int64_t layers, const std::function<void(Tensor&)>& visit);
 
     ModelConfig config_;
     VisionModel vision_;
     Linear multi_modal_projector_;  // (text hidden_size, vision_output_dim) with bias
     TextModel text_;
     DType kv_dtype_;
+    std::optional<DevicePlan> device_plan_;
+    std::shared_ptr<DeviceRegion> device_memory_;  // what the plan says
     // Of whichever call runs: a Model serves one thread at a time.
     std::unique_ptr<TextModel::Workspace> workspace_;
 };

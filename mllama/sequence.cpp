@@ -4,13 +4,13 @@
 
 namespace mllama {
 
-Sequence::Sequence(const TextConfig& config, DType kv_dtype)
+Sequence::Sequence(const TextConfig& config, DType kv_dtype, const std::vector<Device>& devices)
     : self_attention(static_cast<size_t>(config.num_hidden_layers)),
       cross_attention(static_cast<size_t>(config.num_hidden_layers)) {
     for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
         auto& caches = config.is_cross_attention(layer) ? cross_attention : self_attention;
-        caches[static_cast<size_t>(layer)] =
-            KvCache(config.num_key_value_heads, config.head_dim(), kv_dtype);
+        caches[static_cast<size_t>(layer)] = KvCache(config.num_key_value_heads, config.head_dim(),
+                                                     kv_dtype, devices[static_cast<size_t>(layer)]);
     }
 }
 
@@ -38,7 +38,13 @@ void Sequence::add_image(const TileLayout& layout, int64_t rows_per_tile) {
     images_.push_back(keys);
     append_key_bias(layout, rows_per_tile, bias_);
     const bool any = std::any_of(bias_.begin(), bias_.end(), [](float b) { return b != 0.0f; });
-    if (any) key_bias_ = Tensor::from(bias_);
+    if (!any) return;
+    const Tensor bias = Tensor::from(bias_);
+    for (const KvCache& cache : cross_attention) {
+        if (cache.width() == 0) continue;
+        Tensor& here = key_bias_[static_cast<size_t>(cache.device())];
+        if (here.numel() != bias.numel()) here = bias.to(cache.device());
+    }
 }
 
 }  // namespace mllama

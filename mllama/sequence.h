@@ -2,6 +2,7 @@
 // for cross-attention.
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -27,8 +28,8 @@ struct ImageKeys {
 /// One conversation or sample. Independent of all others: what it is batched with never changes it.
 class Sequence {
   public:
-    /// `kv_dtype`: what keys and values are rounded to.
-    Sequence(const TextConfig& config, DType kv_dtype);
+    /// `kv_dtype`: what keys and values are rounded to; `devices`: by layer, where they are kept.
+    Sequence(const TextConfig& config, DType kv_dtype, const std::vector<Device>& devices);
 
     /// Makes room for `positions` tokens in all.
     void reserve(int64_t positions);
@@ -52,14 +53,16 @@ class Sequence {
     void advance(int64_t tokens) { length_ += tokens; }
     [[nodiscard]] const std::vector<ImageKeys>& images() const { return images_; }
     /// (keys) f32: log of how many tiles a padding tile stands for; undefined if that is nowhere
-    /// more than one.
-    [[nodiscard]] const Tensor& key_bias() const { return key_bias_; }
+    /// more than one, and on a device that no cross-attention layer uses.
+    [[nodiscard]] const Tensor& key_bias(Device device) const {
+        return key_bias_[static_cast<size_t>(device)];
+    }
 
   private:
     int64_t length_ = 0;
     std::vector<ImageKeys> images_;
     std::vector<float> bias_;
-    Tensor key_bias_;
+    std::array<Tensor, 2> key_bias_;  // by device
 };
 
 }  // namespace mllama

@@ -76,10 +76,13 @@ void TextModel::Batch::clear() {
     image_rows = 0;
     ids.clear();
     positions.clear();
+    kept = 0;
+    pasts.clear();
     images.clear();
     sees_image.clear();
-    row_factor = cos = sin = Tensor();
+    blind = recorded = false;
     trace = nullptr;
+    on = {};
 }
 
 TextModel::TextModel(const ModelConfig& config, const WeightLoader& weights, Reference reference)
@@ -113,10 +116,10 @@ void TextModel::attend(const Batch& batch, const Part& part, size_t layer, const
     Tensor rows = out.rows(part.begin, part.end);
     ops::attention(queries, kv, shape, key_bias, visible, compute, rows);
     if (!batch.trace || !batch.trace->attention) return;
-    Tensor weights =
-        Tensor::empty({config_.num_attention_heads, queries.rows(), kv.keys}, DType::f32);
+    Tensor weights = Tensor::empty({config_.num_attention_heads, queries.rows(), kv.keys},
+                                   DType::f32, q.device());
     ops::attention_weights(queries, kv, shape, key_bias, visible, weights);
-    batch.trace->attention(part.place, static_cast<int64_t>(layer), weights);
+    batch.trace->attention(part.place, static_cast<int64_t>(layer), weights.to(Device::cpu));
 }
 
 void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, const Batch& batch,
@@ -135,13 +138,23 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, co
         layer.q_proj.forward(x, q);
         layer.k_proj.forward(x, k);
         layer.v_proj.forward(x, v);
-        ops::rope(q, c.head_dim(), batch.cos, batch.sin);
-        ops::rope(k, c.head_dim(), batch.cos, batch.sin);
+        const Batch::Tensors& here = batch.on[static_cast<size_t>(h.device())];
+        ops::rope(q, c.head_dim(), here.cos, here.sin);
+        ops::rope(k, c.head_dim(), here.cos, here.sin);
         for (const Part& part : batch.parts) {
             KvCache& cache = part.input->sequence->self_attention[index];
-            cache.append(k.rows(part.begin, part.end), v.rows(part.begin, part.end));
-            attend(batch, part, index, q, cache.keys_values(), Tensor(), causal(part.position),
-                   layer.q_proj.compute, x);
+            const Tensor new_k = k.rows(part.begin, part.end);
+            const Tensor new_v = v.rows(part.begin, part.end);
+            if (batch.recorded) {  // the step's place in the text is read when it runs
+                const Tensor past = here.pasts.rows(part.index, part.index + 1);
+                cache.store(new_k, new_v, past);
+                attend(batch, part, index, q, cache.keys_values(past), Tensor(), causal(0),
+                       layer.q_proj.compute, x);
+            } else {
+                cache.store(new_k, new_v);
+                attend(batch, part, index, q, cache.keys_values(new_k.rows()), Tensor(),
+                       causal(part.position), layer.q_proj.compute, x);
+            }
         }
         layer.o_proj.add_to(h, x);
     }
@@ -152,6 +165,7 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, co
 void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, const Batch& batch,
                                 Tensor& h, Arena& scratch) const {
     const TextConfig& c = config_;
+    const Batch::Tensors& here = batch.on[static_cast<size_t>(h.device())];
     const Arena::Scope scope(scratch);
     Tensor x = scratch.take(h.shape());  // (image_rows, hidden_size)
     {
@@ -164,21 +178,21 @@ void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, 
         for (const Part& part : batch.parts) {
             if (part.begin >= batch.image_rows) break;
             const Sequence& sequence = *part.input->sequence;
+            const Visibility visible{here.images.first + part.begin, here.images.ranges};
             attend(batch, part, index, q, sequence.cross_attention[index].keys_values(),
-                   sequence.key_bias(), batch.images.of_queries(part.begin, part.end),
-                   layer.q_proj.compute, x);
+                   sequence.key_bias(h.device()), visible, layer.q_proj.compute, x);
         }
         layer.o_proj.add_to(h, x, layer.attn_gate);
     }
     layer.post_attention_layernorm.forward(h, x);
-    if (!batch.row_factor.defined()) {
+    if (!batch.blind) {
         layer.mlp.add_to(h, x, layer.mlp_gate, scratch);
         return;
     }
     Tensor mlp_out = scratch.take(h.shape());  // (image_rows, hidden_size)
     mlp_out.fill_zero();
     layer.mlp.add_to(mlp_out, x, layer.mlp_gate, scratch);
-    ops::scale_rows(mlp_out, batch.row_factor);
+    ops::scale_rows(mlp_out, here.row_factor);
     ops::add_scaled(h, mlp_out, 1.0f);
 }
 
@@ -191,8 +205,10 @@ void TextModel::lay_out(std::span<const SequenceInput> inputs, Batch& batch) con
             Sequence& sequence = *input.sequence;
             if (sequence.has_images() == with_images) {
                 const auto count = static_cast<int64_t>(input.ids.size());
-                batch.parts.push_back(
-                    {&input, place, batch.rows, batch.rows + count, sequence.length(), logits});
+                const auto index = static_cast<int64_t>(batch.parts.size());
+                batch.parts.push_back({&input, place, index, batch.rows, batch.rows + count,
+                                       sequence.length(), logits});
+                batch.pasts.push_back(sequence.length());
                 for (int64_t i = 0; i < count; ++i) {
                     const int64_t id = input.ids[static_cast<size_t>(i)];
                     const ImageSpan span = sequence.image_rule.next(id == image_token_id_);
@@ -207,16 +223,30 @@ void TextModel::lay_out(std::span<const SequenceInput> inputs, Batch& batch) con
             }
             logits += input.logits_to_keep;
         }
+        batch.kept = logits;
         if (with_images) batch.image_rows = batch.rows;
     }
+    const auto blind = [](float sees) { return sees == 0.0f; };
+    batch.blind = std::any_of(batch.sees_image.begin(), batch.sees_image.end(), blind);
+}
+
+/// The batch's numbers as tensors of a device.
+void TextModel::bring(Batch& batch, Arena& arena) const {
+    Batch::Tensors& here = batch.on[static_cast<size_t>(arena.device())];
+    here.ids = arena.take_copy(std::span<const int64_t>(batch.ids));
+    here.positions = arena.take_copy(std::span<const int64_t>(batch.positions));
+    here.pasts = arena.take_copy(std::span<const int64_t>(batch.pasts));
+    here.images = batch.images.on(arena);
+    if (batch.blind) here.row_factor = arena.take_copy(std::span<const float>(batch.sees_image));
+    here.cos = arena.take({batch.rows, config_.head_dim() / 2});
+    here.sin = arena.take({batch.rows, config_.head_dim() / 2});
 }
 
 /// Logits (kept, vocab_size) of the last rows of each sequence, in the order of the caller's batch.
-Tensor TextModel::kept_logits(const Batch& batch, int64_t kept, const Tensor& h,
-                              Arena& scratch) const {
-    Tensor logits = scratch.take({kept, config_.vocab_size});
+Tensor TextModel::kept_logits(const Batch& batch, const Tensor& h, Arena& scratch) const {
+    Tensor logits = scratch.take({batch.kept, config_.vocab_size});
     const Arena::Scope scope(scratch);
-    Tensor last = scratch.take({kept, config_.hidden_size});
+    Tensor last = scratch.take({batch.kept, config_.hidden_size});
     for (const Part& part : batch.parts) {
         const int64_t count = part.input->logits_to_keep;
         Tensor rows = last.rows(part.logits, part.logits + count);
@@ -227,70 +257,166 @@ Tensor TextModel::kept_logits(const Batch& batch, int64_t kept, const Tensor& h,
     return logits;
 }
 
-Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& workspace,
-                          const ForwardTrace* trace) const {
-    const TextConfig& c = config_;
-    Arena& scratch = workspace.arena;
-    Batch& batch = workspace.batch;
-    batch.clear();
-    scratch.reset();
-    batch.trace = trace;
-    lay_out(inputs, batch);
-    const auto blind = std::count(batch.sees_image.begin(), batch.sees_image.end(), 0.0f);
-    if (blind > 0) {
-        batch.row_factor = scratch.take({batch.image_rows});
-        std::copy(batch.sees_image.begin(), batch.sees_image.end(), batch.row_factor.data<float>());
-    }
-    batch.cos = scratch.take({batch.rows, c.head_dim() / 2});
-    batch.sin = scratch.take({batch.rows, c.head_dim() / 2});
-    rotary_embedding_.angles(batch.positions, batch.cos, batch.sin);
+Device TextModel::layer_device(size_t layer) const {
+    return std::visit([](const auto& l) { return l.input_layernorm.weight.device(); },
+                      layers_[layer]);
+}
 
-    Tensor h = scratch.take({batch.rows, c.hidden_size});
-    ops::embedding(batch.ids, embed_tokens_, h);
+std::vector<Device> TextModel::layer_devices() const {
+    std::vector<Device> devices;
+    for (size_t i = 0; i < layers_.size(); ++i) devices.push_back(layer_device(i));
+    return devices;
+}
+
+bool TextModel::all_on(Device device) const {
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        if (layer_device(i) != device) return false;
+    }
+    return embed_tokens_.device() == device && norm_.weight.device() == device;
+}
+
+void TextModel::for_each_tensor_of_layer(int64_t layer, const std::function<void(Tensor&)>& visit) {
+    std::visit([&](auto& l) { l.for_each_tensor(visit); }, layers_[static_cast<size_t>(layer)]);
+}
+
+void TextModel::for_each_tensor_before(const std::function<void(Tensor&)>& visit) {
+    visit(embed_tokens_);
+}
+
+void TextModel::for_each_tensor_behind(const std::function<void(Tensor&)>& visit) {
+    norm_.for_each_tensor(visit);
+    lm_head_.for_each_tensor(visit);
+}
+
+/// What the operations of a step depend on beside the contents of tensors: see Recording::run.
+void TextModel::describe(const Workspace& workspace, std::vector<int64_t>& key) const {
+    const auto address = [](const void* p) {
+        return static_cast<int64_t>(reinterpret_cast<intptr_t>(p));
+    };
+    const Batch& batch = workspace.batch;
+    key.clear();
+    for (const Arena& arena : workspace.arenas) key.push_back(address(arena.start()));
+    key.insert(key.end(), {batch.rows, batch.image_rows, batch.kept, batch.blind ? 1 : 0});
+    for (const Part& part : batch.parts) {
+        const Sequence& sequence = *part.input->sequence;
+        key.insert(key.end(), {part.logits, part.input->logits_to_keep});
+        for (const Tensor& bias : {sequence.key_bias(Device::cpu), sequence.key_bias(Device::cuda)})
+            key.push_back(bias.defined() ? address(bias.data()) : 0);
+        for (const auto* caches : {&sequence.self_attention, &sequence.cross_attention}) {
+            for (const KvCache& cache : *caches) {
+                if (cache.capacity() == 0) continue;
+                key.insert(key.end(), {cache.capacity(), address(cache.keys_address()),
+                                       address(cache.values_address())});
+            }
+        }
+        for (const KvCache& cache : sequence.cross_attention) key.push_back(cache.length());
+    }
+    const Batch::Tensors& here = batch.on[static_cast<size_t>(Device::cuda)];
+    key.insert(key.end(), {address(here.images.first), address(here.images.ranges)});
+}
+
+/// From the rows' ids to workspace.logits.
+void TextModel::run_layers(Workspace& workspace) const {
+    const Batch& batch = workspace.batch;
+    const ForwardTrace* trace = batch.trace;
+    for (const Device device : {Device::cpu, Device::cuda}) {
+        Batch::Tensors& here = workspace.batch.on[static_cast<size_t>(device)];
+        if (here.cos.defined()) rotary_embedding_.angles(here.positions, here.cos, here.sin);
+    }
     const auto report = [&](size_t layer, const Tensor& state) {
         if (!trace || !trace->hidden_state) return;
         for (const Part& part : batch.parts) {
             trace->hidden_state(part.place, static_cast<int64_t>(layer),
-                                state.rows(part.begin, part.end));
+                                state.rows(part.begin, part.end).to(Device::cpu));
         }
     };
+    const auto moved = [&](const Tensor& h, Device device) {
+        if (h.device() == device) return h;
+        Tensor there = workspace.on(device).take(h.shape());
+        there.copy_from(h);
+        return there;
+    };
+    const Device first = embed_tokens_.device();
+    Tensor h = workspace.on(first).take({batch.rows, config_.hidden_size});
+    ops::embedding(batch.on[static_cast<size_t>(first)].ids, embed_tokens_, h);
     for (size_t i = 0; i < layers_.size(); ++i) {
-        if (const auto* self = std::get_if<SelfAttentionLayer>(&layers_[i])) {
-            report(i, h);
-            self_attention(*self, i, batch, h, scratch);
-        } else if (batch.image_rows > 0) {
-            report(i, h);
+        const auto* self = std::get_if<SelfAttentionLayer>(&layers_[i]);
+        if (!self && batch.image_rows == 0) continue;
+        report(i, h);
+        const Device device = layer_device(i);
+        h = moved(h, device);
+        if (self) {
+            self_attention(*self, i, batch, h, workspace.on(device));
+        } else {
             Tensor image_rows = h.rows(0, batch.image_rows);
             cross_attention(std::get<CrossAttentionLayer>(layers_[i]), i, batch, image_rows,
-                            scratch);
+                            workspace.on(device));
         }
     }
-    int64_t kept = 0;
-    for (const Part& part : batch.parts) {
-        part.input->sequence->advance(part.end - part.begin);
-        kept += part.input->logits_to_keep;
-    }
+    h = moved(h, norm_.weight.device());
     if (trace && trace->hidden_state) {
-        Tensor last = scratch.take(h.shape());
+        Tensor last = workspace.on(h.device()).take(h.shape());
         norm_.forward(h, last);
         report(layers_.size(), last);
     }
-    return kept_logits(batch, kept, h, scratch);
+    workspace.logits = kept_logits(batch, h, workspace.on(h.device()));
 }
 
-void TextModel::add_image(Sequence& sequence, const VisionRows& image, Arena& scratch) const {
+Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& workspace,
+                          const ForwardTrace* trace) const {
+    Batch& batch = workspace.batch;
+    batch.clear();
+    batch.trace = trace;
+    lay_out(inputs, batch);
+    for (Arena& arena : workspace.arenas) arena.reset();
+    const bool on_cpu = all_on(Device::cpu);
+    const bool on_gpu = all_on(Device::cuda);
+    if (!on_gpu) bring(batch, workspace.on(Device::cpu));
+    if (!on_cpu) bring(batch, workspace.on(Device::cuda));
+    for (const Part& part : batch.parts) {
+        for (KvCache& cache : part.input->sequence->self_attention)
+            if (cache.width() > 0) cache.make_room(part.end - part.begin);
+    }
+    const bool a_token_each = batch.rows == static_cast<int64_t>(batch.parts.size());
+    batch.recorded = on_gpu && a_token_each && !trace;
+    if (batch.recorded) {
+        describe(workspace, workspace.key);
+        workspace.recording.run(workspace.key, [&] { run_layers(workspace); });
+    } else {
+        run_layers(workspace);
+    }
+    for (const Part& part : batch.parts) {
+        Sequence& sequence = *part.input->sequence;
+        const int64_t tokens = part.end - part.begin;
+        for (KvCache& cache : sequence.self_attention)
+            if (cache.width() > 0) cache.advance(tokens);
+        sequence.advance(tokens);
+    }
+    if (workspace.logits.device() == Device::cpu || batch.kept == 0) return workspace.logits;
+    if (workspace.host_logits.numel() < workspace.logits.numel())
+        workspace.host_logits = Tensor::pinned(workspace.logits.shape(), DType::f32);
+    Tensor host = workspace.host_logits.rows(0, batch.kept);
+    host.copy_from(workspace.logits);
+    return host;
+}
+
+void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const {
     const int64_t rows_per_tile = image.rows.rows() / image.layout.tiles();
+    std::array<Tensor, 2> image_rows;  // by device, where they are needed
     for (size_t i = 0; i < layers_.size(); ++i) {
         const auto* layer = std::get_if<CrossAttentionLayer>(&layers_[i]);
         if (!layer) continue;
         KvCache& cache = sequence.cross_attention[i];
         cache.reserve(cache.length() + image.rows.rows());
+        Tensor& here = image_rows[static_cast<size_t>(cache.device())];
+        if (!here.defined()) here = image.rows.to(cache.device());
+        Arena& scratch = workspace.on(cache.device());
         const Arena::Scope scope(scratch);
         Tensor k = scratch.take(
             {rows_per_tile, config_.kv_size()});  // (num_patches, num_key_value_heads * head_dim)
         Tensor v = scratch.take({rows_per_tile, config_.kv_size()});
         for (int64_t tile = 0; tile < image.layout.tiles(); ++tile) {
-            const Tensor rows = image.rows.rows(tile * rows_per_tile, (tile + 1) * rows_per_tile);
+            const Tensor rows = here.rows(tile * rows_per_tile, (tile + 1) * rows_per_tile);
             layer->k_proj.forward(rows, k);
             layer->v_proj.forward(rows, v);
             norm_heads(layer->k_norm, k);

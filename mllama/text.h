@@ -13,6 +13,7 @@
 // transformers 4.56.2.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <span>
 #include <variant>
@@ -23,6 +24,7 @@
 #include "mllama/weights.h"
 #include "nn/rope.h"
 #include "tensor/arena.h"
+#include "tensor/recording.h"
 
 namespace mllama {
 
@@ -53,6 +55,14 @@ struct SelfAttentionLayer {
     Linear o_proj;  ///< (hidden_size, num_attention_heads * head_dim)
     RmsNorm post_attention_layernorm;
     GatedMlp mlp;
+
+    template <class Visit>
+    void for_each_tensor(const Visit& visit) {
+        input_layernorm.for_each_tensor(visit);
+        for (Linear* linear : {&q_proj, &k_proj, &v_proj, &o_proj}) linear->for_each_tensor(visit);
+        post_attention_layernorm.for_each_tensor(visit);
+        mlp.for_each_tensor(visit);
+    }
 };
 
 /// MllamaCrossAttentionDecoderLayer
@@ -68,6 +78,16 @@ struct CrossAttentionLayer {
     RmsNorm post_attention_layernorm;
     GatedMlp mlp;
     float mlp_gate = 0;  ///< tanh of cross_attn_mlp_gate
+
+    template <class Visit>
+    void for_each_tensor(const Visit& visit) {
+        input_layernorm.for_each_tensor(visit);
+        for (Linear* linear : {&q_proj, &k_proj, &v_proj, &o_proj}) linear->for_each_tensor(visit);
+        q_norm.for_each_tensor(visit);
+        k_norm.for_each_tensor(visit);
+        post_attention_layernorm.for_each_tensor(visit);
+        mlp.for_each_tensor(visit);
+    }
 };
 
 class TextModel {
@@ -85,7 +105,17 @@ class TextModel {
 
     /// Computes keys and values of a picture in every cross-attention layer and appends them to the
     /// sequence.
-    void add_image(Sequence& sequence, const VisionRows& image, Arena& scratch) const;
+    void add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const;
+
+    /// Where each layer is computed. Layers move by their tensors (for_each_tensor), whole.
+    [[nodiscard]] std::vector<Device> layer_devices() const;
+    /// Calls visit(Tensor&) for all weights of a layer; of the embedding that stands before the
+    /// first layer; of norm and lm_head, which stand behind the last.
+    void for_each_tensor_of_layer(int64_t layer, const std::function<void(Tensor&)>& visit);
+    void for_each_tensor_before(const std::function<void(Tensor&)>& visit);
+    void for_each_tensor_behind(const std::function<void(Tensor&)>& visit);
+    /// To be called when weights have been moved to a device.
+    void add_device(Device device) { rotary_embedding_.add_device(device); }
 
     [[nodiscard]] const TextConfig& config() const { return config_; }
     /// Calls visit for the linear layers that a token goes through, with or without a picture;
@@ -107,6 +137,7 @@ class TextModel {
     struct Part {
         const SequenceInput* input;
         size_t place;      // in the caller's batch
+        int64_t index;     // among the parts
         int64_t begin;     // first row
         int64_t end;       // behind the last row
         int64_t position;  // of the first row in its text
@@ -120,18 +151,32 @@ class TextModel {
         std::vector<Part> parts;
         int64_t rows = 0;
         int64_t image_rows = 0;          // rows of sequences with pictures, in front
+        int64_t kept = 0;                // rows of logits
         std::vector<int64_t> ids;        // (rows)
         std::vector<int64_t> positions;  // (rows)
+        std::vector<int64_t> pasts;      // (parts) positions of the first rows
         KeyVisibility images;            // (image_rows) keys of pictures that a row sees
         std::vector<float> sees_image;   // (image_rows) 1, or 0 for a row that sees no picture
-        Tensor row_factor;               // the same as a tensor, if any is 0
-        Tensor cos, sin;                 // (rows, head_dim / 2)
+        bool blind = false;              // some row sees no picture
+        bool recorded = false;           // may run as a recording
         const ForwardTrace* trace = nullptr;
+
+        /// The same where a device can read it.
+        struct Tensors {
+            Tensor ids, positions;  // (rows) i64
+            Tensor pasts;           // (parts) i64
+            Visibility images;      // (image_rows)
+            Tensor row_factor;      // (image_rows) f32: sees_image, if there are blind rows
+            Tensor cos, sin;        // (rows, head_dim / 2)
+        };
+        std::array<Tensors, 2> on;  // by device
 
         void clear();
     };
 
     void lay_out(std::span<const SequenceInput> inputs, Batch& batch) const;
+    void bring(Batch& batch, Arena& arena) const;
+    void run_layers(Workspace& workspace) const;
     void self_attention(const SelfAttentionLayer& layer, size_t index, const Batch& batch,
                         Tensor& h, Arena& scratch) const;
     void cross_attention(const CrossAttentionLayer& layer, size_t index, const Batch& batch,
@@ -139,7 +184,10 @@ class TextModel {
     void attend(const Batch& batch, const Part& part, size_t layer, const Tensor& q,
                 const KeysValues& kv, const Tensor& key_bias, Visibility visible, Compute compute,
                 Tensor& out) const;
-    Tensor kept_logits(const Batch& batch, int64_t kept, const Tensor& h, Arena& scratch) const;
+    Tensor kept_logits(const Batch& batch, const Tensor& h, Arena& scratch) const;
+    [[nodiscard]] bool all_on(Device device) const;
+    [[nodiscard]] Device layer_device(size_t layer) const;
+    void describe(const Workspace& workspace, std::vector<int64_t>& key) const;
 
     TextConfig config_;
     int64_t image_token_id_;
@@ -154,8 +202,14 @@ class TextModel {
 
 /// What a forward works in.
 struct TextModel::Workspace {
-    Arena arena;
+    std::array<Arena, 2> arenas{Arena(Device::cpu), Arena(Device::cuda)};
     Batch batch;
+    Tensor logits;       // (kept rows, vocab_size) of the last forward, where lm_head is
+    Tensor host_logits;  // the same, if that is not the CPU
+    Recording recording;
+    std::vector<int64_t> key;  // of the recording
+
+    Arena& on(Device device) { return arenas[static_cast<size_t>(device)]; }
 };
 
 }  // namespace mllama

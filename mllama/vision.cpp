@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 
 namespace mllama {
 namespace {
@@ -55,33 +56,10 @@ bool same_values(const Tensor& a, const Tensor& b) {
                       [to_f32](uint16_t x, uint16_t y) { return to_f32(x) == to_f32(y); });
 }
 
-/// The pixels of each patch of a tile, one patch a row, as a convolution with stride = kernel sees
-/// them: pixels (num_channels, image_size, image_size) -> out (patches, num_channels * patch_size *
-/// patch_size)
-void unfold_patches(const float* pixels, const VisionConfig& c, Tensor& out) {
-    const int64_t side = c.patches_per_side();
-    ops::parallel_for(side, [&](int64_t patch_y) {
-        float* row = out.data<float>() + patch_y * side * c.patch_pixels();
-        for (int64_t patch_x = 0; patch_x < side; ++patch_x) {
-            for (int64_t channel = 0; channel < c.num_channels; ++channel) {
-                for (int64_t y = 0; y < c.patch_size; ++y) {
-                    const int64_t line =
-                        (channel * c.image_size + patch_y * c.patch_size + y) * c.image_size;
-                    row = std::copy_n(pixels + line + patch_x * c.patch_size, c.patch_size, row);
-                }
-            }
-        }
-    });
-}
-
 }  // namespace
 
 void TileEmbedding::add_to(Tensor& rows, int64_t aspect_ratio_id, int64_t tile) const {
-    const Tensor entry = tile_entry(embedding, aspect_ratio_id, tile, rows.cols(), 1);
-    for (int64_t r = 0; r < rows.rows(); ++r) {
-        Tensor row = rows.rows(r, r + 1);
-        ops::add_scaled(row, entry, gate);
-    }
+    ops::add_to_rows(rows, tile_entry(embedding, aspect_ratio_id, tile, rows.cols(), 1), gate);
 }
 
 void PositionEmbedding::add_to(Tensor& rows, int64_t aspect_ratio_id, int64_t tile) const {
@@ -92,16 +70,15 @@ void PositionEmbedding::add_to(Tensor& rows, int64_t aspect_ratio_id, int64_t ti
 
 void VisionFeatures::tile_rows(int64_t tile, Tensor& out) const {
     const int64_t hidden_size = final_state.cols();
-    const auto n = static_cast<int64_t>(intermediates.size());
-    ops::parallel_for(num_patches, [&](int64_t position) {
-        const int64_t from = (tile * padded_patches + position) * hidden_size;
-        float* row = out.data<float>() + position * out.cols();
-        std::copy_n(final_state.data<float>() + from, hidden_size, row);
-        for (int64_t k = 0; k < n; ++k) {
-            const float* state = intermediates[static_cast<size_t>(k)].data<float>() + from;
-            for (int64_t h = 0; h < hidden_size; ++h) row[hidden_size + h * n + k] = state[h];
-        }
-    });
+    const auto rows_of_tile = [&](const Tensor& state) {
+        return state.rows(tile * padded_patches, tile * padded_patches + num_patches);
+    };
+    Tensor final_columns = out.cols(0, hidden_size);
+    final_columns.copy_from(rows_of_tile(final_state));
+    std::vector<Tensor> states;
+    for (const Tensor& state : intermediates) states.push_back(rows_of_tile(state));
+    Tensor intermediate_columns = out.cols(hidden_size, out.cols());
+    ops::interleave(states, intermediate_columns);
 }
 
 VisionModel::VisionModel(const VisionConfig& config, const WeightLoader& weights,
@@ -126,6 +103,8 @@ VisionModel::VisionModel(const VisionConfig& config, const WeightLoader& weights
         load_tile_embedding(c, weights, name + "pre_tile_positional_embedding");
     post_tile_positional_embedding_ =
         load_tile_embedding(c, weights, name + "post_tile_positional_embedding");
+    tables_ = {gated_positional_embedding_.tile_embedding, pre_tile_positional_embedding_.embedding,
+               post_tile_positional_embedding_.embedding};
     layernorm_pre_ = weights.layer_norm(name + "layernorm_pre", c.hidden_size, outer_norm_eps);
     layernorm_post_ = weights.layer_norm(name + "layernorm_post", c.hidden_size, outer_norm_eps);
     for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
@@ -138,6 +117,21 @@ VisionModel::VisionModel(const VisionConfig& config, const WeightLoader& weights
     }
 }
 
+void VisionModel::for_each_tensor(const std::function<void(Tensor&)>& visit) {
+    patch_embedding_.for_each_tensor(visit);
+    for (Tensor* tensor :
+         {&class_embedding_, &gated_positional_embedding_.embedding,
+          &gated_positional_embedding_.tile_embedding, &pre_tile_positional_embedding_.embedding,
+          &post_tile_positional_embedding_.embedding}) {
+        visit(*tensor);
+    }
+    layernorm_pre_.for_each_tensor(visit);
+    layernorm_post_.for_each_tensor(visit);
+    for (auto* layers : {&transformer_, &global_transformer_}) {
+        for (VisionEncoderLayer& layer : *layers) layer.for_each_tensor(visit);
+    }
+}
+
 bool VisionModel::padding_tiles_equal(int64_t aspect_ratio_id) const {
     const VisionConfig& c = config_;
     const auto [high, wide] = c.supported_aspect_ratios[static_cast<size_t>(aspect_ratio_id - 1)];
@@ -147,9 +141,8 @@ bool VisionModel::padding_tiles_equal(int64_t aspect_ratio_id) const {
                            tile_entry(table, aspect_ratio_id, tile, c.hidden_size, rows_of_a_tile));
     };
     for (int64_t tile = first + 1; tile < c.max_num_tiles; ++tile) {
-        if (!equal(gated_positional_embedding_.tile_embedding, c.num_patches(), tile) ||
-            !equal(pre_tile_positional_embedding_.embedding, 1, tile) ||
-            !equal(post_tile_positional_embedding_.embedding, 1, tile)) {
+        if (!equal(tables_.positions, c.num_patches(), tile) || !equal(tables_.before, 1, tile) ||
+            !equal(tables_.behind, 1, tile)) {
             return false;
         }
     }
@@ -160,21 +153,22 @@ void VisionModel::embed(const ProcessedImage& image, const TileLayout& layout, T
                         Arena& scratch) const {
     const VisionConfig& c = config_;
     const Arena::Scope scope(scratch);
-    Tensor pixels = scratch.take({c.num_patches() - 1, c.patch_pixels()});
-    const int64_t tile_pixels = c.num_channels * c.image_size * c.image_size;
+    Tensor pixels = scratch.take({c.num_channels, c.image_size, c.image_size});
+    Tensor unfolded = scratch.take({c.num_patches() - 1, c.patch_pixels()});
     for (int64_t tile = 0; tile < layout.tiles(); ++tile) {
         Tensor tile_rows = x.rows(tile * c.padded_patches(), (tile + 1) * c.padded_patches());
         Tensor positions = tile_rows.rows(0, c.num_patches());
         Tensor patches = positions.rows(1, c.num_patches());
         if (tile < layout.real_tiles) {
-            unfold_patches(image.pixel_values.data() + tile * tile_pixels, c, pixels);
-            patch_embedding_.forward(pixels, patches);
+            pixels.fill_from(image.pixel_values.data() + tile * pixels.numel());
+            ops::unfold_patches(pixels, c.patch_size, unfolded);
+            patch_embedding_.forward(unfolded, patches);
         } else {
             patches.fill_zero();  // a padding tile's pixels are 0, and the convolution has no bias
         }
         pre_tile_positional_embedding_.add_to(patches, image.aspect_ratio_id, tile);
         Tensor class_token = positions.rows(0, 1);
-        std::copy_n(class_embedding_.data<float>(), c.hidden_size, class_token.data<float>());
+        class_token.copy_from(class_embedding_);
         gated_positional_embedding_.add_to(positions, image.aspect_ratio_id, tile);
         layernorm_pre_.forward(positions, positions);
         tile_rows.rows(c.num_patches(), c.padded_patches()).fill_zero();
@@ -224,11 +218,12 @@ VisionFeatures VisionModel::forward(const ProcessedImage& image, Arena& scratch,
 
     const KeyVisibility rule =
         tile_visibility(features.layout, c.num_patches(), c.padded_patches());
-    const Visibility visible = rule.of_all();
+    const Visibility visible = rule.on(scratch);
     std::vector<float> bias;
     if (features.layout.multiplicity > 1)
         append_key_bias(features.layout, c.padded_patches(), bias);
-    const Tensor key_bias = bias.empty() ? Tensor() : Tensor::from(bias);
+    const Tensor key_bias =
+        bias.empty() ? Tensor() : scratch.take_copy(std::span<const float>(bias));
 
     const auto keep = [&](int64_t layer) {
         for (size_t k = 0; k < features.intermediates.size(); ++k) {

@@ -32,6 +32,14 @@ struct VisionEncoderLayer {
     float gate_attn = 1;  ///< tanh of the stored gate
     float gate_ffn = 1;   ///< tanh of the stored gate
 
+    template <class Visit>
+    void for_each_tensor(const Visit& visit) {
+        input_layernorm.for_each_tensor(visit);
+        for (Linear* linear : {&q_proj, &k_proj, &v_proj, &o_proj}) linear->for_each_tensor(visit);
+        post_attention_layernorm.for_each_tensor(visit);
+        mlp.for_each_tensor(visit);
+    }
+
     /// h (positions, hidden_size), in place.
     void forward(Tensor& h, const VisionConfig& config, Visibility visible, const Tensor& key_bias,
                  Arena& scratch) const;
@@ -93,6 +101,11 @@ class VisionModel {
         return transformer_.empty() ? patch_embedding_.compute : transformer_[0].q_proj.compute;
     }
 
+    /// Where the tower is computed; it moves by its tensors, whole.
+    [[nodiscard]] Device device() const { return class_embedding_.device(); }
+    /// Calls visit(Tensor&) for all weights.
+    void for_each_tensor(const std::function<void(Tensor&)>& visit);
+
     /// Multiply-adds of one picture of `real_tiles` tiles, as they are really done.
     [[nodiscard]] double multiply_adds(int64_t real_tiles) const;
 
@@ -105,8 +118,15 @@ class VisionModel {
     void embed(const ProcessedImage& image, const TileLayout& layout, Tensor& x,
                Arena& scratch) const;
 
+    /// The embeddings by tile as the checkpoint has them, on the CPU wherever the tower is: which
+    /// padding tiles are equal is found out there, when it is first asked.
+    struct Tables {
+        Tensor positions, before, behind;
+    };
+
     VisionConfig config_;
     Reference reference_;
+    Tables tables_;
     Linear patch_embedding_;  // (hidden_size, num_channels * patch_size * patch_size)
     Tensor class_embedding_;  // (hidden_size)
     PositionEmbedding gated_positional_embedding_;

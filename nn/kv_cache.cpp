@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <cstring>
 
 namespace mllama {
 namespace {
@@ -11,7 +10,8 @@ namespace {
 /// full is then a small part of it.
 constexpr int64_t huge_pages_from = int64_t{32} << 20;
 
-Tensor make_room(const Shape& shape, DType dtype) {
+Tensor room(const Shape& shape, DType dtype, Device device) {
+    if (device != Device::cpu) return Tensor::empty(shape, dtype, device);
     const int64_t bytes = shape.numel() * dtype_size(dtype);
     const auto pages = bytes >= huge_pages_from ? Storage::Pages::huge : Storage::Pages::normal;
     return {Storage::allocate(bytes, pages), 0, shape, dtype};
@@ -20,8 +20,8 @@ Tensor make_room(const Shape& shape, DType dtype) {
 /// Copies the first `blocks` blocks.
 void copy_blocks(const Tensor& from, int64_t blocks, Tensor& to) {
     if (blocks == 0) return;
-    const Tensor whole = from.rows(0, blocks);
-    std::memcpy(to.data(), whole.data(), static_cast<size_t>(whole.bytes()));
+    Tensor kept = to.rows(0, blocks);
+    kept.copy_from(from.rows(0, blocks));
 }
 
 }  // namespace
@@ -29,13 +29,13 @@ void copy_blocks(const Tensor& from, int64_t blocks, Tensor& to) {
 void KvCache::reserve(int64_t capacity) {
     if (capacity <= this->capacity()) return;
     // All or none: what is there stays whole if there is not enough memory.
-    Tensor more_keys = make_room(KeysValues::key_shape(layout_, capacity), layout_.dtype);
-    Tensor more_values = make_room(KeysValues::value_shape(layout_, capacity), layout_.dtype);
+    Tensor more_keys = room(KeysValues::key_shape(layout_, capacity), layout_.dtype, device_);
+    Tensor more_values = room(KeysValues::value_shape(layout_, capacity), layout_.dtype, device_);
     Tensor more_key_scales, more_value_scales;
     const int64_t blocks = KvLayout::blocks(length_);
     if (layout_.scaled()) {
-        more_key_scales = make_room(KeysValues::scale_shape(layout_, capacity), DType::f32);
-        more_value_scales = make_room(KeysValues::scale_shape(layout_, capacity), DType::f32);
+        more_key_scales = room(KeysValues::scale_shape(layout_, capacity), DType::f32, device_);
+        more_value_scales = room(KeysValues::scale_shape(layout_, capacity), DType::f32, device_);
         copy_blocks(key_scales_, blocks, more_key_scales);
         copy_blocks(value_scales_, blocks, more_value_scales);
     }
@@ -47,14 +47,29 @@ void KvCache::reserve(int64_t capacity) {
     value_scales_ = more_value_scales;
 }
 
-void KvCache::append(const Tensor& k, const Tensor& v) {
-    assert(k.cols() == width() && v.cols() == width() && k.rows() == v.rows());
-    const int64_t end = length_ + k.rows();
+void KvCache::make_room(int64_t keys) {
+    const int64_t end = length_ + keys;
     if (end > capacity()) reserve(std::max(end, 2 * capacity()));
+}
+
+void KvCache::store(const Tensor& k, const Tensor& v, const Tensor& past) {
+    assert(k.cols() == width() && v.cols() == width() && k.rows() == v.rows());
+    assert(length_ + k.rows() <= capacity());
     if (k.rows() == 0) return;
-    ops::store_keys(k, length_, keys_, layout_.scaled() ? &key_scales_ : nullptr);
-    ops::store_values(v, length_, values_, layout_.scaled() ? &value_scales_ : nullptr);
-    length_ = end;
+    const int64_t begin = past.defined() ? 0 : length_;
+    ops::store_keys(k, begin, keys_, layout_.scaled() ? &key_scales_ : nullptr, past);
+    ops::store_values(v, begin, values_, layout_.scaled() ? &value_scales_ : nullptr, past);
+}
+
+void KvCache::advance(int64_t keys) {
+    assert(length_ + keys <= capacity());
+    length_ += keys;
+}
+
+void KvCache::append(const Tensor& k, const Tensor& v) {
+    make_room(k.rows());
+    store(k, v);
+    advance(k.rows());
 }
 
 void KvCache::truncate(int64_t length) {

@@ -1,6 +1,8 @@
 // The keys and values that one attention layer keeps of one sequence.
 #pragma once
 
+#include <utility>
+
 #include "tensor/ops.h"
 
 namespace mllama {
@@ -11,15 +13,26 @@ class KvCache {
     KvCache() = default;
     /// Of element type f32, bf16, f16 or i8 (with a scale for each key, value and head). Empty; room
     /// is made by reserve.
-    KvCache(int64_t kv_heads, int64_t head_dim, DType dtype) : layout_{kv_heads, head_dim, dtype} {}
+    KvCache(int64_t kv_heads, int64_t head_dim, DType dtype, Device device = Device::cpu)
+        : layout_{kv_heads, head_dim, dtype}, device_(device) {}
 
     /// Makes room for at least `capacity` keys in all, keeping what is there. Memory is touched only
     /// as keys arrive.
     void reserve(int64_t capacity);
 
     /// k, v (keys, kv_heads * head_dim) f32, rounded to the cache's type. Makes room if there is
-    /// none (doubling).
+    /// none (doubling): the three steps that follow, in one.
     void append(const Tensor& k, const Tensor& v);
+
+    // A step that may be recorded makes room before, stores, and advances behind it.
+
+    /// Makes room for so many keys more (doubling).
+    void make_room(int64_t keys);
+    /// Stores k and v behind the keys that are there; makes them no longer. `past`: i64 (1) on the
+    /// device, length() of the time when the step runs; undefined: length() of now.
+    void store(const Tensor& k, const Tensor& v, const Tensor& past = {});
+    /// So many keys that have been stored are there from now on.
+    void advance(int64_t keys);
 
     /// Forgets all keys from `length` on.
     void truncate(int64_t length);
@@ -32,12 +45,22 @@ class KvCache {
     [[nodiscard]] int64_t capacity() const {
         return keys_.defined() ? keys_.dim(0) * KvLayout::block : 0;
     }
-    [[nodiscard]] KeysValues keys_values() const {
-        return {keys_, values_, length_, key_scales_, value_scales_};
+    [[nodiscard]] Device device() const { return device_; }
+    [[nodiscard]] const void* keys_address() const { return std::as_const(keys_).data(); }
+    [[nodiscard]] const void* values_address() const { return std::as_const(values_).data(); }
+    [[nodiscard]] KeysValues keys_values() const { return keys_values(0); }
+    /// Of the keys that are there and so many that have been stored behind them.
+    [[nodiscard]] KeysValues keys_values(int64_t stored) const {
+        return {keys_, values_, length_ + stored, key_scales_, value_scales_};
+    }
+    /// Of a step that is recorded: `past` as of store.
+    [[nodiscard]] KeysValues keys_values(const Tensor& past) const {
+        return {keys_, values_, capacity(), key_scales_, value_scales_, past};
     }
 
   private:
     KvLayout layout_;
+    Device device_ = Device::cpu;
     int64_t length_ = 0;
     Tensor keys_;    // (blocks, kv_heads, key_rows, block, unit)
     Tensor values_;  // (blocks, kv_heads, value_parts, value_rows, part_width, unit)

@@ -2,7 +2,8 @@
 
 namespace mllama {
 
-void InputStatistic::add(const Tensor& x) {
+void InputStatistic::add(const Tensor& rows_of_x) {
+    const Tensor x = rows_of_x.to(Device::cpu);
     const int64_t width = x.cols();
     sum_of_squares.resize(static_cast<size_t>(width));
     for (int64_t row = 0; row < x.rows(); ++row) {

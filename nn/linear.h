@@ -32,6 +32,13 @@ struct Linear {
     [[nodiscard]] int64_t out_features() const { return weight.rows; }
     [[nodiscard]] int64_t in_features() const { return weight.cols; }
 
+    /// Calls visit(Tensor&) for the parameters; every module has one.
+    template <class Visit>
+    void for_each_tensor(const Visit& visit) {
+        weight.for_each_tensor(visit);
+        if (bias.defined()) visit(bias);
+    }
+
     /// x (rows, in_features) -> out (rows, out_features)
     void forward(const Tensor& x, Tensor& out, Activation activation = Activation::none) const {
         if (statistic) statistic->add(x);

@@ -3,15 +3,8 @@
 #include <algorithm>
 
 namespace mllama {
-namespace {
-
-/// Rows that go through the wide middle of a network at a time: enough for products at full speed,
-/// and the (rows, intermediate_size) intermediates stay small however many rows there are.
-constexpr int64_t rows_at_a_time = 1024;
-
-}  // namespace
-
 void Mlp::add_to(Tensor& h, const Tensor& x, float scale, Arena& scratch) const {
+    const int64_t rows_at_a_time = ops::rows_at_a_time(x.device());
     for (int64_t begin = 0; begin < x.rows(); begin += rows_at_a_time) {
         const int64_t end = std::min(begin + rows_at_a_time, x.rows());
         const Arena::Scope scope(scratch);
@@ -24,6 +17,7 @@ void Mlp::add_to(Tensor& h, const Tensor& x, float scale, Arena& scratch) const 
 }
 
 void GatedMlp::add_to(Tensor& h, const Tensor& x, float scale, Arena& scratch) const {
+    const int64_t rows_at_a_time = ops::rows_at_a_time(x.device());
     for (int64_t begin = 0; begin < x.rows(); begin += rows_at_a_time) {
         const int64_t end = std::min(begin + rows_at_a_time, x.rows());
         const Arena::Scope scope(scratch);

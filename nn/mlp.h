@@ -12,6 +12,12 @@ struct Mlp {
     Linear fc2;  ///< (hidden_size, intermediate_size) with bias
     Activation activation = Activation::gelu;
 
+    template <class Visit>
+    void for_each_tensor(const Visit& visit) {
+        fc1.for_each_tensor(visit);
+        fc2.for_each_tensor(visit);
+    }
+
     /// h += scale * mlp(x).  h, x (rows, hidden_size)
     void add_to(Tensor& h, const Tensor& x, float scale, Arena& scratch) const;
 };
@@ -22,6 +28,13 @@ struct GatedMlp {
     Linear up;    ///< (intermediate_size, hidden_size)
     Linear down;  ///< (hidden_size, intermediate_size)
     Activation activation = Activation::silu;
+
+    template <class Visit>
+    void for_each_tensor(const Visit& visit) {
+        gate.for_each_tensor(visit);
+        up.for_each_tensor(visit);
+        down.for_each_tensor(visit);
+    }
 
     /// h += scale * mlp(x).  h, x (rows, hidden_size)
     void add_to(Tensor& h, const Tensor& x, float scale, Arena& scratch) const;

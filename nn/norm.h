@@ -10,6 +10,11 @@ struct RmsNorm {
     Tensor weight;  ///< (width)
     float eps = 0;
 
+    template <class Visit>
+    void for_each_tensor(const Visit& visit) {
+        visit(weight);
+    }
+
     /// x, out (rows, width), may be the same. A tensor (rows, heads * width) viewed as (rows *
     /// heads, width) is normalised head by head.
     void forward(const Tensor& x, Tensor& out) const { ops::rms_norm(x, weight, eps, out); }
@@ -20,6 +25,12 @@ struct LayerNorm {
     Tensor weight;  ///< (width)
     Tensor bias;    ///< (width)
     float eps = 0;
+
+    template <class Visit>
+    void for_each_tensor(const Visit& visit) {
+        visit(weight);
+        visit(bias);
+    }
 
     /// x, out (rows, width), may be the same.
     void forward(const Tensor& x, Tensor& out) const { ops::layer_norm(x, weight, bias, eps, out); }

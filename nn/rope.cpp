@@ -3,6 +3,7 @@
 #include <cassert>
 #include <cmath>
 #include <numbers>
+#include <vector>
 
 namespace mllama {
 namespace {
@@ -26,31 +27,16 @@ float stretch(float frequency, const RopeConfig& config) {
 
 RotaryEmbedding::RotaryEmbedding(int64_t head_dim, const RopeConfig& config) {
     assert(head_dim % 2 == 0);
+    std::vector<float> frequencies;
     for (int64_t i = 0; i < head_dim; i += 2) {
         const float exponent = static_cast<float>(i) / static_cast<float>(head_dim);
         const auto power =
             static_cast<float>(std::pow(config.theta, static_cast<double>(exponent)));
         const float frequency = 1.0f / power;
-        inverse_frequencies_.push_back(
-            config.type == RopeConfig::Type::llama3 ? stretch(frequency, config) : frequency);
+        frequencies.push_back(config.type == RopeConfig::Type::llama3 ? stretch(frequency, config)
+                                                                      : frequency);
     }
-}
-
-void RotaryEmbedding::angles(std::span<const int64_t> positions, Tensor& cos, Tensor& sin) const {
-    const size_t half = inverse_frequencies_.size();
-    assert(cos.numel() == static_cast<int64_t>(positions.size() * half) &&
-           sin.numel() == cos.numel());
-    float* c = cos.data<float>();
-    float* s = sin.data<float>();
-    for (size_t row = 0; row < positions.size(); ++row) {
-        const auto position = static_cast<float>(positions[row]);
-        for (size_t i = 0; i < half; ++i) {
-            const float angle =
-                inverse_frequencies_[i] * position;  // the reference rounds here too
-            c[row * half + i] = std::cos(angle);
-            s[row * half + i] = std::sin(angle);
-        }
-    }
+    inverse_frequencies_[0] = Tensor::from(frequencies);
 }
 
 }  // namespace mllama

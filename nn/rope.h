@@ -1,11 +1,10 @@
 // Rotary position embedding (Su et al. 2021), with the stretched wavelengths of Llama 3.1.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <span>
-#include <vector>
 
-#include "tensor/tensor.h"
+#include "tensor/ops.h"
 
 namespace mllama {
 
@@ -28,17 +27,24 @@ class RotaryEmbedding {
     /// Pair i of head_dim / 2 turns by position * theta^(-2i / head_dim) radians. head_dim is even.
     RotaryEmbedding(int64_t head_dim, const RopeConfig& config);
 
-    /// cos, sin (positions, head_dim / 2) f32 of the angles at these positions.
-    void angles(std::span<const int64_t> positions, Tensor& cos, Tensor& sin) const;
+    /// cos, sin (positions, head_dim / 2) f32 of the angles at these positions, all on one device.
+    /// positions (positions) i64.
+    void angles(const Tensor& positions, Tensor& cos, Tensor& sin) const {
+        ops::rope_angles(positions, inverse_frequencies_[static_cast<size_t>(cos.device())], cos,
+                         sin);
+    }
 
     /// (head_dim / 2) radians a position. Float32 as in the reference: at position 100,000 the last
     /// bit of a frequency shows.
-    [[nodiscard]] const std::vector<float>& inverse_frequencies() const {
-        return inverse_frequencies_;
+    [[nodiscard]] const Tensor& inverse_frequencies() const { return inverse_frequencies_[0]; }
+
+    /// Gives a device frequencies of its own; angles then serves it too.
+    void add_device(Device device) {
+        inverse_frequencies_[static_cast<size_t>(device)] = inverse_frequencies_[0].to(device);
     }
 
   private:
-    std::vector<float> inverse_frequencies_;
+    std::array<Tensor, 2> inverse_frequencies_;  // (head_dim / 2) f32, by device
 };
 
 }  // namespace mllama

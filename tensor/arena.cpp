@@ -2,20 +2,37 @@
 #include "tensor/arena.h"
 
 #include <algorithm>
+#include <cassert>
+
+#include "kernels/rounding.h"
+#include "tensor/device_memory.h"
 
 namespace mllama {
 namespace {
 
 constexpr int64_t smallest_block = int64_t{1} << 16;
 
-int64_t rounded(int64_t bytes) {
-    return (bytes + Storage::alignment - 1) / Storage::alignment * Storage::alignment;
+int64_t rounded(int64_t bytes, Device device) {
+    return round_up(bytes, device == Device::cpu ? Storage::alignment : DeviceRegion::alignment);
 }
 
 }  // namespace
 
+std::shared_ptr<Storage> Arena::new_block(int64_t bytes) const {
+    if (device_ != Device::cpu) return Storage::allocate(bytes, device_);
+    return Storage::allocate(bytes, Storage::Pages::huge);
+}
+
+void Arena::reserve(int64_t bytes) {
+    assert(position_.used == 0);
+    if (capacity_bytes() >= bytes && blocks_.size() == 1) return;
+    blocks_.clear();
+    position_ = {};
+    blocks_.push_back(new_block(bytes));
+}
+
 Tensor Arena::take(const Shape& shape, DType dtype) {
-    const int64_t bytes = rounded(shape.numel() * dtype_size(dtype));
+    const int64_t bytes = rounded(shape.numel() * dtype_size(dtype), device_);
     if (blocks_.empty() || bytes > blocks_[position_.block]->bytes() - position_.offset) {
         next_block(bytes);
     }
@@ -34,7 +51,7 @@ void Arena::next_block(int64_t bytes) {
         // needed.
         blocks_.resize(next);
         const int64_t size = std::max({bytes, capacity_bytes(), peak_, smallest_block});
-        blocks_.push_back(Storage::allocate(size, Storage::Pages::huge));
+        blocks_.push_back(new_block(size));
     }
     position_.block = next;
     position_.offset = 0;

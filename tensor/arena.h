@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -16,7 +18,7 @@ namespace mllama {
 /// same work allocates nothing. For one thread at a time.
 class Arena {
   public:
-    Arena() = default;
+    explicit Arena(Device device = Device::cpu) : device_(device) {}
     Arena(const Arena&) = delete;
     Arena& operator=(const Arena&) = delete;
 
@@ -25,6 +27,19 @@ class Arena {
     /// Error if there is not enough memory.
     Tensor take(const Shape& shape, DType dtype = DType::f32);
 
+    /// A tensor (n) with these elements. On another device than the CPU they are read when this
+    /// returns, and are there for what is queued later.
+    template <class T>
+    Tensor take_copy(std::span<const T> values) {
+        const auto n = static_cast<int64_t>(values.size());
+        Tensor result = take({n}, dtype_of<T>());
+        result.fill_from(values.data());
+        return result;
+    }
+
+    /// Makes room for so many bytes at once, while nothing is in use.
+    void reserve(int64_t bytes);
+
     /// Gives everything back.
     void reset() { rewind({}); }
 
@@ -32,6 +47,12 @@ class Arena {
     [[nodiscard]] int64_t peak_bytes() const { return peak_; }
     /// Bytes of all blocks.
     [[nodiscard]] int64_t capacity_bytes() const;
+    [[nodiscard]] Device device() const { return device_; }
+    /// Where the first block begins: what is taken in the same order from the same place is at the
+    /// same addresses.
+    [[nodiscard]] const void* start() const {
+        return blocks_.empty() ? nullptr : std::as_const(*blocks_[0]).data();
+    }
 
     /// Gives back, when it ends, what was taken during its life. Scopes nest.
     class Scope;
@@ -44,9 +65,11 @@ class Arena {
                              // the full ones
     };
     void rewind(const Position& position);
+    [[nodiscard]] std::shared_ptr<Storage> new_block(int64_t bytes) const;
     /// Moves to a block that has room for `bytes`.
     void next_block(int64_t bytes);
 
+    Device device_;
     std::vector<std::shared_ptr<Storage>> blocks_;
     Position position_;
     int64_t peak_ = 0;

@@ -1,6 +1,9 @@
 #include "tensor/ops.h"
 
 #include <cassert>
+#include <cstring>
+
+#include "kernels/cuda.h"
 
 namespace mllama {
 
@@ -24,6 +27,16 @@ Visibility KeyVisibility::of_queries(int64_t begin, int64_t end) const {
     return {first_.data() + begin, ranges_.data(), -1};
 }
 
+Visibility KeyVisibility::on(Arena& arena) const {
+    if (arena.device() == Device::cpu) return of_all();
+    static_assert(sizeof(KeyRange) == 2 * sizeof(int64_t));
+    const Tensor first = arena.take_copy(std::span<const int64_t>(first_));
+    Tensor ranges = arena.take({static_cast<int64_t>(ranges_.size()), 2}, DType::i64);
+    ranges.fill_from(ranges_.data());
+    return {first.data<int64_t>(), reinterpret_cast<const KeyRange*>(std::as_const(ranges).data()),
+            -1};
+}
+
 Shape KeysValues::key_shape(const KvLayout& layout, int64_t keys) {
     return {KvLayout::blocks(keys), layout.kv_heads, layout.key_rows(), KvLayout::block,
             layout.unit()};
@@ -40,6 +53,13 @@ Shape KeysValues::scale_shape(const KvLayout& layout, int64_t keys) {
 
 namespace ops {
 namespace {
+
+/// Calls the function of the device that x is on.
+template <class... Parameters, class... Arguments>
+void where_it_is(const Tensor& x, void (*on_cpu)(Parameters...), void (*on_cuda)(Parameters...),
+                 Arguments... arguments) {
+    (x.device() == Device::cuda ? on_cuda : on_cpu)(arguments...);
+}
 
 bool is_kv_type(DType dtype) {
     return is_float(dtype) || dtype == DType::i8;
@@ -81,6 +101,7 @@ Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionS
     args.scale = shape.scale;
     args.key_bias = data_or_null(key_bias);
     args.visible = visible;
+    if (kv.past.defined()) args.past = kv.past.data<int64_t>();
     assert(args.heads % args.kv_heads == 0);
     return args;
 }
@@ -101,23 +122,23 @@ void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Comp
     epilogue.activation = options.activation;
     epilogue.scale = options.scale;
     epilogue.residual = data_or_null(options.residual);
-    cpu::linear(x.data<float>(), x.rows(), x.row_stride(), w.matrix(), epilogue, compute,
-                out.data<float>(), out.row_stride());
+    where_it_is(x, cpu::linear, cuda::linear, x.data<float>(), x.rows(), x.row_stride(), w.matrix(),
+                epilogue, compute, out.data<float>(), out.row_stride());
 }
 
 void rms_norm(const Tensor& x, const Tensor& weight, float eps, Tensor& out) {
     assert(is_f32(x) && is_f32(out) && x.contiguous() && out.contiguous());
     assert(weight.numel() == x.cols() && out.numel() == x.numel() && is_float(weight.dtype()));
-    cpu::rms_norm(x.data<float>(), x.rows(), x.cols(), weight.data(), weight.dtype(), eps,
-                  out.data<float>());
+    where_it_is(x, cpu::rms_norm, cuda::rms_norm, x.data<float>(), x.rows(), x.cols(),
+                weight.data(), weight.dtype(), eps, out.data<float>());
 }
 
 void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, Tensor& out) {
     assert(is_f32(x) && is_f32(out) && x.contiguous() && out.contiguous());
     assert(weight.numel() == x.cols() && bias.numel() == x.cols() && out.numel() == x.numel());
     assert(is_float(weight.dtype()) && bias.dtype() == weight.dtype());
-    cpu::layer_norm(x.data<float>(), x.rows(), x.cols(), weight.data(), bias.data(), weight.dtype(),
-                    eps, out.data<float>());
+    where_it_is(x, cpu::layer_norm, cuda::layer_norm, x.data<float>(), x.rows(), x.cols(),
+                weight.data(), bias.data(), weight.dtype(), eps, out.data<float>());
 }
 
 void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin) {
@@ -125,8 +146,8 @@ void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin) {
     assert(cos.contiguous() && sin.contiguous() && cos.rows() == x.rows() &&
            sin.rows() == x.rows());
     assert(cos.cols() * 2 == head_dim && sin.cols() * 2 == head_dim);
-    cpu::rope(x.data<float>(), x.rows(), x.cols() / head_dim, head_dim, x.row_stride(),
-              cos.data<float>(), sin.data<float>());
+    where_it_is(x, cpu::rope, cuda::rope, x.data<float>(), x.rows(), x.cols() / head_dim, head_dim,
+                x.row_stride(), cos.data<float>(), sin.data<float>());
 }
 
 void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
@@ -140,7 +161,7 @@ void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shap
     assert(args.layout().scaled() == kv.v_scales.defined());
     args.out = out.data<float>();
     args.out_stride = out.row_stride();
-    cpu::attention(args, compute);
+    where_it_is(q, cpu::attention, cuda::attention, args, compute);
 }
 
 void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
@@ -148,10 +169,10 @@ void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionSha
     const Attention args = attention_args(q, kv, shape, key_bias, visible);
     assert(is_f32(weights) && weights.contiguous());
     assert(weights.numel() == args.heads * args.queries * args.keys);
-    cpu::attention_weights(args, weights.data<float>());
+    where_it_is(q, cpu::attention_weights, cuda::attention_weights, args, weights.data<float>());
 }
 
-void store_keys(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales) {
+void store_keys(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales, const Tensor& past) {
     assert(to.rank() == 5 && to.contiguous() && is_f32(x) && is_kv_type(to.dtype()));
     const KvLayout layout{to.dim(1), x.cols() / to.dim(1), to.dtype()};
     assert(to.shape() == KeysValues::key_shape(layout, to.dim(0) * KvLayout::block));
@@ -159,11 +180,18 @@ void store_keys(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales) {
     assert(layout.scaled() == (scales != nullptr));
     assert(!scales ||
            scales->shape() == KeysValues::scale_shape(layout, to.dim(0) * KvLayout::block));
-    cpu::store_keys(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data(),
-                    scales ? scales->data<float>() : nullptr);
+    float* to_scales = scales ? scales->data<float>() : nullptr;
+    if (to.device() == Device::cuda) {
+        const int64_t* more = past.defined() ? past.data<int64_t>() : nullptr;
+        cuda::store_keys(x.data<float>(), x.rows(), x.row_stride(), layout, begin, more, to.data(),
+                         to_scales);
+        return;
+    }
+    assert(!past.defined());
+    cpu::store_keys(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data(), to_scales);
 }
 
-void store_values(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales) {
+void store_values(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales, const Tensor& past) {
     assert(to.rank() == 6 && to.contiguous() && is_f32(x) && is_kv_type(to.dtype()));
     const KvLayout layout{to.dim(1), x.cols() / to.dim(1), to.dtype()};
     assert(to.shape() == KeysValues::value_shape(layout, to.dim(0) * KvLayout::block));
@@ -171,53 +199,103 @@ void store_values(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales) {
     assert(layout.scaled() == (scales != nullptr));
     assert(!scales ||
            scales->shape() == KeysValues::scale_shape(layout, to.dim(0) * KvLayout::block));
+    float* to_scales = scales ? scales->data<float>() : nullptr;
+    if (to.device() == Device::cuda) {
+        const int64_t* more = past.defined() ? past.data<int64_t>() : nullptr;
+        cuda::store_values(x.data<float>(), x.rows(), x.row_stride(), layout, begin, more,
+                           to.data(), to_scales);
+        return;
+    }
+    assert(!past.defined());
     cpu::store_values(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data(),
-                      scales ? scales->data<float>() : nullptr);
+                      to_scales);
 }
 
 void gated(Tensor& gate, const Tensor& up, Activation activation) {
     assert(is_f32(gate) && is_f32(up) && gate.rows() == up.rows() && gate.cols() == up.cols());
     assert(gate.row_stride() == up.row_stride());
-    cpu::gated(gate.data<float>(), up.data<float>(), gate.rows(), gate.cols(), gate.row_stride(),
-               activation, gate.data<float>(), gate.row_stride());
+    where_it_is(gate, cpu::gated, cuda::gated, gate.data<float>(), up.data<float>(), gate.rows(),
+                gate.cols(), gate.row_stride(), activation, gate.data<float>(), gate.row_stride());
 }
 
 void add_scaled(Tensor& y, const Tensor& x, float scale) {
     assert(is_f32(y) && y.contiguous() && x.contiguous() && is_float(x.dtype()));
     assert(y.numel() == x.numel());
-    cpu::add_scaled(y.data<float>(), x.data(), x.dtype(), scale, y.numel());
+    where_it_is(y, cpu::add_scaled, cuda::add_scaled, y.data<float>(), x.data(), x.dtype(), scale,
+                y.numel());
 }
 
 void scale_rows(Tensor& x, const Tensor& factor) {
     assert(is_f32(x) && x.contiguous() && is_f32(factor) && factor.numel() == x.rows());
-    cpu::scale_rows(x.data<float>(), x.rows(), x.cols(), factor.data<float>());
+    where_it_is(x, cpu::scale_rows, cuda::scale_rows, x.data<float>(), x.rows(), x.cols(),
+                factor.data<float>());
 }
 
-void embedding(std::span<const int64_t> ids, const Tensor& table, Tensor& out) {
+void embedding(const Tensor& ids, const Tensor& table, Tensor& out) {
     assert(is_float(table.dtype()) && table.rank() == 2 && table.contiguous());
     assert(is_f32(out) && out.contiguous() && out.cols() == table.cols());
-    assert(out.rows() == static_cast<int64_t>(ids.size()));
-    cpu::embedding(ids.data(), static_cast<int64_t>(ids.size()), table.data(), table.dtype(),
-                   table.cols(), out.data<float>());
+    assert(ids.dtype() == DType::i64 && ids.contiguous() && out.rows() == ids.numel());
+    where_it_is(out, cpu::embedding, cuda::embedding, ids.data<int64_t>(), ids.numel(),
+                table.data(), table.dtype(), table.cols(), out.data<float>());
+}
+
+void rope_angles(const Tensor& positions, const Tensor& inverse_frequencies, Tensor& cos,
+                 Tensor& sin) {
+    assert(positions.dtype() == DType::i64 && positions.contiguous());
+    assert(is_f32(inverse_frequencies) && is_f32(cos) && is_f32(sin));
+    assert(cos.contiguous() && sin.contiguous() && sin.numel() == cos.numel());
+    assert(cos.numel() == positions.numel() * inverse_frequencies.numel());
+    where_it_is(cos, cpu::rope_angles, cuda::rope_angles, positions.data<int64_t>(),
+                positions.numel(), inverse_frequencies.data<float>(), inverse_frequencies.numel(),
+                cos.data<float>(), sin.data<float>());
+}
+
+void add_to_rows(Tensor& y, const Tensor& x, float scale) {
+    assert(is_f32(y) && y.contiguous() && x.contiguous() && is_float(x.dtype()));
+    assert(x.numel() == y.cols());
+    where_it_is(y, cpu::add_to_rows, cuda::add_to_rows, y.data<float>(), y.rows(), y.cols(),
+                x.data(), x.dtype(), scale);
+}
+
+void unfold_patches(const Tensor& pixels, int64_t patch, Tensor& out) {
+    assert(is_f32(pixels) && pixels.rank() == 3 && pixels.contiguous());
+    assert(pixels.dim(1) == pixels.dim(2) && is_f32(out) && out.contiguous());
+    assert(out.cols() == pixels.dim(0) * patch * patch);
+    assert(out.rows() == (pixels.dim(1) / patch) * (pixels.dim(1) / patch));
+    where_it_is(out, cpu::unfold_patches, cuda::unfold_patches, pixels.data<float>(), pixels.dim(0),
+                pixels.dim(1), patch, out.data<float>());
+}
+
+void interleave(std::span<const Tensor> states, Tensor& out) {
+    constexpr size_t most = 16;
+    assert(is_f32(out) && states.size() <= most);
+    const float* data[most] = {};
+    for (size_t k = 0; k < states.size(); ++k) {
+        assert(is_f32(states[k]) && states[k].contiguous() && states[k].rows() == out.rows());
+        data[k] = states[k].data<float>();
+    }
+    const auto count = static_cast<int64_t>(states.size());
+    const float* const* pointers = data;
+    const int64_t width = count > 0 ? out.cols() / count : 0;
+    where_it_is(out, cpu::interleave, cuda::interleave, pointers, count, out.rows(), width,
+                out.data<float>(), out.row_stride());
 }
 
 void convert(const Tensor& from, Tensor& to) {
     assert(is_float(from.dtype()) && is_float(to.dtype()));
     assert(from.rows() == to.rows() && from.cols() == to.cols());
-    if (from.contiguous() && to.contiguous()) {
-        cpu::convert(from.data(), from.dtype(), to.data(), to.dtype(), from.numel());
+    if (from.dtype() == to.dtype()) {
+        to.copy_from(from);
         return;
     }
-    assert(from.rank() == 2 && to.rank() == 2);
-    for (int64_t r = 0; r < from.rows(); ++r) {
-        Tensor row = to.rows(r, r + 1);
-        cpu::convert(from.rows(r, r + 1).data(), from.dtype(), row.data(), to.dtype(), from.cols());
-    }
+    assert(from.contiguous() && to.contiguous());
+    where_it_is(to, cpu::convert, cuda::convert, from.data(), from.dtype(), to.data(), to.dtype(),
+                from.numel());
 }
 
 Tensor to_dtype(const Tensor& x, DType dtype) {
     if (x.dtype() == dtype) return x;
-    Tensor result = Tensor::empty(x.shape(), dtype);
+    Tensor result = Tensor::empty(x.shape(), dtype, x.device());
     convert(x, result);
     return result;
 }

@@ -1,5 +1,7 @@
 // The public list of operations on tensors: each checks its shapes and chooses the device.
 //
+// All tensors of one call are on the same device, and that is where it is computed.
+//
 // Conventions. Activations are float32; weights are f32, bf16 or f16 as the checkpoint stores them;
 // sums are float32. "rows" is all leading dimensions flattened: an operation on (rows, width) takes
 // any tensor whose last dimension is width. Outputs are given by the caller and must have their
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "kernels/cpu_ops.h"
+#include "tensor/arena.h"
 #include "tensor/tensor.h"
 #include "tensor/weight.h"
 
@@ -42,6 +45,8 @@ class KeyVisibility {
     /// The rule of the queries [begin, end), valid as long as this is not changed.
     [[nodiscard]] Visibility of_queries(int64_t begin, int64_t end) const;
     [[nodiscard]] Visibility of_all() const { return of_queries(0, queries()); }
+    /// The rule of all queries where the arena's device can read it; on the CPU nothing is copied.
+    [[nodiscard]] Visibility on(Arena& arena) const;
 
   private:
     std::vector<int64_t> first_{0};
@@ -55,6 +60,9 @@ struct KeysValues {
     Tensor k, v;
     int64_t keys = 0;
     Tensor k_scales = {}, v_scales = {};  ///< (blocks, kv_heads, block) f32 of int8; else undefined
+    /// Of a step that is recorded (recording.h), else undefined: i64 (1), how many keys there are
+    /// before those of the queries. `keys` is then how many there is room for.
+    Tensor past = {};
 
     /// The shapes of k and v for so many keys.
     static Shape key_shape(const KvLayout& layout, int64_t keys);
@@ -101,8 +109,11 @@ void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionSha
 
 /// Stores the keys or values begin, begin + 1, ... of a sequence, rounded to the type of `to`: x
 /// (rows, kv_heads * head_dim) f32; to, and scales of int8, as in KeysValues.
-void store_keys(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales = nullptr);
-void store_values(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales = nullptr);
+/// `past`: of a recorded step, i64 (1), added to begin when it runs.
+void store_keys(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales = nullptr,
+                const Tensor& past = {});
+void store_values(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales = nullptr,
+                  const Tensor& past = {});
 
 /// gate = activation(gate) * up, in place; both (rows, width) f32.
 void gated(Tensor& gate, const Tensor& up, Activation activation);
@@ -114,15 +125,39 @@ void add_scaled(Tensor& y, const Tensor& x, float scale);
 /// not finite.
 void scale_rows(Tensor& x, const Tensor& factor);
 
-/// out[i] = table[ids[i]]: table (entries, width) any float type, out (ids, width) f32. Ids must be
-/// in range.
-void embedding(std::span<const int64_t> ids, const Tensor& table, Tensor& out);
+/// y[r] += scale * x for every row r: y (rows, width) f32, x (width) any float type.
+void add_to_rows(Tensor& y, const Tensor& x, float scale);
 
-/// Copies with conversion between f32, bf16 and f16; shapes equal. Rows of either may be strided.
+/// out[i] = table[ids[i]]: ids (n) i64, table (entries, width) any float type, out (n, width) f32.
+/// Ids must be in range.
+void embedding(const Tensor& ids, const Tensor& table, Tensor& out);
+
+/// cos, sin (rows, pairs) f32 of inverse_frequencies[i] * positions[row] rounded to float32:
+/// positions (rows) i64, inverse_frequencies (pairs) f32.
+void rope_angles(const Tensor& positions, const Tensor& inverse_frequencies, Tensor& cos,
+                 Tensor& sin);
+
+/// The pixels of each patch, one patch a row, as a convolution with stride = kernel sees them:
+/// pixels (channels, side, side) f32 -> out ((side / patch)^2, channels * patch * patch) f32. What
+/// does not fill a patch is left out.
+void unfold_patches(const Tensor& pixels, int64_t patch, Tensor& out);
+
+/// Element i of state k becomes element i * states + k: states (rows, width) f32 each, at most 16,
+/// -> out (rows, width * states) f32.
+void interleave(std::span<const Tensor> states, Tensor& out);
+
+/// Copies with conversion between f32, bf16 and f16; shapes equal. Rows of either may be strided if
+/// the types are equal.
 void convert(const Tensor& from, Tensor& to);
 
 /// A new tensor of the same shape; the tensor itself if it is of that type already.
 Tensor to_dtype(const Tensor& x, DType dtype);
+
+/// Rows that are worth going through wide intermediates together: enough for products at full
+/// speed, few enough that the intermediates stay small however many rows there are.
+constexpr int64_t rows_at_a_time(Device device) {
+    return device == Device::cuda ? 8192 : 1024;
+}
 
 /// Threads used by all operations from now on (at least 1), and how many that is.
 void set_threads(int threads);

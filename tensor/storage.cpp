@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "tensor/device_memory.h"
 
 namespace mllama {
 namespace {
@@ -51,6 +52,13 @@ std::shared_ptr<Storage> Storage::allocate(int64_t bytes, Pages pages) {
     const std::shared_ptr<const void> owner(memory, [](void* p) { std::free(p); });
     return std::make_shared<Storage>(Kind::owned, static_cast<std::byte*>(memory), bytes, true,
                                      owner);
+}
+
+std::shared_ptr<Storage> Storage::allocate(int64_t bytes, Device device) {
+    if (device == Device::cpu) return allocate(bytes);
+    std::shared_ptr<std::byte> piece = device_piece(bytes);
+    std::byte* data = piece.get();
+    return std::make_shared<Storage>(Kind::device, data, bytes, true, std::move(piece));
 }
 
 std::shared_ptr<Storage> Storage::mapped(const void* data, int64_t bytes,

@@ -7,7 +7,7 @@
 
 namespace mllama {
 
-/// Where bytes live. This build computes on the CPU only.
+/// Where bytes live, and where what is made of them is computed.
 enum class Device : uint8_t { cpu, cuda };
 
 /// A block of bytes, shared by the tensors that are views of it. Never copied, never resized.
@@ -17,6 +17,7 @@ class Storage {
         owned,     ///< allocated by `allocate`, freed with the storage
         mapped,    ///< belongs to `owner` (a mapped file), which the storage keeps alive; read-only
         external,  ///< belongs to the caller, who must outlive the storage
+        device,    ///< a piece of a GPU's memory, see device_memory.h
     };
     enum class Pages : uint8_t {
         normal,
@@ -30,6 +31,9 @@ class Storage {
     /// New uninitialised memory (0 bytes are fine). The system gives physical memory only where it
     /// is touched. Throws Error if there is not as much.
     static std::shared_ptr<Storage> allocate(int64_t bytes, Pages pages = Pages::normal);
+
+    /// The same of a device. Throws Error if what was planned for it is in use.
+    static std::shared_ptr<Storage> allocate(int64_t bytes, Device device);
 
     /// A read-only part of something that `owner` keeps alive.
     static std::shared_ptr<Storage> mapped(const void* data, int64_t bytes,
@@ -47,7 +51,9 @@ class Storage {
     Storage& operator=(const Storage&) = delete;
 
     [[nodiscard]] Kind kind() const { return kind_; }
-    [[nodiscard]] Device device() const { return Device::cpu; }
+    [[nodiscard]] Device device() const {
+        return kind_ == Kind::device ? Device::cuda : Device::cpu;
+    }
     [[nodiscard]] bool writable() const { return writable_; }
     [[nodiscard]] int64_t bytes() const { return bytes_; }
     [[nodiscard]] const std::byte* data() const { return data_; }

@@ -6,9 +6,34 @@
 #include <numeric>
 #include <utility>
 
+#include "kernels/cuda.h"
 #include "kernels/error.h"
 
 namespace mllama {
+namespace {
+
+/// Never taken down: the device may be gone before the program's last destructors run.
+cuda::Uploader& uploader() {
+    static auto* const the_uploader = new cuda::Uploader();
+    return *the_uploader;
+}
+
+void copy_between_devices(Tensor& to, const Tensor& from) {
+    if (to.device() == from.device()) {
+        const int64_t size = dtype_size(to.dtype());
+        cuda::copy_rows(to.data(), to.row_stride() * size, from.data(), from.row_stride() * size,
+                        to.cols() * size, to.rows());
+        return;
+    }
+    assert(to.contiguous() && from.contiguous());
+    if (to.device() == Device::cuda) {
+        uploader().copy(to.data(), from.data(), from.bytes());
+    } else {
+        cuda::copy_to_host(to.data(), from.data(), from.bytes());
+    }
+}
+
+}  // namespace
 
 Shape::Shape(const int64_t* dims, int64_t rank) : rank_(rank) {
     if (rank > max_rank) {
@@ -61,8 +86,16 @@ Tensor::Tensor(std::shared_ptr<Storage> storage, int64_t offset, const Shape& sh
     row_stride_ = cols();
 }
 
-Tensor Tensor::empty(const Shape& shape, DType dtype) {
-    return {Storage::allocate(shape.numel() * dtype_size(dtype)), 0, shape, dtype};
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+    return {Storage::allocate(shape.numel() * dtype_size(dtype), device), 0, shape, dtype};
+}
+
+Tensor Tensor::pinned(const Shape& shape, DType dtype) {
+    const int64_t bytes = shape.numel() * dtype_size(dtype);
+    const std::shared_ptr<std::byte> memory(static_cast<std::byte*>(cuda::allocate_pinned(bytes)),
+                                            cuda::release_pinned);
+    return {std::make_shared<Storage>(Storage::Kind::owned, memory.get(), bytes, true, memory), 0,
+            shape, dtype};
 }
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype) {
@@ -109,14 +142,25 @@ Tensor Tensor::cols(int64_t begin, int64_t end) const {
 
 Tensor Tensor::clone() const {
     assert(defined());
-    Tensor result = empty(shape_, dtype_);
+    Tensor result = empty(shape_, dtype_, device());
     result.copy_from(*this);
+    return result;
+}
+
+Tensor Tensor::to(Device device) const {
+    if (!defined() || this->device() == device) return *this;
+    Tensor result = empty(shape_, dtype_, device);
+    result.copy_from(contiguous() ? *this : clone());
     return result;
 }
 
 void Tensor::copy_from(const Tensor& from) {
     assert(writable() && from.defined() && from.dtype() == dtype_);
     assert(from.rows() == rows() && from.cols() == cols());
+    if (device() == Device::cuda || from.device() == Device::cuda) {
+        copy_between_devices(*this, from);
+        return;
+    }
     if (contiguous() && from.contiguous()) {
         std::memmove(data_, from.data_, static_cast<size_t>(bytes()));
         return;
@@ -128,8 +172,23 @@ void Tensor::copy_from(const Tensor& from) {
     }
 }
 
+void Tensor::fill_from(const void* elements) {
+    assert(writable() && contiguous());
+    if (numel() == 0) return;
+    if (device() == Device::cuda) {
+        uploader().copy(data_, elements, bytes());
+    } else {
+        std::memcpy(data_, elements, static_cast<size_t>(bytes()));
+    }
+}
+
 void Tensor::fill_zero() {
     assert(writable());
+    if (device() == Device::cuda) {
+        assert(contiguous());
+        cuda::fill_zero(data_, bytes());
+        return;
+    }
     if (contiguous()) {
         std::memset(data_, 0, static_cast<size_t>(bytes()));
         return;

@@ -105,8 +105,11 @@ class Tensor {
     Tensor(std::shared_ptr<Storage> storage, int64_t offset, const Shape& shape, DType dtype);
 
     /// New memory: uninitialised, or zeros. Throws Error if there is not as much.
-    static Tensor empty(const Shape& shape, DType dtype);
+    static Tensor empty(const Shape& shape, DType dtype, Device device = Device::cpu);
     static Tensor zeros(const Shape& shape, DType dtype);
+
+    /// New uninitialised memory of the CPU that a GPU copies from and to without a detour.
+    static Tensor pinned(const Shape& shape, DType dtype);
 
     /// A new tensor of the type of T (uint8_t gives u8) with these elements, row-major: as a
     /// vector, or of a shape of as many.
@@ -167,10 +170,15 @@ class Tensor {
     /// Entries [begin, end) of the last dimension, as a view with gaps between the rows.
     [[nodiscard]] Tensor cols(int64_t begin, int64_t end) const;
 
-    /// A contiguous copy in memory of its own.
+    /// A contiguous copy in memory of its own, of the same device.
     [[nodiscard]] Tensor clone() const;
-    /// Copies the elements of `from`: same type, same rows() and cols().
+    /// The tensor itself if it is there (or undefined), else a contiguous copy.
+    [[nodiscard]] Tensor to(Device device) const;
+    /// Copies the elements of `from`: same type, same rows() and cols(). Between devices both are
+    /// contiguous; a copy to the CPU waits for what is being computed.
     void copy_from(const Tensor& from);
+    /// Copies numel() elements from memory of the CPU.
+    void fill_from(const void* elements);
     /// Sets every element to zero.
     void fill_zero();
 

@@ -45,6 +45,15 @@ struct Weight {
     /// The same with what scales there are: "int4 (groups of 128, zero points)", "int8 (a scale a
     /// row)", "nf4 (blocks of 64, scales in 8 bits)".
     [[nodiscard]] std::string description() const;
+    /// Calls visit(Tensor&) for all tensors that are there.
+    template <class Visit>
+    void for_each_tensor(const Visit& visit) {
+        for (Tensor* tensor :
+             {&data, &scale, &zero, &of_column, &code, &nested_code, &nested_scale}) {
+            if (tensor->defined()) visit(*tensor);
+        }
+    }
+
     /// For the kernels; valid as long as the tensors are.
     [[nodiscard]] Matrix matrix() const;
 };

@@ -10,151 +10,14 @@
 
 #include "kernels/decode.h"
 #include "kernels/reference.h"
+#include "tests/coded_matrices.h"
 #include "tests/compare.h"
 
 namespace mllama::test {
 namespace {
 
-int64_t pieces(int64_t n, int64_t size) {
-    return (n + size - 1) / size;
-}
-
-/// How a matrix of random bits is coded.
-struct Style {
-    Coding coding;
-    const char* name;
-    int64_t group = 0;      ///< columns (nf4: elements); 0: a row
-    bool zeros = false;     ///< zero points
-    bool by_group = false;  ///< scales and zeros as GPTQ has them
-    bool order = false;     ///< columns belong to groups in no order
-    bool nested = false;    ///< nf4 with quantised scales
-    bool one_scale = false;
-    DType scale = DType::bf16;
-};
-
-const Style styles[] = {
-    {Coding::int8, "int8"},
-    {.coding = Coding::int8, .name = "int8, groups of 24", .group = 24, .scale = DType::f32},
-    {.coding = Coding::int8, .name = "int8, one scale", .one_scale = true},
-    {.coding = Coding::int4, .name = "int4, a row", .scale = DType::f16},
-    {.coding = Coding::int4, .name = "int4, groups of 16", .group = 16},
-    {.coding = Coding::int4, .name = "int4, groups of 32, zeros", .group = 32, .zeros = true},
-    {.coding = Coding::int4, .name = "int4, ordered", .group = 16, .zeros = true, .order = true},
-    {.coding = Coding::int4_by_column,
-     .name = "gptq",
-     .group = 32,
-     .zeros = true,
-     .by_group = true,
-     .scale = DType::f16},
-    {.coding = Coding::int4_by_column,
-     .name = "gptq, ordered",
-     .group = 16,
-     .zeros = true,
-     .by_group = true,
-     .order = true,
-     .scale = DType::f16},
-    {.coding = Coding::fp8, .name = "fp8"},
-    {.coding = Coding::fp8, .name = "fp8, one scale", .one_scale = true, .scale = DType::f32},
-    {.coding = Coding::nf4, .name = "nf4", .group = 64, .scale = DType::f32},
-    {.coding = Coding::nf4, .name = "nf4, nested", .group = 64, .nested = true, .scale = DType::u8},
-};
-
-/// A random coded matrix and all that it points to. Elements are below 1 in magnitude.
-class Coded {
-  public:
-    Coded(const Style& style, int64_t rows, int64_t cols, uint32_t seed)
-        : numbers_(seed), w_{nullptr, DType::f32, rows, cols, cols, style.coding, {}} {
-        Groups& g = w_.groups;
-        g.size = style.group > 0 ? style.group : std::max<int64_t>(cols, 1);
-        if (style.coding == Coding::nf4) {
-            make_nf4(style);
-            return;
-        }
-        const int64_t groups = std::max<int64_t>(1, pieces(cols, g.size));
-        const float largest = style.coding == Coding::int8  ? 128.0f
-                              : style.coding == Coding::fp8 ? 448.0f
-                                                            : 15.0f;
-        const int64_t scales = style.one_scale ? 1 : rows * groups;
-        floats_ = numbers_.floats(scales, 0.1f / largest, 1.0f / largest);
-        scale_ = Typed(floats_, style.scale);
-        g.scale = scale_.data();
-        g.scale_dtype = style.scale;
-        g.scale_row = style.one_scale ? 0 : style.by_group ? 1 : groups;
-        g.scale_group = style.one_scale ? 0 : style.by_group ? rows : 1;
-        g.zero_add = style.by_group ? 1 : style.coding == Coding::int4 && !style.zeros ? 8 : 0;
-        if (style.zeros) {
-            zero_ = words(pieces(rows, 8) * groups);
-            g.zero = zero_.data();
-            g.zero_row = style.by_group ? 1 : groups;
-            g.zero_group = style.by_group ? pieces(rows, 8) : 1;
-        }
-        if (style.order) {
-            for (int64_t i = 0; i < cols; ++i)
-                of_column_.push_back(static_cast<int32_t>(numbers_.below(groups)));
-            g.of_column = of_column_.data();
-        }
-        data_ = words(pieces(rows * pieces(cols, 8) * 8, 1));  // enough for every coding
-        if (style.coding == Coding::fp8) remove_nans();
-        w_.data = data_.data();
-    }
-    Coded(const Coded&) = delete;
-    Coded& operator=(const Coded&) = delete;
-
-    [[nodiscard]] const Matrix& matrix() const { return w_; }
-
-  private:
-    std::vector<int32_t> words(int64_t n) {
-        std::vector<int32_t> result(static_cast<size_t>(n));
-        for (int32_t& word : result) {
-            word = static_cast<int32_t>(static_cast<uint32_t>(numbers_.below(1 << 16)) << 16 |
-                                        static_cast<uint32_t>(numbers_.below(1 << 16)));
-        }
-        return result;
-    }
-    void remove_nans() {
-        for (int32_t& word : data_) {
-            for (int shift = 0; shift < 32; shift += 8) {
-                if ((static_cast<uint32_t>(word) >> shift & 0x7Fu) == 0x7Fu) word ^= 1 << shift;
-            }
-        }
-    }
-    void make_nf4(const Style& style) {
-        Groups& g = w_.groups;
-        const int64_t blocks = pieces(w_.rows * w_.cols, g.size);
-        code_ = numbers_.floats(16);
-        g.code = code_.data();
-        data_ = words(pieces(w_.rows * w_.cols, 8));
-        w_.data = data_.data();
-        g.scale_dtype = style.scale;
-        floats_ = numbers_.floats(blocks, 0.1f, 1.0f);
-        g.scale = floats_.data();
-        if (!style.nested) return;
-        bytes_ = words(pieces(blocks, 4));
-        nested_code_ = numbers_.floats(256, -1.0f, 1.0f);
-        nested_scale_ = numbers_.floats(pieces(blocks, 4), 0.1f, 0.4f);
-        g.scale = bytes_.data();
-        g.nested_code = nested_code_.data();
-        g.nested_scale = nested_scale_.data();
-        g.nested_size = 4;
-        g.nested_offset = 0.5f;
-    }
-
-    Numbers numbers_;
-    Matrix w_;
-    std::vector<int32_t> data_, zero_, of_column_, bytes_;
-    std::vector<float> floats_, code_, nested_code_, nested_scale_;
-    Typed scale_{{}, DType::f32};
-};
-
-/// GPTQ's matrices are whole words in both directions.
-void round_up(const Style& style, int64_t& rows, int64_t& cols) {
-    if (style.coding != Coding::int4_by_column) return;
-    rows = pieces(rows, 8) * 8;
-    cols = pieces(cols, 8) * 8;
-}
-
 void check_linear(const Style& style, int64_t rows, int64_t k, int64_t n, Compute compute) {
-    round_up(style, n, k);
+    round_to_words(style, n, k);
     CAPTURE(style.name);
     CAPTURE(rows);
     CAPTURE(k);
@@ -165,12 +28,7 @@ void check_linear(const Style& style, int64_t rows, int64_t k, int64_t n, Comput
     std::vector<float> found(static_cast<size_t>(rows * n)), expected = found;
     cpu::linear(x.data(), rows, k, coded.matrix(), {}, compute, found.data(), n);
     reference::linear(x.data(), rows, k, coded.matrix(), {}, compute, expected.data(), n);
-    // An element is a rounded product itself, which may lie on the other side of a step of bf16.
-    Tolerance tolerance = sum_tolerance(k);
-    const double terms = static_cast<double>(k);
-    tolerance.absolute +=
-        compute == Compute::bf16 ? std::sqrt(terms) * 0x1p-9 * 0.25 : terms * 4 * unit_roundoff;
-    CHECK(compare(found, expected, tolerance) == "");
+    CHECK(compare(found, expected, coded_tolerance(k, compute)) == "");
 }
 
 /// decoded(w)[row, col] for one matrix, by decode_row.
@@ -290,10 +148,10 @@ TEST_CASE("coded_nf4_takes_the_high_nibble_first_and_blocks_of_the_flattened_mat
 }
 
 TEST_CASE("decode_row_any_stretch_of_any_coding_matches_reference") {
-    for (const Style& style : styles) {
+    for (const Style& style : coded_styles) {
         CAPTURE(style.name);
         int64_t rows = 11, cols = 83;
-        round_up(style, rows, cols);
+        round_to_words(style, rows, cols);
         const Coded coded(style, rows, cols, 5);
         const Matrix& w = coded.matrix();
         for (int64_t row = 0; row < rows; ++row) {
@@ -315,11 +173,11 @@ TEST_CASE("decode_row_any_stretch_of_any_coding_matches_reference") {
 
 TEST_CASE("decode_of_every_table_is_decode_row_to_the_bit") {
     for_each_table([] {
-        for (const Style& style : styles) {
+        for (const Style& style : coded_styles) {
             CAPTURE(style.name);
             for (const int64_t size : {1, 2, 8, 15, 16, 17, 40, 64, 96, 201}) {
                 int64_t rows = size % 37 + 1, cols = size;
-                round_up(style, rows, cols);
+                round_to_words(style, rows, cols);
                 const Coded coded(style, rows, cols, static_cast<uint32_t>(size));
                 for (const int64_t first : {int64_t{0}, cols / 2, cols - 1}) {
                     const int64_t count = cols - first;
@@ -349,7 +207,7 @@ TEST_CASE("decode_of_every_table_is_decode_row_to_the_bit") {
 TEST_CASE("linear_of_coded_weights_matches_reference") {
     for_each_table([] {
         const int64_t width = cpu::table().bf16.panel_width;
-        for (const Style& style : styles) {
+        for (const Style& style : coded_styles) {
             for (const Compute compute : {Compute::f32, Compute::bf16}) {
                 for (const int64_t k : {1, 2, 7, 8, 31, 33, 64, 127, 250})
                     check_linear(style, 3, k, 9, compute);
@@ -364,7 +222,7 @@ TEST_CASE("linear_of_coded_weights_matches_reference") {
 
 TEST_CASE("linear_of_coded_weights_does_not_depend_on_batch_split_or_threads_bit_for_bit") {
     for_each_table([] {
-        for (const Style& style : styles) {
+        for (const Style& style : coded_styles) {
             CAPTURE(style.name);
             const int64_t rows = 29, k = 1096, n = 152;
             const Coded coded(style, n, k, 7);

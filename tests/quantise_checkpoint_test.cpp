@@ -383,7 +383,7 @@ TEST_CASE("calibration_weighs_the_columns_by_what_goes_into_a_layer") {
         loaded.weights.tensor(layer + "input_layernorm.weight", {config.hidden_size});
     Tensor rows =
         Tensor::empty({static_cast<int64_t>(prompt.ids.size()), config.hidden_size}, DType::f32);
-    ops::embedding(prompt.ids, table, rows);
+    ops::embedding(Tensor::from(prompt.ids), table, rows);
     ops::rms_norm(rows, norm, config.rms_norm_eps, rows);
     for (int64_t col = 0; col < config.hidden_size; ++col) {
         double sum = 0;

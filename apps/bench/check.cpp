@@ -222,18 +222,41 @@ double check_close(const std::string& what, std::span<const float> found,
     return unit > 0 ? largest / unit : 0;
 }
 
-CheckedPaths CheckedPaths::ops() {
+namespace {
+
+/// The same rule where a device can read it.
+Visibility moved(const Visibility& visible, int64_t queries, Arena& arena) {
+    if (!visible.first || arena.device() == Device::cpu) return visible;
+    KeyVisibility rule;
+    for (int64_t i = 0; i < queries; ++i) {
+        rule.add_query({visible.ranges + visible.first[i], visible.ranges + visible.first[i + 1]});
+    }
+    return rule.on(arena);
+}
+
+}  // namespace
+
+CheckedPaths CheckedPaths::ops(Device device) {
     CheckedPaths paths;
-    paths.linear = [](const Tensor& x, const Weight& w, Compute compute, Tensor& out) {
+    paths.linear = [device](const Tensor& x, const Weight& w, Compute compute, Tensor& out) {
         Linear layer;
         layer.weight = w;
         layer.compute = compute;
-        layer.forward(x, out);
+        layer.for_each_tensor([&](Tensor& tensor) { tensor = tensor.to(device); });
+        Tensor result = Tensor::empty(out.shape(), DType::f32, device);
+        layer.forward(x.to(device), result);
+        out.copy_from(result);
     };
-    paths.attention = [](const Tensor& q, const KeysValues& kv, int64_t head_dim,
-                         Visibility visible, Compute compute, Tensor& out) {
+    paths.attention = [device](const Tensor& q, const KeysValues& kv, int64_t head_dim,
+                               Visibility visible, Compute compute, Tensor& out) {
         const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-        ops::attention(q, kv, {head_dim, scale}, Tensor(), visible, compute, out);
+        const KeysValues there{kv.k.to(device), kv.v.to(device), kv.keys, kv.k_scales.to(device),
+                               kv.v_scales.to(device)};
+        Arena arena(device);
+        Tensor result = Tensor::empty(out.shape(), DType::f32, device);
+        ops::attention(q.to(device), there, {head_dim, scale}, Tensor(),
+                       moved(visible, q.rows(), arena), compute, result);
+        out.copy_from(result);
     };
     return paths;
 }
@@ -302,12 +325,15 @@ std::vector<Checked> check_layers(const Model& model) {
     std::vector<Checked> all;
     std::set<std::tuple<std::string_view, int64_t, int64_t>> seen;
     model.text().for_each_linear(true, [&](const Linear& layer) {
-        const Weight& w = layer.weight;
-        if (w.coding == Coding::plain) return;
-        if (!seen.insert({w.type_name(), w.rows, w.cols}).second) return;
+        const Device device = layer.weight.data.device();
+        if (layer.weight.coding == Coding::plain) return;
+        if (!seen.insert({layer.weight.type_name(), layer.weight.rows, layer.weight.cols}).second)
+            return;
+        Weight w = layer.weight;  // where the reference can read it
+        w.for_each_tensor([](Tensor& tensor) { tensor = tensor.to(Device::cpu); });
         const LinearShape shape{"", w.rows, w.cols};
         for (const int64_t rows : {1, 8, 67})
-            all.push_back(check_linear(shape, w, rows, layer.compute, CheckedPaths::ops()));
+            all.push_back(check_linear(shape, w, rows, layer.compute, CheckedPaths::ops(device)));
     });
     return all;
 }
@@ -376,12 +402,13 @@ std::vector<Checked> check_towers(const ModelConfig& config, DType stored,
             " of " + std::to_string(image.num_tiles) + (image.num_tiles == 1 ? " tile" : " tiles");
 
         const VisionRows found = model.encode_image(image);
+        const Tensor rows = found.rows.to(Device::cpu);
         const Rows expected = reference.encode_image(image);
         // Equal padding tiles are computed once: the model's rows are the first of the reference's.
         const auto count = static_cast<size_t>(found.rows.numel());
         Checked picture{"vision tower, a picture" + of_tiles, 0, tolerance};
         picture.largest_error = check_close(
-            picture.what, {found.rows.data<float>(), count},
+            picture.what, {rows.data<float>(), count},
             {expected.values.data(), std::min(count, expected.values.size())}, tolerance);
         all.push_back(picture);
 

@@ -24,8 +24,8 @@ struct CheckedPaths {
     LinearPath linear;
     AttentionPath attention;
 
-    /// tensor/ops
-    static CheckedPaths ops();
+    /// tensor/ops, on that device.
+    static CheckedPaths ops(Device device = Device::cpu);
 };
 
 /// One comparison that held.

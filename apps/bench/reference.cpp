@@ -145,7 +145,7 @@ Rows ReferenceModel::logits(std::span<const int64_t> ids, const Rows* vision,
     std::iota(positions.begin(), positions.end(), int64_t{0});
     Tensor cos_table = Tensor::empty({rows, c.head_dim() / 2}, DType::f32);
     Tensor sin_table = Tensor::empty({rows, c.head_dim() / 2}, DType::f32);
-    RotaryEmbedding(c.head_dim(), c.rope).angles(positions, cos_table, sin_table);
+    RotaryEmbedding(c.head_dim(), c.rope).angles(Tensor::from(positions), cos_table, sin_table);
     Rows cos(rows, c.head_dim() / 2);
     Rows sin(rows, c.head_dim() / 2);
     std::copy_n(cos_table.data<float>(), cos.values.size(), cos.values.begin());

@@ -30,7 +30,7 @@ std::string time_text(double seconds) {
                   1000 * seconds);
 }
 
-double limit_of(Kind kind, const BenchReport& report, const cpu::Limits& limits) {
+double limit_of(Kind kind, const BenchReport& report, const Limits& limits) {
     if (kind == Kind::decode) return limits.read_gb_s;
     switch (kind == Kind::vision ? report.vision_compute : report.compute) {
         case Compute::f32:
@@ -64,13 +64,13 @@ double seconds_of_a_step(const BenchRow& row) {
     return row.run.seconds * static_cast<double>(row.workload->batch) / row.run.tokens;
 }
 
-cpu::Limits best_limits(const BenchReport& report) {
-    cpu::Limits all;
-    for (const cpu::Limits& limits : report.limits) all = cpu::best(all, limits);
+Limits best_limits(const BenchReport& report) {
+    Limits all;
+    for (const Limits& limits : report.limits) all = best(all, limits);
     return all;
 }
 
-OrderedJson limits_json(const cpu::Limits& limits) {
+OrderedJson limits_json(const Limits& limits) {
     return {{"read_gb_s", limits.read_gb_s},
             {"f32_gflop_s", limits.f32_gflop_s},
             {"bf16_gflop_s", limits.bf16_gflop_s},
@@ -78,7 +78,7 @@ OrderedJson limits_json(const cpu::Limits& limits) {
             {"read_streams", limits.read_streams}};
 }
 
-OrderedJson row_json(const BenchRow& row, const BenchReport& report, const cpu::Limits& best) {
+OrderedJson row_json(const BenchRow& row, const BenchReport& report, const Limits& best) {
     const Kind kind = row.workload->kind;
     OrderedJson json;
     if (kind == Kind::vision) json["tiles"] = row.workload->size;
@@ -103,7 +103,7 @@ OrderedJson row_json(const BenchRow& row, const BenchReport& report, const cpu::
     return json;
 }
 
-OrderedJson rows_json(Kind kind, const BenchReport& report, const cpu::Limits& best) {
+OrderedJson rows_json(Kind kind, const BenchReport& report, const Limits& best) {
     OrderedJson rows = OrderedJson::array();
     for (const BenchRow& row : report.rows) {
         if (row.workload->kind == kind) rows.push_back(row_json(row, report, best));
@@ -123,7 +123,7 @@ std::string row_text(const BenchRow& row, const BenchReport& report) {
     if (!share) return text + "   (in the caches)\n";
     text +=
         format("%5.0f%% of %.1f", 100 * *share, limit_of(row.workload->kind, report, row.limits));
-    if (decode) {
+    if (decode && row.weights_read_gb_s > 0) {
         text += format(", %.0f%% of a plain read of the weights",
                        100 * rate_of(row) / row.weights_read_gb_s);
     }
@@ -177,13 +177,13 @@ std::string table_text(const BenchReport& report) {
     for (const BenchRow& row : report.rows) text += row_text(row, report);
     for (const BenchRatio& ratio : ratios(report))
         text += format("%-30s %10.2f of its time\n", ratio.label.c_str(), ratio.value);
-    const cpu::Limits best = best_limits(report);
+    const Limits best = best_limits(report);
     text += format("limits (best of %zu): reads %.1f GB/s (%lld streams a thread), ",
                    report.limits.size(), best.read_gb_s, static_cast<long long>(best.read_streams));
     text += format("f32 %.1f GFLOP/s, bf16 %.1f GFLOP/s, int8 %.1f GOP/s\n", best.f32_gflop_s,
                    best.bf16_gflop_s, best.int8_gop_s);
     for (const BenchRow& row : report.rows) {
-        if (row.run.busy > mostly_busy) continue;
+        if (row.run.busy > mostly_busy || !report.device.empty()) continue;
         text += format(
             "%s: the threads ran %.0f%% of the time; other work on the machine, or "
             "little to share out\n",
@@ -195,10 +195,14 @@ std::string table_text(const BenchReport& report) {
 }
 
 OrderedJson to_json(const BenchReport& report) {
-    const cpu::Limits best = best_limits(report);
-    OrderedJson json = {{"isa", report.isa},          {"threads", report.threads},
-                        {"dtype", report.dtype},      {"model", report.model},
-                        {"load_s", report.load_s},    {"anonymous_mb", report.anonymous_mb},
+    const Limits best = best_limits(report);
+    OrderedJson json = {{"device", report.device.empty() ? "cpu" : report.device},
+                        {"isa", report.isa},
+                        {"threads", report.threads},
+                        {"dtype", report.dtype},
+                        {"model", report.model},
+                        {"load_s", report.load_s},
+                        {"anonymous_mb", report.anonymous_mb},
                         {"limits", limits_json(best)}};
     json["vision"] = rows_json(Kind::vision, report, best);
     json["prefill"] = rows_json(Kind::prefill, report, best);
@@ -207,7 +211,7 @@ OrderedJson to_json(const BenchReport& report) {
     for (const BenchRatio& ratio : ratios(report)) json["ratios"][ratio.key] = ratio.value;
     json["compute"] = compute_name(report.compute);
     json["limits_measured"] = OrderedJson::array();
-    for (const cpu::Limits& limits : report.limits)
+    for (const Limits& limits : report.limits)
         json["limits_measured"].push_back(limits_json(limits));
     json["checked"] = OrderedJson::array();
     for (const Checked& checked : report.checked) {

@@ -16,12 +16,13 @@ namespace mllama {
 struct BenchRow {
     const Workload* workload = nullptr;
     BenchRun run;
-    cpu::Limits limits;
+    Limits limits;
     double weights_read_gb_s = 0;  ///< decode: a plain read of the weights themselves, meanwhile
 };
 
 struct BenchReport {
-    std::string isa;
+    std::string device;  ///< the GPU; "": the CPU
+    std::string isa;     ///< the CPU's table
     int threads = 0;
     std::string dtype;
     std::string model;                      ///< where the weights are from
@@ -31,7 +32,7 @@ struct BenchReport {
     double anonymous_mb = 0;  ///< memory of the process that no file backs
     int64_t last_level_cache = 0;
     std::vector<Checked> checked;
-    std::vector<cpu::Limits> limits;  ///< as measured, in time
+    std::vector<Limits> limits;  ///< as measured, in time
     std::vector<BenchRow> rows;
     std::vector<std::string> notes;
 };

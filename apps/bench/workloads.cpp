@@ -7,6 +7,7 @@
 
 #include "kernels/limits.h"
 #include "mllama/stopwatch.h"
+#include "tensor/gpu.h"
 
 namespace mllama {
 namespace {
@@ -14,7 +15,8 @@ namespace {
 /// Wall time, and the processor time of all threads.
 class RunClock {
   public:
-    void stop(BenchRun& run) const {
+    void stop(BenchRun& run, const Model& model) const {
+        if (model.device_plan()) gpu_synchronise();
         run.seconds = watch_.seconds();
         const double processor =
             static_cast<double>(std::clock() - start_) / static_cast<double>(CLOCKS_PER_SEC);
@@ -67,11 +69,13 @@ void fill_cache(KvCache& cache, int64_t length) {
     constexpr int64_t different = 64;
     std::mt19937 random(3);
     std::normal_distribution<float> normal;
-    Tensor k = Tensor::empty({different, cache.width()}, DType::f32);
-    Tensor v = Tensor::empty({different, cache.width()}, DType::f32);
-    for (Tensor* rows : {&k, &v}) {
-        for (int64_t i = 0; i < rows->numel(); ++i) rows->data<float>()[i] = normal(random);
-    }
+    const auto random_rows = [&] {
+        Tensor rows = Tensor::empty({different, cache.width()}, DType::f32);
+        for (int64_t i = 0; i < rows.numel(); ++i) rows.data<float>()[i] = normal(random);
+        return rows.to(cache.device());
+    };
+    const Tensor k = random_rows();
+    const Tensor v = random_rows();
     while (cache.length() < length) {
         const int64_t rows = std::min(different, length - cache.length());
         cache.append(k.rows(0, rows), v.rows(0, rows));
@@ -97,7 +101,8 @@ std::vector<Workload> Workloads::list(std::vector<std::string>& left_out) {
         for (const int64_t batch : plan_.decode_batches) {
             if (!first && batch != plan_.decode_batches.front()) continue;
             Workload workload = decode(context, batch);
-            if (available > 0 && workload.bytes_touched > 0.75 * available) {
+            if (!model_.device_plan() && available > 0 &&
+                workload.bytes_touched > 0.75 * available) {
                 left_out.push_back(workload.label + ": not enough memory");
             } else {
                 all.push_back(std::move(workload));
@@ -119,7 +124,7 @@ void Workloads::add_vision(std::vector<Workload>& list) {
             const RunClock clock;
             const VisionRows result = model_.encode_image(picture);
             BenchRun run;
-            clock.stop(run);
+            clock.stop(run, model_);
             const int64_t rows = result.rows.rows();
             run.work = 2 * picture_multiply_adds(model_, picture.num_tiles, rows);
             if (picture_.rows.numel() < result.rows.numel()) picture_ = result;
@@ -164,7 +169,7 @@ Workload Workloads::prefill(int64_t tokens) {
         for (int64_t i = 0; i < plan_.images; ++i) model_.add_image(sequence, picture_);
         model_.prefill(sequence, ids);
         BenchRun run;
-        clock.stop(run);
+        clock.stop(run, model_);
         run.tokens = static_cast<double>(tokens_of_prompt);
         run.work = 2 * prefill_multiply_adds(model_, tokens_of_prompt,
                                              pictures_seen(plan_.images, picture_));
@@ -228,7 +233,7 @@ Workload Workloads::decode(int64_t context, int64_t batch) {
             for (const Sequence& sequence : sequences)
                 run.work += static_cast<double>(cache_bytes_read(sequence));
         }
-        clock.stop(run);
+        clock.stop(run, model_);
         run.tokens = static_cast<double>(batch * plan_.new_tokens);
         return run;
     };

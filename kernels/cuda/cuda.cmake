@@ -1,6 +1,8 @@
 # Looks for a CUDA compiler. Sets MLLAMA_HAS_CUDA, and if there is one makes the objects
-# cuda_kernels and sets MLLAMA_CUDA_LIBRARIES, what they need.
+# cuda_kernels and sets
+# MLLAMA_CUDA_OBJECTS to them and MLLAMA_CUDA_LIBRARIES to what they need.
 set(MLLAMA_HAS_CUDA OFF)
+set(MLLAMA_CUDA_OBJECTS)
 set(MLLAMA_CUDA_LIBRARIES)
 if(NOT MLLAMA_CUDA STREQUAL "OFF")
     include(CheckLanguage)
@@ -40,5 +42,6 @@ if(MLLAMA_HAS_CUDA)
     # constexpr functions, such as those of kv_layout.h, serve host and device.
     target_compile_options(cuda_kernels PRIVATE --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra
                            $<$<BOOL:${MLLAMA_WERROR}>:-Werror=all-warnings -Xcompiler=-Werror>)
+    set(MLLAMA_CUDA_OBJECTS $<TARGET_OBJECTS:cuda_kernels>)
     set(MLLAMA_CUDA_LIBRARIES CUDA::cudart_static CUDA::cublasLt)
 endif()

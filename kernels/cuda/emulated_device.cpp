@@ -1,6 +1,9 @@
 // The device of the emulation: its memory is the heap, its stream runs at once, and a recording is
 // a list of what was queued.
+#include <sys/mman.h>
+
 #include <cstring>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -16,14 +19,34 @@ namespace {
 using Recording = std::vector<std::function<void()>>;
 Recording* recording = nullptr;  // what is being recorded, or none
 
+/// Larger blocks may be touched only while an operation runs: a host that reads device memory faults
+/// here as it would on a GPU. Smaller ones come from the heap, where AddressSanitizer guards their
+/// ends.
+constexpr int64_t guarded_from = int64_t{1} << 20;
+std::map<void*, size_t> guarded;  // bytes
+
+void protect_all(int protection) {
+    for (const auto& [memory, bytes] : guarded) ::mprotect(memory, bytes, protection);
+}
+
+/// Device memory is open while this lives.
+class Opened {
+  public:
+    Opened() { protect_all(PROT_READ | PROT_WRITE); }
+    ~Opened() { protect_all(PROT_NONE); }
+    Opened(const Opened&) = delete;
+    Opened& operator=(const Opened&) = delete;
+};
+
 }  // namespace
 
 void emulated::queue(std::function<void()> work) {
     if (recording) {
         recording->push_back(std::move(work));
-    } else {
-        work();
+        return;
     }
+    const Opened open;
+    work();
 }
 
 bool compiled() {
@@ -47,11 +70,24 @@ void* allocate(int64_t bytes) {
     if (recording) fail("emulated CUDA: memory is taken while operations are recorded");
     if (bytes > device_info().memory_bytes)
         fail("CUDA: ", bytes, " bytes of device memory cannot be taken");
+    if (bytes >= guarded_from) {
+        const auto size = static_cast<size_t>(bytes);
+        void* memory =
+            ::mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) fail("emulated CUDA: ", bytes, " bytes cannot be taken");
+        guarded.emplace(memory, size);
+        return memory;
+    }
     constexpr std::align_val_t alignment{256};
     return ::operator new(static_cast<size_t>(bytes), alignment);
 }
 
 void release(void* memory) noexcept {
+    if (const auto entry = guarded.find(memory); entry != guarded.end()) {
+        ::munmap(memory, entry->second);
+        guarded.erase(entry);
+        return;
+    }
     ::operator delete (memory, std::align_val_t{256});
 }
 
@@ -69,6 +105,7 @@ void copy_to_device(void* to, const void* host, int64_t bytes) {
 
 void copy_to_host(void* host, const void* from, int64_t bytes) {
     if (recording) fail("emulated CUDA: the host waits while operations are recorded");
+    const Opened open;
     std::memcpy(host, from, static_cast<size_t>(bytes));
 }
 
@@ -120,6 +157,7 @@ void Graph::abandon() noexcept {
 }
 
 void Graph::launch() {
+    const Opened open;
     for (const auto& work : recorded_->work) work();
 }
 

@@ -34,6 +34,31 @@ __device__ inline float block_sum(float x) {
     return sum;
 }
 
+/// IEEE binary16 by the GPU's own conversion; f16_to_f32 of dtype.h.
+__device__ inline float half_to_float(uint16_t half) {
+#ifdef __CUDACC__
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
+    return value;
+#else
+    return f16_to_f32(half);
+#endif
+}
+
+/// 16 bytes, aligned, of memory that nobody writes and nobody reads a second time: they pass by the
+/// first-level cache, where what all blocks read stays.
+__device__ inline uint4 load_once(const void* address) {
+#ifdef __CUDACC__
+    uint4 value;
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+        : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+        : "l"(address));
+    return value;
+#else
+    return *static_cast<const uint4*>(address);
+#endif
+}
+
 /// Element i of an array of f32, bf16 or f16; float_element of dtype.h with the GPU's conversions
 /// where they are worth it.
 __device__ inline float load_float(const void* data, DType dtype, int64_t i) {

@@ -1,0 +1,71 @@
+// Matrices of any kind to panels of f32 or bf16, which the vendor's library multiplies.
+#include "kernels/cuda/linear_parts.h"
+
+namespace mllama::cuda {
+namespace {
+
+constexpr unsigned threads = 256;
+constexpr unsigned block_rows = 8;
+constexpr unsigned block_loads = threads / block_rows;  // of each row
+
+/// Which of the block's rows and loads is a thread's: those of a warp are neighbours in memory.
+struct Place {
+    unsigned row, load;
+};
+template <class Source>
+__device__ Place place_in_block() {
+    const unsigned thread = threadIdx.x;
+    if constexpr (std::is_same_v<Source, Int4ByColumnSource>)
+        return {thread % block_rows, thread / block_rows};
+    return {thread / block_loads, thread % block_loads};
+}
+
+__device__ void store_piece(const Eight& piece, uint16_t* to) {
+    *reinterpret_cast<uint4*>(to) = to_bf16(piece);
+}
+__device__ void store_piece(const Eight& piece, float* to) {
+    const float* x = piece.of;
+    reinterpret_cast<float4*>(to)[0] = {x[0], x[1], x[2], x[3]};
+    reinterpret_cast<float4*>(to)[1] = {x[4], x[5], x[6], x[7]};
+}
+
+/// Blocks: column_blocks for every block_rows rows.
+template <class Source, class To>
+__global__ void __launch_bounds__(threads)
+    decode_kernel(Source source, int64_t first, int64_t rows, int64_t cols, unsigned column_blocks,
+                  To* to, int64_t to_stride) {
+    const Place place = place_in_block<Source>();
+    const int64_t row = int64_t{blockIdx.x / column_blocks} * block_rows + place.row;
+    const int64_t load = int64_t{blockIdx.x % column_blocks} * block_loads + place.load;
+    const int64_t col = load * (8 * Source::pieces);
+    if (row >= rows || col >= to_stride) return;
+    To* out = to + row * to_stride + col;
+    if (col >= cols) {  // a matrix without columns
+        store_piece({}, out);
+        return;
+    }
+    const auto raw = source.load(first + row, col);
+    for (int i = 0; i < Source::pieces; ++i)
+        store_piece(source.eight(raw, i, first + row, col + 8 * i), out + 8 * i);
+}
+
+}  // namespace
+
+void decode(const Matrix& w, int64_t first, int64_t rows, DType to_dtype, void* to) {
+    const int64_t stride = panel_stride(w.cols);
+    with_source(w, [&]<class Source>(const Source& source) {
+        const int64_t column_blocks = pieces(stride, 8 * Source::pieces * block_loads);
+        const auto blocks = static_cast<unsigned>(column_blocks * pieces(rows, block_rows));
+        const auto start = [&]<class To>(To* out) {
+            launch("decode", decode_kernel<Source, To>, blocks, threads, 0, source, first, rows,
+                   w.cols, column_blocks, out, stride);
+        };
+        if (to_dtype == DType::bf16) {
+            start(static_cast<uint16_t*>(to));
+        } else {
+            start(static_cast<float*>(to));
+        }
+    });
+}
+
+}  // namespace mllama::cuda

@@ -1,0 +1,146 @@
+// Linear layers: which way a product goes, and how one of many rows is cut so that its panels fit
+// the workspace.
+//
+// Many rows: both factors become panels of the same type (or lie as such), the vendor's library
+// multiplies them, and what it cannot do with the result an epilogue kernel does:
+//
+//     for each block of rows of x: round them to a panel
+//       for each block of rows of w: decode them to a panel; multiply; epilogue
+#include "kernels/cuda/epilogue.h"
+#include "kernels/cuda/linear_int.h"
+#include "kernels/cuda/linear_parts.h"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/workspace.h"
+#include "kernels/error.h"
+
+namespace mllama::cuda {
+namespace {
+
+constexpr int64_t panel_bytes = int64_t{92} << 20;  // x, w and sums: a panel each
+
+constexpr unsigned threads = 256;
+
+/// sums (rows, cols), rows sums_stride apart, to out; they may lie there. A block has some columns
+/// of one row.
+__global__ void __launch_bounds__(threads)
+    epilogue_kernel(const float* sums, int64_t sums_stride, int64_t cols, unsigned column_blocks,
+                    Epilogue epilogue, float* out, int64_t out_stride) {
+    const int64_t row = blockIdx.x / column_blocks;
+    const int64_t column = int64_t{blockIdx.x % column_blocks} * threads + threadIdx.x;
+    if (column >= cols) return;
+    store_result(epilogue, sums[row * sums_stride + column], row, column, out, out_stride);
+}
+
+/// Some rows of x and some of w: what is computed at a time.
+struct Block {
+    int64_t row, rows, column, columns;
+};
+
+/// The epilogue of the block's part of the output.
+Epilogue part_of(const Epilogue& epilogue, const Block& block, int64_t out_stride) {
+    Epilogue part = epilogue;
+    if (part.bias != nullptr) part.bias += block.column;
+    if (part.residual != nullptr) part.residual += block.row * out_stride + block.column;
+    return part;
+}
+
+bool multiplied_as_it_lies(const Matrix& w, DType factor) {
+    return w.dtype == factor && lies_as_panel(w);
+}
+
+/// The rows [first, first + rows) of w, decoded to `room` where they cannot be multiplied as they lie.
+Matrix factor_rows(const Matrix& w, int64_t first, int64_t rows, DType factor, std::byte* room) {
+    if (multiplied_as_it_lies(w, factor)) {
+        const auto* data = static_cast<const std::byte*>(w.data);
+        return {data + first * w.stride * dtype_size(factor), factor, rows, w.cols, w.stride};
+    }
+    decode(w, first, rows, factor, room);
+    return {room, factor, rows, panel_stride(w.cols), panel_stride(w.cols)};
+}
+
+/// The library adds to what is there, but knows no bias and no activation of ours.
+bool library_does(const Epilogue& epilogue, const float* out) {
+    return epilogue.bias == nullptr && epilogue.activation == Activation::none &&
+           (epilogue.residual == nullptr || epilogue.residual == out);
+}
+
+/// Whether the library may write to the output itself: it is aligned, and what an epilogue still
+/// needs is not lost.
+bool sums_lie_in(const float* out, int64_t out_stride, const Epilogue& epilogue) {
+    return aligned_rows(out, out_stride * int64_t{sizeof(float)}) &&
+           (epilogue.residual != out || library_does(epilogue, out));
+}
+
+constexpr int64_t sums_stride(int64_t columns) {
+    return round_up(columns, 4);
+}
+constexpr int64_t sums_bytes(int64_t rows, int64_t columns) {
+    return rows * sums_stride(columns) * int64_t{sizeof(float)};
+}
+
+/// A block whose factors are ready. room: for its sums.
+void multiply(const Matrix& x, const Matrix& w, const Epilogue& epilogue, float* out,
+              int64_t out_stride, float* room) {
+    const bool direct = sums_lie_in(out, out_stride, epilogue);
+    float* sums = direct ? out : room;
+    const int64_t stride = direct ? out_stride : sums_stride(w.rows);
+    const bool whole = direct && library_does(epilogue, out);
+    const float scale = whole ? epilogue.scale : 1.0f;
+    const float keep = whole && epilogue.residual != nullptr ? 1.0f : 0.0f;
+    product(x.data, x.stride, w.data, w.stride, x.dtype, x.rows, w.rows, x.cols, scale, keep, sums,
+            stride);
+    if (whole) return;
+    const int64_t column_blocks = pieces(w.rows, int64_t{threads});
+    launch("epilogue", epilogue_kernel, static_cast<unsigned>(column_blocks * x.rows), threads, 0,
+           sums, stride, w.rows, column_blocks, epilogue, out, out_stride);
+}
+
+/// Rows of x and of w in a block, such that each panel that is needed fits panel_bytes.
+Block largest_block(int64_t rows, const Matrix& w, DType factor, bool sums_lie_in_out) {
+    const int64_t row_bytes = panel_stride(w.cols) * dtype_size(factor);
+    const int64_t panel_rows = panel_bytes / row_bytes;
+    if (panel_rows == 0) fail("CUDA: a linear layer of ", w.cols, " columns is too wide");
+    Block block{0, std::min(rows, panel_rows), 0, w.rows};
+    if (!multiplied_as_it_lies(w, factor)) block.columns = std::min(block.columns, panel_rows);
+    if (sums_lie_in_out) return block;
+    constexpr int64_t most_columns = int64_t{1} << 14;
+    block.columns = std::min(block.columns, most_columns);
+    block.rows = std::min(block.rows, panel_bytes / sums_bytes(1, block.columns));
+    return block;
+}
+
+void linear_many(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+                 const Epilogue& epilogue, DType factor, float* out, int64_t out_stride) {
+    const Block largest = largest_block(rows, w, factor, sums_lie_in(out, out_stride, epilogue));
+    const Matrix all_x{x, DType::f32, rows, w.cols, x_stride};
+    Workspace memory;
+    auto* x_room = memory.take<std::byte>(panel_bytes);
+    auto* w_room = memory.take<std::byte>(panel_bytes);
+    auto* sums_room = memory.take<float>(panel_bytes / int64_t{sizeof(float)});
+    for (int64_t r = 0; r < rows; r += largest.rows) {
+        const int64_t count = std::min(largest.rows, rows - r);
+        const Matrix x_rows = factor_rows(all_x, r, count, factor, x_room);
+        for (int64_t c = 0; c < w.rows; c += largest.columns) {
+            const Block block{r, count, c, std::min(largest.columns, w.rows - c)};
+            const Matrix w_rows = factor_rows(w, c, block.columns, factor, w_room);
+            multiply(x_rows, w_rows, part_of(epilogue, block, out_stride), out + r * out_stride + c,
+                     out_stride, sums_room);
+        }
+    }
+}
+
+}  // namespace
+
+void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
+    if (rows <= 0 || w.rows <= 0) return;
+    if (multiplies_integers(w, compute)) {
+        linear_int(x, rows, x_stride, w, epilogue, out, out_stride);
+        return;
+    }
+    const DType factor = compute == Compute::f32 ? DType::f32 : DType::bf16;
+    const auto way = rows <= few_rows ? linear_few : linear_many;
+    way(x, rows, x_stride, w, epilogue, factor, out, out_stride);
+}
+
+}  // namespace mllama::cuda
