@@ -54,18 +54,12 @@ __device__ uint4 bf16_piece(const Source& w, const typename Source::Raw& raw, in
         return to_bf16(w.eight(raw, i, row, col));
 }
 
-/// The sums of a warp, in two chains for each tile: c (rows of x, rows of w) as mma.h says.
-template <int tiles>
-struct Sums {
-    float c[tiles][2][4];
-};
-
 /// c += the products of one piece: 32 columns, in two mma.
-__device__ inline void multiply_piece(float (&c)[2][4], const uint4& x, const uint4& w) {
+__device__ inline void multiply_piece(float (&c)[4], const uint4& x, const uint4& w) {
     const uint32_t a0[4] = {x.x, 0, x.y, 0}, b0[2] = {w.x, w.y};
     const uint32_t a1[4] = {x.z, 0, x.w, 0}, b1[2] = {w.z, w.w};
-    mma_bf16(c[0], a0, b0);
-    mma_bf16(c[1], a1, b1);
+    mma_bf16(c, a0, b0);
+    mma_bf16(c, a1, b1);
 }
 
 /// The first column of piece i of this lane, of the step that begins at `begin`: the lanes' loads
@@ -79,7 +73,7 @@ __device__ int64_t piece_column(int64_t begin, int i) {
 
 /// Adds the products of `step` columns. whole: all of them are there. rows: of w, this lane's.
 template <bool whole, class Source, class Element, int tiles>
-__device__ void add_step(Sums<tiles>& sums, const Source& w, const FewRows<Element>& x,
+__device__ void add_step(float (&sums)[tiles][4], const Source& w, const FewRows<Element>& x,
                          const int64_t (&rows)[tiles], int64_t begin, int64_t cols) {
     constexpr int loads = step_pieces / Source::pieces;
     typename Source::Raw raw[tiles][loads] = {};
@@ -101,9 +95,22 @@ __device__ void add_step(Sums<tiles>& sums, const Source& w, const FewRows<Eleme
             if (whole || col < cols) {
                 piece = bf16_piece(w, raw[t][i / Source::pieces], i % Source::pieces, rows[t], col);
             }
-            multiply_piece(sums.c[t], x_piece[i], piece);
+            multiply_piece(sums[t], x_piece[i], piece);
         }
     }
+}
+
+/// The end of a block that has the rows [first, first + block_rows) of w: adds up the sums (rows of
+/// x, block_rows) of its warps, and stores what becomes of them.
+template <int block_rows, int n>
+__device__ void store_sums(const float (&of_warp)[warps][n], int64_t first, int64_t w_rows,
+                           int x_rows, const Epilogue& epilogue, float* out, int64_t out_stride) {
+    const int i = static_cast<int>(threadIdx.x);
+    const int64_t row = i / block_rows, column = first + i % block_rows;
+    if (row >= x_rows || column >= w_rows) return;
+    float sum = 0;
+    for (unsigned warp = 0; warp < warps; ++warp) sum += of_warp[warp][i];
+    out[row * out_stride + column] = result_of(epilogue, sum, row, column, out_stride);
 }
 
 /// Block b: the rows [8 tiles b, 8 tiles (b + 1)) of w. out (x.rows, w_rows).
@@ -120,7 +127,7 @@ __global__ void __launch_bounds__(threads)
         const int64_t row = first + t * tile + lane / 4;
         rows[t] = row < w_rows ? row : w_rows - 1;
     }
-    Sums<tiles> sums = {};
+    float sums[tiles][4] = {};  // (rows of x, rows of w) as mma.h has c
     for (int64_t begin = warp * step; begin < cols; begin += warps * step) {
         if (begin + step <= cols) {
             add_step<true>(sums, w, x, rows, begin, cols);
@@ -128,19 +135,14 @@ __global__ void __launch_bounds__(threads)
             add_step<false>(sums, w, x, rows, begin, cols);
         }
     }
-    __shared__ float of_warp[warps][tile][block_rows];  // (warp, row of x, row of w)
+    __shared__ float of_warp[warps][tile * block_rows];  // (warp, row of x, row of w)
     for (int t = 0; t < tiles; ++t) {
-        float* to = &of_warp[warp][lane / 4][t * tile + 2 * (lane % 4)];
-        to[0] = sums.c[t][0][0] + sums.c[t][1][0];
-        to[1] = sums.c[t][0][1] + sums.c[t][1][1];
+        float* to = &of_warp[warp][lane / 4 * block_rows + t * tile + 2 * (lane % 4)];
+        to[0] = sums[t][0];
+        to[1] = sums[t][1];
     }
     __syncthreads();
-    const int row = static_cast<int>(threadIdx.x) / block_rows;
-    const int column = static_cast<int>(threadIdx.x) % block_rows;
-    if (row >= x.rows || first + column >= w_rows) return;
-    float sum = 0;
-    for (unsigned i = 0; i < warps; ++i) sum += of_warp[i][row][column];
-    store_result(epilogue, sum, row, first + column, out, out_stride);
+    store_sums<block_rows>(of_warp, first, w_rows, x.rows, epilogue, out, out_stride);
 }
 
 constexpr int f32_rows = 4;  // of w, of a block
@@ -152,7 +154,7 @@ __global__ void __launch_bounds__(threads)
                    float* out, int64_t out_stride) {
     constexpr int columns = 8 * Source::pieces;
     const int64_t first = int64_t{blockIdx.x} * f32_rows;
-    float sums[x_rows][f32_rows] = {};
+    float sums[x_rows * f32_rows] = {};  // (x_rows, f32_rows)
     for (int64_t col = threadIdx.x * columns; col < cols; col += threads * columns) {
         typename Source::Raw raw[f32_rows];
         for (int j = 0; j < f32_rows; ++j) {
@@ -169,26 +171,21 @@ __global__ void __launch_bounds__(threads)
                 if (r >= x.rows) break;
                 const float* x_piece = x.data + r * x.stride + col + 8 * i;
                 for (int k = 0; k < 8; ++k) {
-                    for (int j = 0; j < f32_rows; ++j)
-                        sums[r][j] = fmaf(x_piece[k], piece[j].of[k], sums[r][j]);
+                    for (int j = 0; j < f32_rows; ++j) {
+                        float& sum = sums[r * f32_rows + j];
+                        sum = fmaf(x_piece[k], piece[j].of[k], sum);
+                    }
                 }
             }
         }
     }
-    __shared__ float of_warp[warps][x_rows][f32_rows];
-    for (int r = 0; r < x_rows; ++r) {
-        for (int j = 0; j < f32_rows; ++j) {
-            const float sum = warp_sum(sums[r][j]);
-            if (threadIdx.x % warp_size == 0) of_warp[threadIdx.x / warp_size][r][j] = sum;
-        }
-    }
+    __shared__ float of_warp[warps][x_rows * f32_rows];
+    constexpr unsigned lanes_of_sum = warp_size / (x_rows * f32_rows);
+    const float sum = warp_sums(sums);
+    const unsigned lane = threadIdx.x % warp_size;
+    if (lane % lanes_of_sum == 0) of_warp[threadIdx.x / warp_size][lane / lanes_of_sum] = sum;
     __syncthreads();
-    const int row = static_cast<int>(threadIdx.x) / f32_rows;
-    const int column = static_cast<int>(threadIdx.x) % f32_rows;
-    if (row >= x.rows || first + column >= w_rows) return;
-    float sum = 0;
-    for (unsigned i = 0; i < warps; ++i) sum += of_warp[i][row][column];
-    store_result(epilogue, sum, row, first + column, out, out_stride);
+    store_sums<f32_rows>(of_warp, first, w_rows, x.rows, epilogue, out, out_stride);
 }
 
 struct Output {
@@ -197,73 +194,88 @@ struct Output {
     int64_t stride;
 };
 
-template <int tiles, class Element>
-void launch_bf16(const Matrix& w, const FewRows<Element>& x, const Output& out) {
-    with_source(w, [&]<class Source>(const Source& source) {
-        const auto blocks = static_cast<unsigned>(pieces(w.rows, tile * tiles));
-        launch("linear", few_bf16_kernel<Source, Element, tiles>, blocks, threads, 0, source,
-               w.rows, w.cols, x, out.epilogue, out.data, out.stride);
-    });
+/// Two tiles a block read x half as often, where there are rows enough for all processors.
+template <class Source>
+constexpr bool has_two_tiles = std::is_same_v<Source, HalfSource<DType::bf16>>;
+constexpr int64_t many_rows = 4096;
+
+template <int tiles, class Source, class Element>
+void launch_bf16(const Source& source, const Matrix& w, const FewRows<Element>& x,
+                 const Output& out) {
+    const auto blocks = static_cast<unsigned>(pieces(w.rows, tile * tiles));
+    launch("linear", few_bf16_kernel<Source, Element, tiles>, blocks, threads, 0, source, w.rows,
+           w.cols, x, out.epilogue, out.data, out.stride);
 }
 
-/// Matrices of many rows: two tiles a block read x half as often.
 template <class Element>
 void multiply_bf16(const Matrix& w, const FewRows<Element>& x, const Output& out) {
-    constexpr int64_t many_rows = 4096;
-    if (w.rows >= many_rows) {
-        launch_bf16<2>(w, x, out);
-    } else {
-        launch_bf16<1>(w, x, out);
-    }
+    with_fast_source(w, [&]<class Source>(const Source& source) {
+        if constexpr (has_two_tiles<Source>) {
+            if (w.rows >= many_rows) return launch_bf16<2>(source, w, x, out);
+        }
+        launch_bf16<1>(source, w, x, out);
+    });
 }
 
-template <int x_rows>
-void launch_f32(const Matrix& w, const FewRows<float>& x, const Output& out) {
-    with_source(w, [&]<class Source>(const Source& source) {
-        const auto blocks = static_cast<unsigned>(pieces(w.rows, f32_rows));
-        launch("linear", few_f32_kernel<Source, x_rows>, blocks, threads, 0, source, w.rows, w.cols,
-               x, out.epilogue, out.data, out.stride);
-    });
+template <int x_rows, class Source>
+void launch_f32(const Source& source, const Matrix& w, const FewRows<float>& x, const Output& out) {
+    const auto blocks = static_cast<unsigned>(pieces(w.rows, f32_rows));
+    launch("linear", few_f32_kernel<Source, x_rows>, blocks, threads, 0, source, w.rows, w.cols, x,
+           out.epilogue, out.data, out.stride);
 }
 
 void multiply_f32(const Matrix& w, const FewRows<float>& x, const Output& out) {
-    if (x.rows == 1) {
-        launch_f32<1>(w, x, out);
-    } else if (x.rows == 2) {
-        launch_f32<2>(w, x, out);
-    } else if (x.rows <= 4) {
-        launch_f32<4>(w, x, out);
-    } else {
-        launch_f32<8>(w, x, out);
-    }
+    with_fast_source(w, [&](const auto& source) {
+        if (x.rows == 1) return launch_f32<1>(source, w, x, out);
+        launch_f32<few_rows>(source, w, x, out);
+    });
 }
 
-/// x in the workspace, rounded.
+/// x in memory of the workspace, rounded.
 template <class Element>
-FewRows<Element> panel_of(const Matrix& x, DType dtype) {
-    const int64_t stride = panel_stride(x.cols);
-    auto* panel = Workspace().take<Element>(x.rows * stride);
-    decode(x, 0, x.rows, dtype, panel);
-    return {panel, stride, static_cast<int>(x.rows)};
+FewRows<Element> panel_of(const Matrix& x, DType dtype, void* room) {
+    decode(x, 0, x.rows, dtype, room);
+    return {static_cast<const Element*>(room), panel_stride(x.cols), static_cast<int>(x.rows)};
+}
+
+/// w has a fast source.
+void multiply(const Matrix& x, const Matrix& w, DType factor, const Output& out, void* x_room) {
+    const bool lies = lies_as_panel(x);
+    const FewRows<float> as_it_lies{static_cast<const float*>(x.data), x.stride,
+                                    static_cast<int>(x.rows)};
+    // Up to two rows stay in the first-level cache, and rounding them there costs less than a
+    // kernel of its own.
+    constexpr int64_t rounded_on_the_way = 2;
+    if (factor == DType::f32) {
+        multiply_f32(w, lies ? as_it_lies : panel_of<float>(x, DType::f32, x_room), out);
+    } else if (lies && x.rows <= rounded_on_the_way) {
+        multiply_bf16(w, as_it_lies, out);
+    } else {
+        multiply_bf16(w, panel_of<uint16_t>(x, DType::bf16, x_room), out);
+    }
 }
 
 }  // namespace
 
 void linear_few(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
                 const Epilogue& epilogue, DType factor, float* out, int64_t out_stride) {
-    const Output output{epilogue, out, out_stride};
-    const Matrix all{x, DType::f32, rows, w.cols, x_stride};
-    const FewRows<float> as_it_lies{x, x_stride, static_cast<int>(rows)};
-    // Up to two rows stay in the first-level cache, and rounding them there costs less than a
-    // kernel of its own.
-    constexpr int64_t rounded_on_the_way = 2;
-    if (factor == DType::f32) {
-        const bool lies = lies_as_panel(all);
-        multiply_f32(w, lies ? as_it_lies : panel_of<float>(all, DType::f32), output);
-    } else if (rows <= rounded_on_the_way && lies_as_panel(all)) {
-        multiply_bf16(w, as_it_lies, output);
-    } else {
-        multiply_bf16(w, panel_of<uint16_t>(all, DType::bf16), output);
+    const Matrix x_rows{x, DType::f32, rows, w.cols, x_stride};
+    const int64_t fitting = panel_rows(w.cols, factor);
+    Workspace memory;
+    auto* x_room = memory.take<std::byte>(panel_bytes);
+    if (has_fast_source(w)) {
+        multiply(x_rows, w, factor, {epilogue, out, out_stride}, x_room);
+        return;
+    }
+    // What no source reads fast is decoded first.
+    auto* w_room = memory.take<std::byte>(panel_bytes);
+    const int64_t stride = panel_stride(w.cols);
+    for (int64_t first = 0; first < w.rows; first += fitting) {
+        const int64_t count = std::min(fitting, w.rows - first);
+        decode(w, first, count, factor, w_room);
+        const Epilogue part = part_of(epilogue, 0, first, out_stride);
+        multiply(x_rows, {w_room, factor, count, stride, stride}, factor,
+                 {part, out + first, out_stride}, x_room);
     }
 }
 

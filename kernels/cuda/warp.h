@@ -21,6 +21,23 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
+/// The sums of n values over the warp, n a power of two: lane l gets that of value l / (32 / n). Each
+/// is the same to the bit as by warp_sum, with a fraction of the exchanges. Changes x.
+template <int n>
+__device__ inline float warp_sums(float (&x)[n]) {
+    unsigned lanes = warp_size / 2;
+    for (int half = n / 2; half > 0; half /= 2) {  // a lane goes on with half of its values
+        const bool upper = (threadIdx.x & lanes) != 0;
+        for (int i = 0; i < half; ++i) {
+            const float given = upper ? x[i] : x[half + i];
+            x[i] = (upper ? x[half + i] : x[i]) + __shfl_xor_sync(whole_warp, given, lanes);
+        }
+        lanes /= 2;
+    }
+    for (; lanes > 0; lanes /= 2) x[0] += __shfl_xor_sync(whole_warp, x[0], lanes);
+    return x[0];
+}
+
 /// The sum over the block, the same in every thread; threads: a multiple of 32. All threads call.
 __device__ inline float block_sum(float x) {
     __shared__ float of_warp[32];

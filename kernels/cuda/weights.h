@@ -9,7 +9,7 @@
 //     eight(raw, i, row, col)   the numbers of piece i of a load; col is the first of that piece
 //
 // Loads are apart from decoding so that several can be on their way. All sources but AnySource read
-// matrices whose rows are whole loads; with_source chooses.
+// matrices whose rows are whole loads: has_fast_source.
 #pragma once
 
 #include <bit>
@@ -298,28 +298,40 @@ inline bool pieces_have_one_group(const Matrix& w) {
     return w.groups.size % 8 == 0 || (w.coding != Coding::nf4 && w.groups.size >= w.cols);
 }
 
-/// Calls visit(source) with what reads w fastest.
+/// Whether rows of w are whole loads, each of them aligned.
+inline bool loads_are_aligned(const Matrix& w) {
+    if (w.cols % 8 != 0) return false;
+    if (w.coding == Coding::int4_by_column) return true;  // loads of one word
+    if (w.coding == Coding::plain) return aligned_rows(w.data, w.stride * dtype_size(w.dtype));
+    const bool bytes = w.coding == Coding::int8 || w.coding == Coding::fp8;
+    return aligned_rows(w.data, bytes ? w.cols : w.cols / 2);
+}
+
+/// Whether there is a source for w that loads whole pieces.
+inline bool has_fast_source(const Matrix& w) {
+    return loads_are_aligned(w) && (w.coding == Coding::plain || pieces_have_one_group(w));
+}
+
+/// Calls visit(source) with that source.
 template <class Visit>
-void with_source(const Matrix& w, const Visit& visit) {
-    const bool grouped = pieces_have_one_group(w);
-    const int64_t row_bytes = w.coding == Coding::plain ? w.stride * dtype_size(w.dtype)
-                              : w.coding == Coding::int8 || w.coding == Coding::fp8 ? w.cols
-                                                                                    : w.cols / 2;
-    const bool aligned = aligned_rows(w.data, row_bytes) && w.cols % 8 == 0;
-    if (w.coding == Coding::plain && aligned) {
-        if (w.dtype == DType::f32) return visit(F32Source(w));
-        if (w.dtype == DType::bf16) return visit(HalfSource<DType::bf16>(w));
-        return visit(HalfSource<DType::f16>(w));
+void with_fast_source(const Matrix& w, const Visit& visit) {
+    switch (w.coding) {
+        case Coding::int8:
+            return visit(ByteSource<Coding::int8>(w));
+        case Coding::fp8:
+            return visit(ByteSource<Coding::fp8>(w));
+        case Coding::int4:
+            return visit(Int4Source(w));
+        case Coding::int4_by_column:
+            return visit(Int4ByColumnSource(w));
+        case Coding::nf4:
+            return visit(Nf4Source(w));
+        case Coding::plain:
+            break;
     }
-    if (w.coding == Coding::int4_by_column && grouped && w.cols % 8 == 0)
-        return visit(Int4ByColumnSource(w));
-    if (grouped && aligned) {
-        if (w.coding == Coding::int8) return visit(ByteSource<Coding::int8>(w));
-        if (w.coding == Coding::fp8) return visit(ByteSource<Coding::fp8>(w));
-        if (w.coding == Coding::int4) return visit(Int4Source(w));
-        if (w.coding == Coding::nf4) return visit(Nf4Source(w));
-    }
-    visit(AnySource{w});
+    if (w.dtype == DType::f32) return visit(F32Source(w));
+    if (w.dtype == DType::bf16) return visit(HalfSource<DType::bf16>(w));
+    visit(HalfSource<DType::f16>(w));
 }
 
 }  // namespace mllama::cuda

@@ -1,4 +1,5 @@
 // Linear layers of coded weights on the GPU, which decode them, against the reference.
+#include <cstring>
 #include <memory>
 #include <string>
 

@@ -153,12 +153,9 @@ TEST_CASE("cuda_linear_of_any_rows_and_columns_matches_reference") {
 
 TEST_CASE("cuda_linear_of_many_columns_matches_reference") {
     if (!has_device()) return;
-    for (const Layout& layout : layouts) {
-        for (const int64_t n : {4095, 4096, 4105}) {
-            check_product(1, 8, n, DType::bf16, Compute::bf16, layout);
-            check_product(3, 8, n, DType::bf16, Compute::bf16, layout);
-        }
-    }
+    check_product(1, 40, 4095, DType::bf16, Compute::bf16, packed);
+    check_product(2, 40, 4096, DType::bf16, Compute::bf16, packed);
+    check_product(3, 40, 4105, DType::bf16, Compute::bf16, crooked);
 }
 
 TEST_CASE("cuda_linear_every_epilogue_matches_reference") {
