@@ -45,8 +45,7 @@ __global__ void __launch_bounds__(threads)
         return;
     }
     const auto raw = source.load(first + row, col);
-    for (int i = 0; i < Source::pieces; ++i)
-        store_piece(source.eight(raw, i, first + row, col + 8 * i), out + 8 * i);
+    for (int i = 0; i < Source::pieces; ++i) store_piece(source.eight(raw, i), out + 8 * i);
 }
 
 template <class Source, class To>

@@ -19,9 +19,16 @@ namespace {
 
 constexpr unsigned threads = 256;
 constexpr unsigned warps = threads / warp_size;
-constexpr int tile = 8;                        // rows of w of an mma
-constexpr int step_pieces = 4;                 // pieces of a row that a lane loads at a time, and
-constexpr int64_t step = 4 * 8 * step_pieces;  // columns that the four lanes of a row do
+constexpr int tile = 8;  // rows of w of an mma
+
+/// A step of a warp: the loads of a row that each lane starts before it uses the first, their
+/// pieces, and the columns of all four lanes that have this row.
+template <class Source>
+struct Step {
+    static constexpr int loads = Source::pieces == 1 ? 4 : 2;
+    static constexpr int pieces = loads * Source::pieces;
+    static constexpr int64_t columns = 4 * 8 * pieces;
+};
 
 /// Rows of x, as f32 that are rounded on the way or as bf16; whole pieces.
 template <class Element>
@@ -46,12 +53,12 @@ __device__ inline uint4 load_piece(const FewRows<float>& x, int row, int64_t col
 
 /// Piece i of a load as bfloat16.
 template <class Source>
-__device__ uint4 bf16_piece(const Source& w, const typename Source::Raw& raw, int i, int64_t row,
-                            int64_t col) {
-    if constexpr (std::is_same_v<Source, HalfSource<DType::bf16>>)
+__device__ uint4 bf16_piece(const Source& w, const typename Source::Raw& raw, int i) {
+    if constexpr (std::is_same_v<Source, HalfSource<DType::bf16>>) {
         return raw;
-    else
-        return to_bf16(w.eight(raw, i, row, col));
+    } else {
+        return to_bf16(w.eight(raw, i));
+    }
 }
 
 /// c += the products of one piece: 32 columns, in two mma.
@@ -71,32 +78,24 @@ __device__ int64_t piece_column(int64_t begin, int i) {
     return begin + (i / n * 4 + quad) * (8 * n) + i % n * 8;
 }
 
-/// Adds the products of `step` columns. whole: all of them are there. rows: of w, this lane's.
+/// Adds the products of a step. whole: all of its columns are there. rows: of w, this lane's.
 template <bool whole, class Source, class Element, int tiles>
 __device__ void add_step(float (&sums)[tiles][4], const Source& w, const FewRows<Element>& x,
                          const int64_t (&rows)[tiles], int64_t begin, int64_t cols) {
-    constexpr int loads = step_pieces / Source::pieces;
-    typename Source::Raw raw[tiles][loads] = {};
-    uint4 x_piece[step_pieces] = {};
-    for (int i = 0; i < loads; ++i) {
-        const int64_t col = piece_column<Source>(begin, i * Source::pieces);
+    constexpr int n = Source::pieces;
+    typename Source::Raw raw[tiles][Step<Source>::loads] = {};
+    for (int i = 0; i < Step<Source>::loads; ++i) {
+        const int64_t col = piece_column<Source>(begin, i * n);
         if (!whole && col >= cols) continue;
         for (int t = 0; t < tiles; ++t) raw[t][i] = w.load(rows[t], col);
     }
     const int x_row = static_cast<int>(threadIdx.x % warp_size / 4);
-    for (int i = 0; i < step_pieces; ++i) {
+    for (int i = 0; i < Step<Source>::pieces; ++i) {
         const int64_t col = piece_column<Source>(begin, i);
-        if (whole || col < cols) x_piece[i] = load_piece(x, x_row, col);
-    }
-    for (int i = 0; i < step_pieces; ++i) {
-        const int64_t col = piece_column<Source>(begin, i);
-        for (int t = 0; t < tiles; ++t) {
-            uint4 piece{0, 0, 0, 0};
-            if (whole || col < cols) {
-                piece = bf16_piece(w, raw[t][i / Source::pieces], i % Source::pieces, rows[t], col);
-            }
-            multiply_piece(sums[t], x_piece[i], piece);
-        }
+        uint4 x_piece{0, 0, 0, 0};
+        if (whole || col < cols) x_piece = load_piece(x, x_row, col);
+        for (int t = 0; t < tiles; ++t)
+            multiply_piece(sums[t], x_piece, bf16_piece(w, raw[t][i / n], i % n));
     }
 }
 
@@ -115,7 +114,7 @@ __device__ void store_sums(const float (&of_warp)[warps][n], int64_t first, int6
 
 /// Block b: the rows [8 tiles b, 8 tiles (b + 1)) of w. out (x.rows, w_rows).
 template <class Source, class Element, int tiles>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 2)
     few_bf16_kernel(Source w, int64_t w_rows, int64_t cols, FewRows<Element> x, Epilogue epilogue,
                     float* out, int64_t out_stride) {
     constexpr int block_rows = tile * tiles;
@@ -128,6 +127,7 @@ __global__ void __launch_bounds__(threads)
         rows[t] = row < w_rows ? row : w_rows - 1;
     }
     float sums[tiles][4] = {};  // (rows of x, rows of w) as mma.h has c
+    constexpr int64_t step = Step<Source>::columns;
     for (int64_t begin = warp * step; begin < cols; begin += warps * step) {
         if (begin + step <= cols) {
             add_step<true>(sums, w, x, rows, begin, cols);
@@ -149,7 +149,7 @@ constexpr int f32_rows = 4;  // of w, of a block
 
 /// Factors of float32, by multiply-adds: a thread has some columns of all rows.
 template <class Source, int x_rows>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 2)
     few_f32_kernel(Source w, int64_t w_rows, int64_t cols, FewRows<float> x, Epilogue epilogue,
                    float* out, int64_t out_stride) {
     constexpr int columns = 8 * Source::pieces;
@@ -163,10 +163,7 @@ __global__ void __launch_bounds__(threads)
         }
         for (int i = 0; i < Source::pieces; ++i) {
             Eight piece[f32_rows];
-            for (int j = 0; j < f32_rows; ++j) {
-                const int64_t row = first + j < w_rows ? first + j : w_rows - 1;
-                piece[j] = w.eight(raw[j], i, row, col + 8 * i);
-            }
+            for (int j = 0; j < f32_rows; ++j) piece[j] = w.eight(raw[j], i);
             for (int r = 0; r < x_rows; ++r) {
                 if (r >= x.rows) break;
                 const float* x_piece = x.data + r * x.stride + col + 8 * i;
@@ -260,18 +257,20 @@ void multiply(const Matrix& x, const Matrix& w, DType factor, const Output& out,
 void linear_few(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
                 const Epilogue& epilogue, DType factor, float* out, int64_t out_stride) {
     const Matrix x_rows{x, DType::f32, rows, w.cols, x_stride};
-    const int64_t fitting = panel_rows(w.cols, factor);
+    const int64_t fitting = panel_rows(w.cols, factor);  // or an Error
     Workspace memory;
     auto* x_room = memory.take<std::byte>(panel_bytes);
     if (has_fast_source(w)) {
         multiply(x_rows, w, factor, {epilogue, out, out_stride}, x_room);
         return;
     }
-    // What no source reads fast is decoded first.
+    // What no source reads fast is decoded first, in panels that stay in the second-level cache.
+    constexpr int64_t parts = 6;
+    const int64_t panel = std::max<int64_t>(1, fitting / parts);
     auto* w_room = memory.take<std::byte>(panel_bytes);
     const int64_t stride = panel_stride(w.cols);
-    for (int64_t first = 0; first < w.rows; first += fitting) {
-        const int64_t count = std::min(fitting, w.rows - first);
+    for (int64_t first = 0; first < w.rows; first += panel) {
+        const int64_t count = std::min(panel, w.rows - first);
         decode(w, first, count, factor, w_room);
         const Epilogue part = part_of(epilogue, 0, first, out_stride);
         multiply(x_rows, {w_room, factor, count, stride, stride}, factor,

@@ -79,6 +79,7 @@ __device__ inline uint4 load_once(const void* address) {
 /// Element i of an array of f32, bf16 or f16; float_element of dtype.h with the GPU's conversions
 /// where they are worth it.
 __device__ inline float load_float(const void* data, DType dtype, int64_t i) {
+    if (dtype == DType::f16) return half_to_float(static_cast<const uint16_t*>(data)[i]);
     return float_element(data, dtype, i);
 }
 
