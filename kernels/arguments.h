@@ -86,6 +86,8 @@ struct Attention {
     float scale = 1.0f;               ///< above 0
     const float* key_bias = nullptr;  ///< (keys) added to every query's logits, or none
     Visibility visible;
+    const int64_t* past =
+        nullptr;  ///< cuda.h alone: where the number of keys before the first query stands; see there
 
     [[nodiscard]] KvLayout layout() const { return {kv_heads, head_dim, kv_dtype}; }
 };
