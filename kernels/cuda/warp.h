@@ -76,6 +76,29 @@ __device__ inline uint4 load_once(const void* address) {
 #endif
 }
 
+/// The largest over the block, by the same rules; a NaN counts for nothing.
+__device__ inline float block_max(float x) {
+    __shared__ float of_warp[32];
+    const unsigned warps = blockDim.x / warp_size;
+    x = warp_max(x);
+    __syncthreads();  // the last call's have been read
+    if (threadIdx.x % warp_size == 0) of_warp[threadIdx.x / warp_size] = x;
+    __syncthreads();
+    for (unsigned i = 0; i < warps; ++i) x = fmaxf(x, of_warp[i]);
+    return x;
+}
+
+/// 2^x within a few units in the last place; 0 where it is below 2^-126.
+__device__ inline float exp2_fast(float x) {
+#ifdef __CUDACC__
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return exp2f(x);
+#endif
+}
+
 /// Element i of an array of f32, bf16 or f16; float_element of dtype.h with the GPU's conversions
 /// where they are worth it.
 __device__ inline float load_float(const void* data, DType dtype, int64_t i) {
