@@ -89,7 +89,7 @@ struct Attention {
     const int64_t* past =
         nullptr;  ///< cuda.h alone: where the number of keys before the first query stands; see there
 
-    [[nodiscard]] KvLayout layout() const { return {kv_heads, head_dim, kv_dtype}; }
+    [[nodiscard]] constexpr KvLayout layout() const { return {kv_heads, head_dim, kv_dtype}; }
 };
 
 }  // namespace mllama

@@ -29,6 +29,7 @@ struct Style {
 inline const Style coded_styles[] = {
     {Coding::int8, "int8"},
     {.coding = Coding::int8, .name = "int8, groups of 24", .group = 24, .scale = DType::f32},
+    {.coding = Coding::int8, .name = "int8, groups of 32", .group = 32, .scale = DType::f16},
     {.coding = Coding::int8, .name = "int8, one scale", .one_scale = true},
     {.coding = Coding::int4, .name = "int4, a row", .scale = DType::f16},
     {.coding = Coding::int4, .name = "int4, groups of 16", .group = 16},

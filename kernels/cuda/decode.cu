@@ -45,27 +45,33 @@ __global__ void __launch_bounds__(threads)
         return;
     }
     const auto raw = source.load(first + row, col);
-    for (int i = 0; i < Source::pieces; ++i)
-        store_piece(source.eight(raw, i, first + row, col + 8 * i), out + 8 * i);
+    for (int i = 0; i < Source::pieces; ++i) store_piece(source.eight(raw, i), out + 8 * i);
+}
+
+template <class Source, class To>
+void launch_decode(const Source& source, int64_t first, int64_t rows, int64_t cols, To* to) {
+    const int64_t stride = panel_stride(cols);
+    const int64_t column_blocks = pieces(stride, 8 * Source::pieces * block_loads);
+    const auto blocks = static_cast<unsigned>(column_blocks * pieces(rows, block_rows));
+    launch("decode", decode_kernel<Source, To>, blocks, threads, 0, source, first, rows, cols,
+           column_blocks, to, stride);
+}
+
+template <class To>
+void decode_to(const Matrix& w, int64_t first, int64_t rows, To* to) {
+    if (!has_fast_source(w)) return launch_decode(AnySource{w}, first, rows, w.cols, to);
+    with_fast_source(w,
+                     [&](const auto& source) { launch_decode(source, first, rows, w.cols, to); });
 }
 
 }  // namespace
 
 void decode(const Matrix& w, int64_t first, int64_t rows, DType to_dtype, void* to) {
-    const int64_t stride = panel_stride(w.cols);
-    with_source(w, [&]<class Source>(const Source& source) {
-        const int64_t column_blocks = pieces(stride, 8 * Source::pieces * block_loads);
-        const auto blocks = static_cast<unsigned>(column_blocks * pieces(rows, block_rows));
-        const auto start = [&]<class To>(To* out) {
-            launch("decode", decode_kernel<Source, To>, blocks, threads, 0, source, first, rows,
-                   w.cols, column_blocks, out, stride);
-        };
-        if (to_dtype == DType::bf16) {
-            start(static_cast<uint16_t*>(to));
-        } else {
-            start(static_cast<float*>(to));
-        }
-    });
+    if (to_dtype == DType::bf16) {
+        decode_to(w, first, rows, static_cast<uint16_t*>(to));
+    } else {
+        decode_to(w, first, rows, static_cast<float*>(to));
+    }
 }
 
 }  // namespace mllama::cuda

@@ -100,13 +100,14 @@ void release_pinned(void* host) noexcept {
 }
 
 void copy_to_device(void* to, const void* host, int64_t bytes) {
+    if (bytes == 0) return;  // nor addresses
     emulated::queue([=] { std::memcpy(to, host, static_cast<size_t>(bytes)); });
 }
 
 void copy_to_host(void* host, const void* from, int64_t bytes) {
     if (recording) fail("emulated CUDA: the host waits while operations are recorded");
     const Opened open;
-    std::memcpy(host, from, static_cast<size_t>(bytes));
+    if (bytes > 0) std::memcpy(host, from, static_cast<size_t>(bytes));
 }
 
 void copy_rows(void* to, int64_t to_stride, const void* from, int64_t from_stride,

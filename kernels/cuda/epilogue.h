@@ -6,14 +6,13 @@
 
 namespace mllama::cuda {
 
-/// Stores residual + scale * activation(sum + bias) as out[row, column].
-__device__ inline void store_result(const Epilogue& epilogue, float sum, int64_t row,
-                                    int64_t column, float* out, int64_t out_stride) {
-    const int64_t at = row * out_stride + column;
+/// residual + scale * activation(sum + bias), for out[row, column].
+__device__ inline float result_of(const Epilogue& epilogue, float sum, int64_t row, int64_t column,
+                                  int64_t out_stride) {
     if (epilogue.bias != nullptr) sum += epilogue.bias[column];
-    float result = epilogue.scale * activation(sum, epilogue.activation);
-    if (epilogue.residual != nullptr) result += epilogue.residual[at];
-    out[at] = result;
+    const float result = epilogue.scale * activation(sum, epilogue.activation);
+    if (epilogue.residual == nullptr) return result;
+    return epilogue.residual[row * out_stride + column] + result;
 }
 
 }  // namespace mllama::cuda

@@ -11,38 +11,37 @@
 #include "kernels/cuda/linear_parts.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/workspace.h"
-#include "kernels/error.h"
 
 namespace mllama::cuda {
 namespace {
 
-constexpr int64_t panel_bytes = int64_t{92} << 20;  // x, w and sums: a panel each
-
 constexpr unsigned threads = 256;
+constexpr int64_t epilogue_rows = 4;  // of a block: enough loads on their way
 
 /// sums (rows, cols), rows sums_stride apart, to out; they may lie there. A block has some columns
-/// of one row.
+/// of a few rows.
 __global__ void __launch_bounds__(threads)
-    epilogue_kernel(const float* sums, int64_t sums_stride, int64_t cols, unsigned column_blocks,
-                    Epilogue epilogue, float* out, int64_t out_stride) {
-    const int64_t row = blockIdx.x / column_blocks;
+    epilogue_kernel(const float* sums, int64_t sums_stride, int64_t rows, int64_t cols,
+                    unsigned column_blocks, Epilogue epilogue, float* out, int64_t out_stride) {
+    const int64_t first = blockIdx.x / column_blocks * epilogue_rows;
     const int64_t column = int64_t{blockIdx.x % column_blocks} * threads + threadIdx.x;
     if (column >= cols) return;
-    store_result(epilogue, sums[row * sums_stride + column], row, column, out, out_stride);
+    float results[epilogue_rows];
+    for (int i = 0; i < epilogue_rows; ++i) {
+        const int64_t row = first + i;
+        if (row >= rows) continue;
+        const float sum = sums[row * sums_stride + column];
+        results[i] = result_of(epilogue, sum, row, column, out_stride);
+    }
+    for (int i = 0; i < epilogue_rows; ++i) {
+        if (first + i < rows) out[(first + i) * out_stride + column] = results[i];
+    }
 }
 
-/// Some rows of x and some of w: what is computed at a time.
+/// How many rows of x and of w are multiplied at a time.
 struct Block {
-    int64_t row, rows, column, columns;
+    int64_t rows, columns;
 };
-
-/// The epilogue of the block's part of the output.
-Epilogue part_of(const Epilogue& epilogue, const Block& block, int64_t out_stride) {
-    Epilogue part = epilogue;
-    if (part.bias != nullptr) part.bias += block.column;
-    if (part.residual != nullptr) part.residual += block.row * out_stride + block.column;
-    return part;
-}
 
 bool multiplied_as_it_lies(const Matrix& w, DType factor) {
     return w.dtype == factor && lies_as_panel(w);
@@ -91,17 +90,16 @@ void multiply(const Matrix& x, const Matrix& w, const Epilogue& epilogue, float*
             stride);
     if (whole) return;
     const int64_t column_blocks = pieces(w.rows, int64_t{threads});
-    launch("epilogue", epilogue_kernel, static_cast<unsigned>(column_blocks * x.rows), threads, 0,
-           sums, stride, w.rows, column_blocks, epilogue, out, out_stride);
+    const auto blocks = static_cast<unsigned>(column_blocks * pieces(x.rows, epilogue_rows));
+    launch("epilogue", epilogue_kernel, blocks, threads, 0, sums, stride, x.rows, w.rows,
+           column_blocks, epilogue, out, out_stride);
 }
 
-/// Rows of x and of w in a block, such that each panel that is needed fits panel_bytes.
+/// The largest block such that each panel that is needed fits panel_bytes.
 Block largest_block(int64_t rows, const Matrix& w, DType factor, bool sums_lie_in_out) {
-    const int64_t row_bytes = panel_stride(w.cols) * dtype_size(factor);
-    const int64_t panel_rows = panel_bytes / row_bytes;
-    if (panel_rows == 0) fail("CUDA: a linear layer of ", w.cols, " columns is too wide");
-    Block block{0, std::min(rows, panel_rows), 0, w.rows};
-    if (!multiplied_as_it_lies(w, factor)) block.columns = std::min(block.columns, panel_rows);
+    const int64_t fitting = panel_rows(w.cols, factor);
+    Block block{std::min(rows, fitting), w.rows};
+    if (!multiplied_as_it_lies(w, factor)) block.columns = std::min(block.columns, fitting);
     if (sums_lie_in_out) return block;
     constexpr int64_t most_columns = int64_t{1} << 14;
     block.columns = std::min(block.columns, most_columns);
@@ -121,9 +119,9 @@ void linear_many(const float* x, int64_t rows, int64_t x_stride, const Matrix& w
         const int64_t count = std::min(largest.rows, rows - r);
         const Matrix x_rows = factor_rows(all_x, r, count, factor, x_room);
         for (int64_t c = 0; c < w.rows; c += largest.columns) {
-            const Block block{r, count, c, std::min(largest.columns, w.rows - c)};
-            const Matrix w_rows = factor_rows(w, c, block.columns, factor, w_room);
-            multiply(x_rows, w_rows, part_of(epilogue, block, out_stride), out + r * out_stride + c,
+            const int64_t columns = std::min(largest.columns, w.rows - c);
+            const Matrix w_rows = factor_rows(w, c, columns, factor, w_room);
+            multiply(x_rows, w_rows, part_of(epilogue, r, c, out_stride), out + r * out_stride + c,
                      out_stride, sums_room);
         }
     }

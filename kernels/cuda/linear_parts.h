@@ -6,6 +6,7 @@
 
 #include "kernels/arguments.h"
 #include "kernels/cuda/weights.h"
+#include "kernels/error.h"
 
 namespace mllama::cuda {
 
@@ -17,6 +18,24 @@ constexpr int64_t panel_stride(int64_t cols) {
 /// The rows [first, first + rows) of any matrix as f32 or bf16, rounded to nearest: to (rows,
 /// panel_stride(w.cols)), aligned to 16 bytes, with zeros behind the columns.
 void decode(const Matrix& w, int64_t first, int64_t rows, DType to_dtype, void* to);
+
+/// What a panel in the workspace may take: there is room for three.
+inline constexpr int64_t panel_bytes = int64_t{92} << 20;
+
+/// How many rows of a panel that is. Throws Error if it is none.
+inline int64_t panel_rows(int64_t cols, DType dtype) {
+    const int64_t rows = panel_bytes / (panel_stride(cols) * dtype_size(dtype));
+    if (rows == 0) fail("CUDA: a linear layer of ", cols, " columns is too wide");
+    return rows;
+}
+
+/// The epilogue of the part of the output that begins at (row, column).
+inline Epilogue part_of(const Epilogue& epilogue, int64_t row, int64_t column, int64_t out_stride) {
+    Epilogue part = epilogue;
+    if (part.bias != nullptr) part.bias += column;
+    if (part.residual != nullptr) part.residual += row * out_stride + column;
+    return part;
+}
 
 /// Whether whole pieces of a plain matrix can be read where it lies, as those of a panel can.
 inline bool lies_as_panel(const Matrix& w) {

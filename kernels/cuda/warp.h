@@ -21,6 +21,23 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
+/// The sums of n values over the warp, n a power of two: lane l gets that of value l / (32 / n). Each
+/// is the same to the bit as by warp_sum, with a fraction of the exchanges. Changes x.
+template <int n>
+__device__ inline float warp_sums(float (&x)[n]) {
+    unsigned lanes = warp_size / 2;
+    for (int half = n / 2; half > 0; half /= 2) {  // a lane goes on with half of its values
+        const bool upper = (threadIdx.x & lanes) != 0;
+        for (int i = 0; i < half; ++i) {
+            const float given = upper ? x[i] : x[half + i];
+            x[i] = (upper ? x[half + i] : x[i]) + __shfl_xor_sync(whole_warp, given, lanes);
+        }
+        lanes /= 2;
+    }
+    for (; lanes > 0; lanes /= 2) x[0] += __shfl_xor_sync(whole_warp, x[0], lanes);
+    return x[0];
+}
+
 /// The sum over the block, the same in every thread; threads: a multiple of 32. All threads call.
 __device__ inline float block_sum(float x) {
     __shared__ float of_warp[32];
@@ -59,9 +76,33 @@ __device__ inline uint4 load_once(const void* address) {
 #endif
 }
 
+/// The largest over the block, by the same rules; a NaN counts for nothing.
+__device__ inline float block_max(float x) {
+    __shared__ float of_warp[32];
+    const unsigned warps = blockDim.x / warp_size;
+    x = warp_max(x);
+    __syncthreads();  // the last call's have been read
+    if (threadIdx.x % warp_size == 0) of_warp[threadIdx.x / warp_size] = x;
+    __syncthreads();
+    for (unsigned i = 0; i < warps; ++i) x = fmaxf(x, of_warp[i]);
+    return x;
+}
+
+/// 2^x within a few units in the last place; 0 where it is below 2^-126.
+__device__ inline float exp2_fast(float x) {
+#ifdef __CUDACC__
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+    return result;
+#else
+    return exp2f(x);
+#endif
+}
+
 /// Element i of an array of f32, bf16 or f16; float_element of dtype.h with the GPU's conversions
 /// where they are worth it.
 __device__ inline float load_float(const void* data, DType dtype, int64_t i) {
+    if (dtype == DType::f16) return half_to_float(static_cast<const uint16_t*>(data)[i]);
     return float_element(data, dtype, i);
 }
 

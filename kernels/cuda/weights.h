@@ -3,13 +3,13 @@
 //
 // A source is what reads one kind of matrix. It has
 //
-//     pieces               the groups of eight columns that one load brings
-//     Raw                  what a load brings
-//     load(row, col)       the columns [col, col + 8 pieces) of a row
-//     eight(raw, i, row, col)   the numbers of piece i of a load; col is the first of that piece
+//     pieces           how many times eight columns one load brings
+//     Raw              what it brings: words, and the scale that they have; all 0 stands for zeros
+//     load(row, col)   the columns [col, col + 8 pieces) of a row
+//     eight(raw, i)    the numbers of piece i of a load
 //
 // Loads are apart from decoding so that several can be on their way. All sources but AnySource read
-// matrices whose rows are whole loads; with_source chooses.
+// matrices whose rows are whole loads, each of one group: has_fast_source.
 #pragma once
 
 #include <bit>
@@ -52,12 +52,11 @@ __device__ inline float zero_of(const Groups& groups, int64_t row, int64_t group
     return static_cast<float>(sum >> (4 * (row % 8)) & 15u);
 }
 
-/// nf4: the scale of a block of the flattened matrix.
-__device__ inline float block_scale(const Groups& groups, int64_t block) {
+/// nf4: the scale of a block of the flattened matrix; nested: block / nested_size.
+__device__ inline float block_scale(const Groups& groups, int64_t block, int64_t nested) {
     if (groups.scale_dtype != DType::u8) return load_float(groups.scale, groups.scale_dtype, block);
     const uint8_t code = static_cast<const uint8_t*>(groups.scale)[block];
-    return groups.nested_code[code] * groups.nested_scale[block / groups.nested_size] +
-           groups.nested_offset;
+    return groups.nested_code[code] * groups.nested_scale[nested] + groups.nested_offset;
 }
 
 /// F8_E4M3 as f8_e4m3_to_f32 has it, without branches: the bits of its exponent and fraction, as a
@@ -69,11 +68,6 @@ __device__ inline float f8_to_float(uint32_t bits) {
     return std::bit_cast<float>((bits & 0x80u) << 24 | (magnitude == 0x7Fu ? 0x7FC00000u : number));
 }
 
-/// A whole number below 2^23 as a float, by way of its bits: the conversion instruction is slow.
-__device__ inline float small_to_float(uint32_t number) {
-    return std::bit_cast<float>(0x4B000000u | number) - 0x1p23f;
-}
-
 /// reference::weight of any matrix, one element.
 __device__ inline float weight(const Matrix& w, int64_t row, int64_t col) {
     const auto* bytes = static_cast<const uint8_t*>(w.data);
@@ -81,8 +75,10 @@ __device__ inline float weight(const Matrix& w, int64_t row, int64_t col) {
     if (w.coding == Coding::plain) return load_float(w.data, w.dtype, row * w.stride + col);
     if (w.coding == Coding::nf4) {
         const int64_t i = row * w.cols + col;
+        const int64_t block = i / w.groups.size;
+        const int64_t nested = w.groups.nested_size > 0 ? block / w.groups.nested_size : 0;
         return w.groups.code[bytes[i / 2] >> (i % 2 == 0 ? 4 : 0) & 15] *
-               block_scale(w.groups, i / w.groups.size);
+               block_scale(w.groups, block, nested);
     }
     const int64_t group =
         w.groups.of_column != nullptr ? w.groups.of_column[col] : col / w.groups.size;
@@ -111,7 +107,7 @@ struct AnySource {
             result.of[i] = col + i < w.cols ? weight(w, row, col + i) : 0.0f;
         return result;
     }
-    __device__ Eight eight(const Raw& raw, int, int64_t, int64_t) const { return raw; }
+    __device__ Eight eight(const Raw& raw, int) const { return raw; }
 };
 
 struct F32Source {
@@ -128,7 +124,7 @@ struct F32Source {
         const float* at = data + row * stride + col;
         return {load_once(at), load_once(at + 4)};
     }
-    __device__ Eight eight(const Raw& raw, int, int64_t, int64_t) const {
+    __device__ Eight eight(const Raw& raw, int) const {
         Eight result;
         for (int i = 0; i < 4; ++i) {
             result.of[i] = std::bit_cast<float>(word_of(raw.low, i));
@@ -151,7 +147,7 @@ struct HalfSource {
     __device__ Raw load(int64_t row, int64_t col) const {
         return load_once(data + row * stride + col);
     }
-    __device__ Eight eight(const Raw& raw, int, int64_t, int64_t) const {
+    __device__ Eight eight(const Raw& raw, int) const {
         Eight result;
         for (int i = 0; i < 4; ++i) {
             const uint32_t word = word_of(raw, i);
@@ -165,123 +161,163 @@ struct HalfSource {
     }
 };
 
-/// Groups of neighbouring columns, the same for all eight columns of a piece: which one it is takes
-/// a shift where sizes are powers of two, as they are.
-struct GroupsOfPieces {
+/// Groups of neighbouring columns whose sizes are powers of two, which takes a shift to tell.
+struct GroupShifts {
     Groups groups;
-    int shift;  ///< -1: the size is no power of two
+    int shift, nested_shift;
 
-    explicit GroupsOfPieces(const Matrix& w) : groups(w.groups), shift(-1) {
-        const auto size = static_cast<uint64_t>(groups.size);
-        if (w.coding != Coding::nf4 && groups.size >= w.cols) {
-            shift = 62;  // every column is in group 0
-        } else if (std::has_single_bit(size)) {
-            shift = std::countr_zero(size);
-        }
+    explicit GroupShifts(const Matrix& w)
+        : groups(w.groups),
+          shift(shift_of(groups.size)),
+          nested_shift(shift_of(groups.nested_size)) {
+        constexpr int all = 62;  // every column is in group 0
+        if (w.coding != Coding::nf4 && groups.size >= w.cols) shift = all;
     }
-    /// Of a column, or of an element of the flattened matrix.
-    __device__ int64_t group(int64_t at) const {
-        return shift >= 0 ? at >> shift : at / groups.size;
+    static int shift_of(int64_t size) {
+        return size > 0 ? std::countr_zero(static_cast<uint64_t>(size)) : 0;
     }
-    /// (number - zero) * scale, of a piece.
-    __device__ Eight scaled(const Eight& numbers, int64_t row, int64_t col) const {
-        const int64_t of = group(col);
-        const float scale = scale_of(groups, row, of), zero = zero_of(groups, row, of);
+};
+
+/// A load of integers, and the scale and zero of its group. A whole number n below 2^22 becomes a
+/// float by way of its bits, as those of 2^23 + n: the conversion instruction is slow. What is taken
+/// off again is 2^23 + zero.
+struct Scaled {
+    uint4 words;
+    float base, scale;
+
+    /// (n - zero) * scale.
+    __device__ float integer(uint32_t n) const {
+        return (std::bit_cast<float>(0x4B000000u | n) - base) * scale;
+    }
+};
+
+/// offset: what is added to the numbers to make them whole numbers.
+__device__ inline Scaled scaled(const uint4& words, const GroupShifts& shifts, int64_t row,
+                                int64_t col, float offset) {
+    const int64_t group = col >> shifts.shift;
+    return {words, 0x1p23f + offset + zero_of(shifts.groups, row, group),
+            scale_of(shifts.groups, row, group)};
+}
+
+/// 16 columns at a time, as whole numbers 128 higher.
+struct Int8Source {
+    static constexpr int pieces = 2;
+    using Raw = Scaled;
+    const uint8_t* data;
+    int64_t cols;
+    GroupShifts shifts;
+
+    explicit Int8Source(const Matrix& w)
+        : data(static_cast<const uint8_t*>(w.data)), cols(w.cols), shifts(w) {}
+    __device__ Raw load(int64_t row, int64_t col) const {
+        return scaled(load_once(data + row * cols + col), shifts, row, col, 128.0f);
+    }
+    __device__ Eight eight(const Raw& raw, int piece) const {
         Eight result;
-        for (int i = 0; i < 8; ++i) result.of[i] = (numbers.of[i] - zero) * scale;
+        for (int i = 0; i < 8; ++i) {
+            const uint32_t word = word_of(raw.words, 2 * piece + i / 4) ^ 0x80808080u;
+            result.of[i] = raw.integer(word >> (8 * (i % 4)) & 0xFFu);
+        }
         return result;
     }
 };
 
-/// int8 or fp8: 16 columns at a time.
-template <Coding coding>
-struct ByteSource {
+/// 16 columns at a time.
+struct Fp8Source {
     static constexpr int pieces = 2;
-    using Raw = uint4;
+    struct Raw {
+        uint4 words;
+        float zero, scale;
+    };
     const uint8_t* data;
     int64_t cols;
-    GroupsOfPieces groups;
+    GroupShifts shifts;
 
-    explicit ByteSource(const Matrix& w)
-        : data(static_cast<const uint8_t*>(w.data)), cols(w.cols), groups(w) {}
+    explicit Fp8Source(const Matrix& w)
+        : data(static_cast<const uint8_t*>(w.data)), cols(w.cols), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {
-        return load_once(data + row * cols + col);
+        const int64_t group = col >> shifts.shift;
+        return {load_once(data + row * cols + col), zero_of(shifts.groups, row, group),
+                scale_of(shifts.groups, row, group)};
     }
-    __device__ Eight eight(const Raw& raw, int piece, int64_t row, int64_t col) const {
-        Eight numbers;
-        for (int i = 0; i < 8; ++i)
-            numbers.of[i] = number(word_of(raw, 2 * piece + i / 4) >> (8 * (i % 4)) & 0xFFu);
-        return groups.scaled(numbers, row, col);
-    }
-    static __device__ float number(uint32_t byte) {
-        if (coding == Coding::fp8) return f8_to_float(byte);
-        return small_to_float(byte ^ 0x80u) - 128.0f;
+    __device__ Eight eight(const Raw& raw, int piece) const {
+        Eight result;
+        for (int i = 0; i < 8; ++i) {
+            const uint32_t word = word_of(raw.words, 2 * piece + i / 4);
+            const float number = f8_to_float(word >> (8 * (i % 4)) & 0xFFu);
+            result.of[i] = (number - raw.zero) * raw.scale;
+        }
+        return result;
     }
 };
 
-__device__ inline Eight nibbles(uint32_t word) {
+/// Eight nibbles of a word, the low one first.
+__device__ inline Eight nibbles(const Scaled& raw, uint32_t word) {
     Eight result;
-    for (int i = 0; i < 8; ++i) result.of[i] = small_to_float(word >> (4 * i) & 15u);
+    for (int i = 0; i < 8; ++i) result.of[i] = raw.integer(word >> (4 * i) & 15u);
     return result;
 }
 
 /// 32 columns at a time.
 struct Int4Source {
     static constexpr int pieces = 4;
-    using Raw = uint4;
+    using Raw = Scaled;
     const uint32_t* data;
     int64_t row_words;
-    GroupsOfPieces groups;
+    GroupShifts shifts;
 
     explicit Int4Source(const Matrix& w)
-        : data(static_cast<const uint32_t*>(w.data)), row_words(int4_words(w.cols)), groups(w) {}
+        : data(static_cast<const uint32_t*>(w.data)), row_words(int4_words(w.cols)), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {
-        return load_once(data + row * row_words + col / 8);
+        return scaled(load_once(data + row * row_words + col / 8), shifts, row, col, 0.0f);
     }
-    __device__ Eight eight(const Raw& raw, int piece, int64_t row, int64_t col) const {
-        return groups.scaled(nibbles(word_of(raw, piece)), row, col);
+    __device__ Eight eight(const Raw& raw, int piece) const {
+        return nibbles(raw, word_of(raw.words, piece));
     }
 };
 
 /// One word, of eight columns: what follows it in memory is of the next row.
 struct Int4ByColumnSource {
     static constexpr int pieces = 1;
-    using Raw = uint32_t;
+    using Raw = Scaled;
     const uint32_t* data;
     int64_t rows;
-    GroupsOfPieces groups;
+    GroupShifts shifts;
 
     explicit Int4ByColumnSource(const Matrix& w)
-        : data(static_cast<const uint32_t*>(w.data)), rows(w.rows), groups(w) {}
+        : data(static_cast<const uint32_t*>(w.data)), rows(w.rows), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {
-        return __ldg(data + col / 8 * rows + row);
+        const uint32_t word = __ldg(data + col / 8 * rows + row);
+        return scaled({word, 0, 0, 0}, shifts, row, col, 0.0f);
     }
-    __device__ Eight eight(const Raw& raw, int, int64_t row, int64_t col) const {
-        return groups.scaled(nibbles(raw), row, col);
-    }
+    __device__ Eight eight(const Raw& raw, int) const { return nibbles(raw, raw.words.x); }
 };
 
 /// 32 columns at a time.
 struct Nf4Source {
     static constexpr int pieces = 4;
-    using Raw = uint4;
+    struct Raw {
+        uint4 words;
+        float scale;
+    };
     const uint8_t* data;
     int64_t cols;
-    GroupsOfPieces blocks;
+    GroupShifts shifts;
 
     explicit Nf4Source(const Matrix& w)
-        : data(static_cast<const uint8_t*>(w.data)), cols(w.cols), blocks(w) {}
+        : data(static_cast<const uint8_t*>(w.data)), cols(w.cols), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {
-        return load_once(data + (row * cols + col) / 2);
+        const int64_t at = row * cols + col;  // of the flattened matrix
+        const int64_t block = at >> shifts.shift;
+        return {load_once(data + at / 2),
+                block_scale(shifts.groups, block, block >> shifts.nested_shift)};
     }
-    __device__ Eight eight(const Raw& raw, int piece, int64_t row, int64_t col) const {
-        const Groups& groups = blocks.groups;
-        const float scale = block_scale(groups, blocks.group(row * cols + col));
-        const uint32_t word = word_of(raw, piece);
+    __device__ Eight eight(const Raw& raw, int piece) const {
+        const uint32_t word = word_of(raw.words, piece);
         Eight result;
         for (int i = 0; i < 8; ++i) {
             const int shift = 8 * (i / 2) + (i % 2 == 0 ? 4 : 0);  // the high nibble first
-            result.of[i] = __ldg(groups.code + (word >> shift & 15u)) * scale;
+            result.of[i] = __ldg(shifts.groups.code + (word >> shift & 15u)) * raw.scale;
         }
         return result;
     }
@@ -292,34 +328,56 @@ inline bool aligned_rows(const void* data, int64_t stride) {
     return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 16 == 0;
 }
 
-/// Whether the columns of a piece have one scale and one zero.
-inline bool pieces_have_one_group(const Matrix& w) {
-    if (w.groups.of_column != nullptr) return false;
-    return w.groups.size % 8 == 0 || (w.coding != Coding::nf4 && w.groups.size >= w.cols);
+/// Whether rows of w are whole loads, each of them aligned.
+inline bool loads_are_aligned(const Matrix& w) {
+    if (w.cols % 8 != 0) return false;
+    if (w.coding == Coding::int4_by_column) return true;  // loads of one word
+    if (w.coding == Coding::plain) return aligned_rows(w.data, w.stride * dtype_size(w.dtype));
+    const bool bytes = w.coding == Coding::int8 || w.coding == Coding::fp8;
+    return aligned_rows(w.data, bytes ? w.cols : w.cols / 2);
 }
 
-/// Calls visit(source) with what reads w fastest.
+/// Whether the columns of each load have one scale and one zero, which take shifts to find.
+inline bool loads_have_one_group(const Matrix& w) {
+    const Groups& groups = w.groups;
+    if (groups.of_column != nullptr) return false;
+    const auto power_of_two = [](int64_t n) {
+        return std::has_single_bit(static_cast<uint64_t>(n));
+    };
+    if (w.coding == Coding::nf4) {
+        if (groups.scale_dtype == DType::u8 && !power_of_two(groups.nested_size)) return false;
+    } else if (groups.size >= w.cols) {
+        return true;
+    }
+    constexpr int64_t largest_load = 32;
+    return groups.size >= largest_load && power_of_two(groups.size);
+}
+
+/// Whether there is a source for w that loads whole pieces.
+inline bool has_fast_source(const Matrix& w) {
+    return loads_are_aligned(w) && (w.coding == Coding::plain || loads_have_one_group(w));
+}
+
+/// Calls visit(source) with that source.
 template <class Visit>
-void with_source(const Matrix& w, const Visit& visit) {
-    const bool grouped = pieces_have_one_group(w);
-    const int64_t row_bytes = w.coding == Coding::plain ? w.stride * dtype_size(w.dtype)
-                              : w.coding == Coding::int8 || w.coding == Coding::fp8 ? w.cols
-                                                                                    : w.cols / 2;
-    const bool aligned = aligned_rows(w.data, row_bytes) && w.cols % 8 == 0;
-    if (w.coding == Coding::plain && aligned) {
-        if (w.dtype == DType::f32) return visit(F32Source(w));
-        if (w.dtype == DType::bf16) return visit(HalfSource<DType::bf16>(w));
-        return visit(HalfSource<DType::f16>(w));
+void with_fast_source(const Matrix& w, const Visit& visit) {
+    switch (w.coding) {
+        case Coding::int8:
+            return visit(Int8Source(w));
+        case Coding::fp8:
+            return visit(Fp8Source(w));
+        case Coding::int4:
+            return visit(Int4Source(w));
+        case Coding::int4_by_column:
+            return visit(Int4ByColumnSource(w));
+        case Coding::nf4:
+            return visit(Nf4Source(w));
+        case Coding::plain:
+            break;
     }
-    if (w.coding == Coding::int4_by_column && grouped && w.cols % 8 == 0)
-        return visit(Int4ByColumnSource(w));
-    if (grouped && aligned) {
-        if (w.coding == Coding::int8) return visit(ByteSource<Coding::int8>(w));
-        if (w.coding == Coding::fp8) return visit(ByteSource<Coding::fp8>(w));
-        if (w.coding == Coding::int4) return visit(Int4Source(w));
-        if (w.coding == Coding::nf4) return visit(Nf4Source(w));
-    }
-    visit(AnySource{w});
+    if (w.dtype == DType::f32) return visit(F32Source(w));
+    if (w.dtype == DType::bf16) return visit(HalfSource<DType::bf16>(w));
+    visit(HalfSource<DType::f16>(w));
 }
 
 }  // namespace mllama::cuda

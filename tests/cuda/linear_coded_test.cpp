@@ -1,4 +1,5 @@
 // Linear layers of coded weights on the GPU, which decode them, against the reference.
+#include <cstring>
 #include <memory>
 #include <string>
 
@@ -54,15 +55,15 @@ void check_linear(const Style& style, int64_t rows, int64_t k, int64_t n, Comput
     const std::vector<float> x = Numbers(3).floats(rows * k);
     std::vector<float> expected(static_cast<size_t>(rows * n));
     reference::linear(x.data(), rows, k, coded.matrix(), {}, compute, expected.data(), n);
-    for (const int64_t offset : {int64_t{0}, element_bytes(style.coding)}) {
-        CAPTURE(offset);
-        const DeviceMatrix w(coded, offset);
-        in_both_orders([&] {
-            std::vector<float> found = on_device(x, rows, w.matrix(), compute);
-            CHECK(compare(found, expected, coded_tolerance(k, compute)) == "");
-            return found;
-        });
-    }
+    const Tolerance tolerance = coded_tolerance(k, compute);
+    const DeviceMatrix w(coded);
+    in_both_orders([&] {
+        std::vector<float> found = on_device(x, rows, w.matrix(), compute);
+        CHECK(compare(found, expected, tolerance) == "");
+        return found;
+    });
+    const DeviceMatrix crooked(coded, element_bytes(style.coding));
+    CHECK(compare(on_device(x, rows, crooked.matrix(), compute), expected, tolerance) == "");
 }
 
 constexpr Compute computes[] = {Compute::f32, Compute::bf16};
@@ -73,12 +74,10 @@ TEST_CASE("cuda_linear_of_coded_weights_matches_reference") {
     if (!has_device()) return;
     for (const Style& style : coded_styles) {
         for (const Compute compute : computes) {
-            for (const int64_t k : {1, 2, 7, 8, 31, 32, 33, 64, 160, 250})
-                check_linear(style, 3, k, 9, compute);
-            for (const int64_t n : {1, 7, 8, 17}) check_linear(style, 2, 96, n, compute);
-            for (const int64_t rows : {1, 5, 8, 9, 20}) check_linear(style, rows, 96, 21, compute);
-            check_linear(style, 1, 1152, 10, compute);
-            check_linear(style, 9, 1152, 10, compute);
+            for (const int64_t k : {1, 8, 33, 160}) check_linear(style, 3, k, 9, compute);
+            for (const int64_t rows : {1, 8}) check_linear(style, rows, 96, 17, compute);
+            check_linear(style, 2, 1152, 9, compute);
+            check_linear(style, 9, 1152, 9, compute);
         }
     }
 }
@@ -108,7 +107,7 @@ TEST_CASE("cuda_linear_of_coded_weights_a_row_of_few_does_not_depend_on_the_othe
     if (!has_device()) return;
     for (const Style& style : coded_styles) {
         CAPTURE(style.name);
-        const int64_t rows = 8, k = 352, n = 24;
+        const int64_t rows = 8, k = 352, n = 8;
         const Coded coded(style, n, k, 7);
         const DeviceMatrix w(coded);
         const std::vector<float> x = Numbers(3).floats(rows * k);
@@ -122,6 +121,36 @@ TEST_CASE("cuda_linear_of_coded_weights_a_row_of_few_does_not_depend_on_the_othe
             }
             CHECK(compare_bits(pieces, all) == "");
         }
+    }
+}
+
+TEST_CASE("cuda_linear_of_weights_that_are_no_integers_takes_int8_as_bfloat16") {
+    if (!has_device()) return;
+    for (const Style& style : coded_styles) {
+        CAPTURE(style.name);
+        const int64_t k = 96, n = 8;
+        const Coded coded(style, n, k, 7);
+        if (multiplies_integers(coded.matrix(), Compute::int8)) continue;
+        const DeviceMatrix w(coded);
+        for (const int64_t rows : {2, 10}) {
+            const std::vector<float> x = Numbers(3).floats(rows * k);
+            CHECK(compare_bits(on_device(x, rows, w.matrix(), Compute::int8),
+                               on_device(x, rows, w.matrix(), Compute::bf16)) == "");
+        }
+    }
+}
+
+TEST_CASE("cuda_linear_decodes_in_pieces_what_does_not_fit_a_panel") {
+    if (!has_device()) return;
+    // A decoded row takes 8 MiB, a panel for few rows of x some 15.
+    const int64_t k = int64_t{1} << 21, n = 2;
+    const Coded coded({.coding = Coding::int4, .name = "int4"}, n, k, 7);
+    const DeviceMatrix crooked(coded, 4);
+    const std::vector<float> x = Numbers(3).floats(k, 0.0f, 1e-3f);
+    const std::vector<float> found = on_device(x, 1, crooked.matrix(), Compute::f32);
+    for (int64_t i = 0; i < n; ++i) {
+        const float expected = reference::linear_element(x.data(), coded.matrix(), i, Compute::f32);
+        CHECK(found[static_cast<size_t>(i)] == doctest::Approx(expected).epsilon(1e-3));
     }
 }
 

@@ -113,6 +113,7 @@ void check_product(int64_t rows, int64_t k, int64_t n, DType dtype, Compute comp
 }
 
 constexpr DType weight_types[] = {DType::f32, DType::bf16, DType::f16};
+
 constexpr Compute computes[] = {Compute::f32, Compute::bf16};
 
 /// All combinations of types and layouts.
@@ -130,18 +131,18 @@ TEST_CASE("cuda_linear_of_any_depth_matches_reference") {
     if (!has_device()) return;
     for_each_kind([](DType dtype, Compute compute, const Layout& layout) {
         // Around a piece, the four lanes of a row, a step of a warp; all warps, and more.
-        for (const int64_t k : {0, 1, 7, 8, 9, 31, 32, 33, 40, 127, 128, 136, 1024, 1160})
+        for (const int64_t k : {0, 1, 8, 9, 33, 40, 127, 136, 1160})
             check_product(3, k, 5, dtype, compute, layout);
-        for (const int64_t k : {0, 1, 8, 33, 200}) check_product(9, k, 5, dtype, compute, layout);
+        for (const int64_t k : {0, 1, 40}) check_product(9, k, 5, dtype, compute, layout);
     });
 }
 
 TEST_CASE("cuda_linear_of_any_rows_and_columns_matches_reference") {
     if (!has_device()) return;
     for_each_kind([](DType dtype, Compute compute, const Layout& layout) {
-        for (const int64_t rows : {0, 1, 2, 4, 5, 7, 8, 9, 33})
+        for (const int64_t rows : {1, 2, 5, 8, 9, 21})
             check_product(rows, 48, 19, dtype, compute, layout);
-        for (const int64_t n : {1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 70}) {
+        for (const int64_t n : {1, 4, 7, 8, 17}) {
             check_product(2, 40, n, dtype, compute, layout);
             check_product(11, 16, n, dtype, compute, layout);
         }
@@ -153,12 +154,9 @@ TEST_CASE("cuda_linear_of_any_rows_and_columns_matches_reference") {
 
 TEST_CASE("cuda_linear_of_many_columns_matches_reference") {
     if (!has_device()) return;
-    for (const Layout& layout : layouts) {
-        for (const int64_t n : {4095, 4096, 4105}) {
-            check_product(1, 8, n, DType::bf16, Compute::bf16, layout);
-            check_product(3, 8, n, DType::bf16, Compute::bf16, layout);
-        }
-    }
+    check_product(1, 40, 4095, DType::bf16, Compute::bf16, packed);
+    check_product(2, 40, 4096, DType::bf16, Compute::bf16, packed);
+    check_product(3, 40, 4105, DType::bf16, Compute::bf16, crooked);
 }
 
 TEST_CASE("cuda_linear_every_epilogue_matches_reference") {
@@ -166,7 +164,7 @@ TEST_CASE("cuda_linear_every_epilogue_matches_reference") {
     for (const Activation activation :
          {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu,
           Activation::silu, Activation::relu}) {
-        for (const int64_t rows : {1, 8, 13}) {
+        for (const int64_t rows : {3, 13}) {
             for (const Layout& layout : {aligned, crooked}) {
                 CAPTURE(static_cast<int>(activation));
                 CAPTURE(rows);
@@ -219,10 +217,10 @@ TEST_CASE("cuda_linear_a_row_of_few_does_not_depend_on_the_others_bit_for_bit") 
     for_each_kind([](DType dtype, Compute compute, const Layout& layout) {
         CAPTURE(std::string(dtype_name(dtype)));
         CAPTURE(layout.name);
-        const Problem p(8, 1160, 13, dtype, layout);
+        const Problem p(8, 1160, 5, dtype, layout);
         const Epilogue epilogue{nullptr, Activation::silu, 0.5f, nullptr};
         const std::vector<float> all = on_device(p, compute, epilogue);
-        for (const int64_t count : {1, 2, 3, 5}) {
+        for (const int64_t count : {1, 3}) {
             std::vector<float> pieces = p.out();
             for (int64_t first = 0; first < p.rows; first += count) {
                 const int64_t rows = std::min(count, p.rows - first);
@@ -234,6 +232,20 @@ TEST_CASE("cuda_linear_a_row_of_few_does_not_depend_on_the_others_bit_for_bit") 
             CHECK(compare_bits(pieces, all) == "");
         }
     });
+}
+
+TEST_CASE("cuda_linear_is_cut_where_its_panels_would_not_fit_the_workspace") {
+    if (!has_device()) return;
+    const Epilogue epilogue{nullptr, Activation::relu, 0.5f, nullptr};
+    // Rows of x: of 8 MiB each, where a panel has some 90. Rows of w: 2^14 at a time.
+    const Problem deep(13, int64_t{1} << 21, 2, DType::f32, packed);
+    const Problem wide(9, 8, 16400, DType::f32, packed);
+    const Added to_deep{Numbers(1).floats(deep.n), Numbers(2).floats(deep.rows * deep.n)};
+    const Added to_wide{Numbers(1).floats(wide.n), {}, true};
+    CHECK(compare(on_device(deep, Compute::f32, epilogue, to_deep),
+                  expected(deep, Compute::f32, epilogue, to_deep), sum_tolerance(deep.k)) == "");
+    CHECK(compare(on_device(wide, Compute::f32, epilogue, to_wide),
+                  expected(wide, Compute::f32, epilogue, to_wide), {1e-6, 1e-6}) == "");
 }
 
 }  // namespace mllama::test

@@ -1,0 +1,593 @@
+// Attention of many queries on tensor cores (FlashAttention-2, Dao 2023). A block of threads takes a
+// tile of rows of one key head (a row is a query and one of the heads that use that key head) and
+// goes through the blocks of 64 keys that any of them sees; each of its four warps holds 32 rows:
+// their scores, the state of their softmax and the sums of values stay in registers.
+//
+// Keys and values are copied to shared memory while the other of them is multiplied:
+//
+//     copy keys        | values               | next keys
+//     compute          | scores = q k^T       | softmax, out += p v
+//
+// int8 is copied as it is and converted to bfloat16, exactly, in shared memory; its scales are
+// factors of scores and of probabilities.
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_mma.h"
+#include "kernels/rounding.h"
+
+namespace mllama::cuda {
+namespace {
+
+constexpr int warps = 4;
+constexpr int threads = warps * static_cast<int>(warp_size);
+constexpr int fragments = 2;  ///< of 16 rows, of a warp
+constexpr int warp_rows = 16 * fragments;
+constexpr int tile_rows = warps * warp_rows;
+static_assert(tile_rows == threads);  // a thread plans for each row
+constexpr int block_keys = KvLayout::block;
+constexpr int no_block = std::numeric_limits<int>::max();
+
+// Strides in units for which the 8 lanes that load 16 bytes each at a time, two groups by four quads,
+// meet all 32 banks: rows of neighbouring quads begin 8 banks apart.
+constexpr int key_stride = block_keys + 4;  // a quad takes two rows
+constexpr int value_stride(int columns) {
+    return static_cast<int>(round_up(columns - 8, 32)) + 8;
+}
+
+/// Shared memory. `columns`: head_dim rounded up to a multiple of 16.
+template <int columns>
+struct Memory {
+    uint4 query[warps][columns / 16][fragments][warp_size];  ///< fragments, lane by lane
+    uint32_t keys[columns / 2][key_stride];
+    uint32_t values[block_keys / 2][value_stride(columns)];  ///< rows as value_slot says
+    uint64_t seen[tile_rows];                                ///< keys of a block, bit by bit
+    float key_scales[block_keys];                            ///< of int8
+    float value_scales[block_keys];
+    int first[warps], whole[warps];
+};
+
+/// int8 as it is copied, behind Memory.
+template <int columns>
+struct CodedMemory {
+    uint32_t keys[columns / 4][block_keys];
+    uint32_t values[block_keys / 4][columns];
+};
+
+/// Where row `row` of units of values lies: quads, which take the rows 4 quad + i, find
+/// neighbours.
+__device__ int value_slot(int row) {
+    return (row & 16) | (row & 3) << 2 | (row >> 2 & 3);
+}
+
+/// What a block of threads computes: its row r is query (first_row + r) / group, and of the heads
+/// that use kv_head the one (first_row + r) % group.
+struct Tile {
+    Sequence sequence;
+    int64_t first_row, rows;  ///< rows: of the tile, at most tile_rows
+    int64_t kv_head, group;
+};
+
+__device__ Tile tile_of(const Attention& args) {
+    const int64_t group = args.heads / args.kv_heads;
+    // The last tiles see the most keys if the rule is causal: they begin first.
+    const int64_t first_row = int64_t{gridDim.x - 1 - blockIdx.x} * tile_rows;
+    return {sequence_of(args), first_row,
+            std::min<int64_t>(tile_rows, args.queries * group - first_row), int64_t{blockIdx.y},
+            group};
+}
+
+__device__ int64_t query_of(const Tile& tile, int row) {
+    return (tile.first_row + row) / tile.group;
+}
+__device__ int64_t head_of(const Tile& tile, int row) {
+    return tile.kv_head * tile.group + (tile.first_row + row) % tile.group;
+}
+/// The row that element i of c of a fragment belongs to.
+__device__ int row_of(int fragment, int half) {
+    const Lane lane = this_lane();
+    return lane.warp * warp_rows + fragment * 16 + half * 8 + lane.group;
+}
+
+// ---- which blocks ----
+
+/// How the blocks of keys are gone through: each thread follows what one row sees.
+struct Plan {
+    int64_t query;
+    bool there;           ///< the row is one
+    int64_t range = 0;    ///< the first that reaches behind the last block asked for
+    int whole_until = 0;  ///< every row sees all keys of the blocks from the last one to this one
+};
+
+struct Step {
+    int block;   ///< no_block: there is none
+    bool whole;  ///< every row sees all of its keys; else Memory::seen says which
+};
+
+__device__ int warp_min(int x) {
+    for (unsigned lanes = warp_size / 2; lanes > 0; lanes /= 2)
+        x = std::min(x, __shfl_xor_sync(whole_warp, x, lanes));
+    return x;
+}
+
+/// The least over the threads of two numbers.
+template <int columns>
+__device__ void block_min(Memory<columns>& memory, int& first, int& whole) {
+    first = warp_min(first);
+    whole = warp_min(whole);
+    __syncthreads();  // the last ones have been read
+    if (threadIdx.x % warp_size == 0) {
+        memory.first[threadIdx.x / warp_size] = first;
+        memory.whole[threadIdx.x / warp_size] = whole;
+    }
+    __syncthreads();
+    for (int w = 0; w < warps; ++w) {
+        first = std::min(first, memory.first[w]);
+        whole = std::min(whole, memory.whole[w]);
+    }
+}
+
+/// The first block from `block` on that any row sees.
+template <int columns>
+__device__ Step next_step(const Attention& args, const Sequence& sequence, Plan& plan, int block,
+                          Memory<columns>& memory) {
+    while (block >= plan.whole_until) {
+        int first = no_block;
+        int whole = no_block;
+        if (plan.there) {
+            const int64_t begin = int64_t{block} * block_keys;
+            plan.range = skip_ranges(args, sequence, plan.query, plan.range, begin);
+            whole = 0;
+            if (plan.range < seen_ranges(args, sequence, plan.query)) {
+                const KeyRange range = seen_range(args, sequence, plan.query, plan.range);
+                first = static_cast<int>(std::max(begin, range.begin) / block_keys);
+                if (range.begin <= begin) whole = static_cast<int>(range.end / block_keys);
+            }
+        }
+        block_min(memory, first, whole);
+        if (first == no_block) return {no_block, false};
+        plan.whole_until = whole;
+        if (block < whole) break;
+        if (first == block) {
+            memory.seen[threadIdx.x] =
+                plan.there
+                    ? seen_bits(args, sequence, plan.query, plan.range, int64_t{block} * block_keys)
+                    : 0;
+            return {block, false};
+        }
+        block = first;
+    }
+    return {block, true};
+}
+
+// ---- copies ----
+
+/// Keys of a block.
+__device__ int keys_in(const Tile& tile, int block) {
+    return static_cast<int>(
+        std::min<int64_t>(block_keys, tile.sequence.keys - int64_t{block} * block_keys));
+}
+
+/// Starts to copy the keys of a block: `rows` rows of units to rows `stride` units apart; zeros for
+/// rows that are not there, up to all_rows.
+template <int all_rows, int stride>
+__device__ void copy_keys(const Attention& args, const Tile& tile, int block, int rows,
+                          uint32_t* to) {
+    constexpr int row_copies = block_keys / 4;
+    const auto* from = reinterpret_cast<const uint32_t*>(
+        static_cast<const char*>(args.k) +
+        args.layout().key_block(tile.kv_head, int64_t{block} * block_keys));
+    for (int i = static_cast<int>(threadIdx.x); i < all_rows * row_copies; i += threads) {
+        const int row = i / row_copies;
+        const int column = i % row_copies * 4;
+        const bool there = row < rows;
+        copy_async_16(to + row * stride + column, there ? from + row * block_keys + column : from,
+                      there);
+    }
+    copy_async_commit();
+}
+
+/// The same for values: `rows` rows of `columns` units, zeros behind head_dim and in rows of units
+/// that hold no key. Row r goes to row value_slot(r), or r if they are not `slotted` yet.
+template <int columns, int rows, int stride, bool slotted>
+__device__ void copy_values(const Attention& args, const Tile& tile, int block, int rows_there,
+                            uint32_t* to) {
+    constexpr int row_copies = columns / 4;
+    const KvLayout layout = args.layout();
+    const int width = static_cast<int>(layout.part_width());
+    const auto* from = reinterpret_cast<const uint32_t*>(
+        static_cast<const char*>(args.v) +
+        layout.value_block(tile.kv_head, int64_t{block} * block_keys));
+    for (int i = static_cast<int>(threadIdx.x); i < rows * row_copies; i += threads) {
+        const int row = i / row_copies;
+        const int column = i % row_copies * 4;
+        const int part = column >= width ? 1 : 0;  // there are at most two
+        const bool there = row < rows_there && column < args.head_dim;
+        const uint32_t* place = from + (part * rows + row) * width + column - part * width;
+        copy_async_16(to + (slotted ? value_slot(row) : row) * stride + column,
+                      there ? place : from, there);
+    }
+    copy_async_commit();
+}
+
+/// Starts to copy the keys (values) of a block.
+template <int columns, bool coded>
+__device__ void start_keys(const Attention& args, const Tile& tile, int block,
+                           Memory<columns>& memory, CodedMemory<columns>& raw) {
+    const auto rows = static_cast<int>(args.layout().key_rows());
+    if constexpr (coded) {
+        copy_keys<columns / 4, block_keys>(args, tile, block, rows, raw.keys[0]);
+    } else {
+        copy_keys<columns / 2, key_stride>(args, tile, block, rows, memory.keys[0]);
+    }
+}
+template <int columns, bool coded>
+__device__ void start_values(const Attention& args, const Tile& tile, int block,
+                             Memory<columns>& memory, CodedMemory<columns>& raw) {
+    const int keys = keys_in(tile, block);
+    if constexpr (coded) {
+        copy_values<columns, block_keys / 4, columns, false>(args, tile, block, (keys + 3) / 4,
+                                                             raw.values[0]);
+    } else {
+        copy_values<columns, block_keys / 2, value_stride(columns), true>(
+            args, tile, block, (keys + 1) / 2, memory.values[0]);
+    }
+}
+
+/// If the last row of units is half a key, the other half, which is no number, becomes 0. All
+/// threads call; true: others are to wait for it.
+template <int columns>
+__device__ bool clear_behind(const Tile& tile, int block, Memory<columns>& memory) {
+    const int keys = keys_in(tile, block);
+    if (keys % 2 == 0) return false;
+    uint32_t* row = memory.values[value_slot(keys / 2)];
+    for (int i = static_cast<int>(threadIdx.x); i < columns; i += threads) row[i] &= 0xFFFFu;
+    return true;
+}
+
+/// Four units of int8 to two rows of bfloat16.
+__device__ void convert_units(const uint32_t* from, uint32_t* low, uint32_t* high) {
+    const Units units = load_units(from);
+    Units lows, highs;
+    for (int i = 0; i < 4; ++i) {
+        const Pair pair = int8_to_bf16(units.at[i]);
+        lows.at[i] = pair.low;
+        highs.at[i] = pair.high;
+    }
+    store_units(low, lows);
+    store_units(high, highs);
+}
+
+template <int columns>
+__device__ void convert_keys(const CodedMemory<columns>& coded, Memory<columns>& memory) {
+    constexpr int row_copies = block_keys / 4;
+    for (int i = static_cast<int>(threadIdx.x); i < columns / 4 * row_copies; i += threads) {
+        const int row = i / row_copies;
+        const int column = i % row_copies * 4;
+        convert_units(&coded.keys[row][column], &memory.keys[2 * row][column],
+                      &memory.keys[2 * row + 1][column]);
+    }
+}
+
+template <int columns>
+__device__ void convert_values(const CodedMemory<columns>& coded, Memory<columns>& memory) {
+    constexpr int row_copies = columns / 4;
+    for (int i = static_cast<int>(threadIdx.x); i < block_keys / 4 * row_copies; i += threads) {
+        const int row = i / row_copies;
+        const int column = i % row_copies * 4;
+        convert_units(&coded.values[row][column], &memory.values[value_slot(2 * row)][column],
+                      &memory.values[value_slot(2 * row + 1)][column]);
+    }
+}
+
+/// The scales of a block's keys or values, 0 behind the last.
+__device__ void load_scales(const Attention& args, const Tile& tile, int block, const float* scales,
+                            float* to) {
+    const int j = static_cast<int>(threadIdx.x);
+    if (j >= block_keys) return;
+    const float* from =
+        scales + args.layout().scale_index(tile.kv_head, int64_t{block} * block_keys);
+    to[j] = j < keys_in(tile, block) ? from[j] : 0.0f;
+}
+
+// ---- arithmetic ----
+
+/// What a warp holds of its rows in registers.
+template <int columns>
+struct State {
+    float out[fragments][columns / 8][4] = {};  ///< sums of 2^(x - max) v
+    float max[fragments][2];  ///< the largest score so far, times `factor` a logit
+    float sum[fragments][2];  ///< sums of 2^(x - max), a lane's part of them
+};
+
+/// Scores of 64 keys: of each half of them the four products of attention_mma.h.
+struct Scores {
+    float of[fragments][2][4][4];
+};
+
+__device__ void load_query(const Attention& args, const Tile& tile, int row, int d,
+                           float (&to)[4]) {
+    const bool there = row < tile.rows && d < args.head_dim;
+    const float* from = args.q;
+    if (there) from += query_of(tile, row) * args.q_stride + head_of(tile, row) * args.head_dim + d;
+    for (int i = 0; i < 4; ++i) to[i] = there ? from[i] : 0.0f;
+}
+
+/// Each lane keeps its own parts of fragments: nobody waits for them.
+template <int columns>
+__device__ void keep_query(const Attention& args, const Tile& tile, Memory<columns>& memory) {
+    const Lane lane = this_lane();
+    for (int step = 0; step < columns / 16; ++step) {
+        for (int f = 0; f < fragments; ++f) {
+            float low_row[4], high_row[4];
+            load_query(args, tile, row_of(f, 0), 16 * step + 4 * lane.quad, low_row);
+            load_query(args, tile, row_of(f, 1), 16 * step + 4 * lane.quad, high_row);
+            const QueryPart part = query_part(low_row, high_row);
+            memory.query[lane.warp][step][f][threadIdx.x % warp_size] = {part.at[0], part.at[1],
+                                                                         part.at[2], part.at[3]};
+        }
+    }
+}
+
+template <int columns>
+__device__ void multiply_keys(const Memory<columns>& memory, Scores& scores) {
+    const Lane lane = this_lane();
+    scores = {};
+    for (int step = 0; step < columns / 16; ++step) {
+        QueryPart q[fragments];
+        for (int f = 0; f < fragments; ++f) {
+            const uint4 part = memory.query[lane.warp][step][f][threadIdx.x % warp_size];
+            q[f] = {{part.x, part.y, part.z, part.w}};
+        }
+        for (int half = 0; half < 2; ++half) {
+            const uint32_t* from =
+                &memory.keys[8 * step + 2 * lane.quad][32 * half + 4 * lane.group];
+            const Units low = load_units(from);
+            const Units high = load_units(from + key_stride);
+            for (int n = 0; n < 4; ++n) {
+                for (int f = 0; f < fragments; ++f)
+                    mma_bf16(scores.of[f][half][n], q[f].at, {low.at[n], high.at[n]});
+            }
+        }
+    }
+}
+
+/// Scores to logits in units of ln 2, for keys with scales or a bias.
+__device__ void make_logits(const Attention& args, const Tile& tile, int block,
+                            const float* key_scales, Scores& scores) {
+    const float factor = args.scale * log2_e;
+    const int keys = keys_in(tile, block);
+    for (int half = 0; half < 2; ++half) {
+        for (int n = 0; n < 4; ++n) {
+            for (int i = 0; i < 2; ++i) {
+                const int j = 32 * half + key_of(n, i);
+                const float scale = args.k_scales != nullptr ? factor * key_scales[j] : factor;
+                const bool biased = args.key_bias != nullptr && j < keys;
+                const float bias =
+                    biased ? log2_e * args.key_bias[int64_t{block} * block_keys + j] : 0.0f;
+                for (int f = 0; f < fragments; ++f) {
+                    float(&of)[4] = scores.of[f][half][n];
+                    of[i] = of[i] * scale + bias;
+                    of[i + 2] = of[i + 2] * scale + bias;
+                }
+            }
+        }
+    }
+}
+
+/// Scores of keys that are not seen become -inf, whatever they are.
+__device__ void hide_unseen(const uint64_t (&seen)[tile_rows], Scores& scores) {
+    for (int f = 0; f < fragments; ++f) {
+        for (int row_half = 0; row_half < 2; ++row_half) {
+            const uint64_t bits = seen[row_of(f, row_half)];
+            for (int half = 0; half < 2; ++half) {
+                const auto mine = static_cast<uint32_t>(bits >> (32 * half));
+                for (int n = 0; n < 4; ++n) {
+                    for (int i = 0; i < 2; ++i) {
+                        if ((mine >> key_of(n, i) & 1) == 0)
+                            scores.of[f][half][n][2 * row_half + i] = minus_infinity;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Scores to 2^(x - max), and what was summed so far to the new max. x = factor * score.
+template <int columns>
+__device__ void take_in(float factor, Scores& scores, State<columns>& state) {
+    for (int f = 0; f < fragments; ++f) {
+        for (int row_half = 0; row_half < 2; ++row_half) {
+            const int first = 2 * row_half;
+            float max = minus_infinity;
+            for (int half = 0; half < 2; ++half) {
+                for (int n = 0; n < 4; ++n) {
+                    const float(&of)[4] = scores.of[f][half][n];
+                    max = fmaxf(max, fmaxf(of[first], of[first + 1]));
+                }
+            }
+            max = fmaxf(state.max[f][row_half], row_max(max));
+            const float shift = shift_of(max * factor);
+            const float correction = exp2_fast(state.max[f][row_half] * factor - shift);
+            state.max[f][row_half] = max;
+            float sum = 0.0f;
+            for (int half = 0; half < 2; ++half) {
+                for (int n = 0; n < 4; ++n) {
+                    for (int i = first; i < first + 2; ++i) {
+                        float& p = scores.of[f][half][n][i];
+                        p = exp2_fast(fmaf(p, factor, -shift));
+                        sum += p;
+                    }
+                }
+            }
+            state.sum[f][row_half] = state.sum[f][row_half] * correction + sum;
+            for (int tile = 0; tile < columns / 8; ++tile) {
+                state.out[f][tile][first] *= correction;
+                state.out[f][tile][first + 1] *= correction;
+            }
+        }
+    }
+}
+
+__device__ void scale_by_values(const float (&scales)[block_keys], Scores& p) {
+    for (int half = 0; half < 2; ++half) {
+        for (int n = 0; n < 4; ++n) {
+            for (int i = 0; i < 2; ++i) {
+                const float scale = scales[32 * half + key_of(n, i)];
+                for (int f = 0; f < fragments; ++f) {
+                    p.of[f][half][n][i] *= scale;
+                    p.of[f][half][n][i + 2] *= scale;
+                }
+            }
+        }
+    }
+}
+
+/// out += p v, 32 columns at a time, and the last 16.
+template <int columns>
+__device__ void multiply_values(const Memory<columns>& memory, const Scores& p,
+                                State<columns>& state) {
+    constexpr int stride = value_stride(columns);
+    constexpr int whole_parts = columns / 32;
+    const Lane lane = this_lane();
+    for (int step = 0; step < block_keys / 16; ++step) {
+        QueryPart a[fragments];
+        for (int f = 0; f < fragments; ++f) a[f] = probability_part(p.of[f][step / 2], step % 2);
+        const uint32_t* row = memory.values[step / 2 * 16 + step % 2 * 8 + lane.quad];
+        for (int part = 0; part < whole_parts; ++part) {
+            const Units low = load_units(row + 32 * part + 4 * lane.group);
+            const Units high = load_units(row + 4 * stride + 32 * part + 4 * lane.group);
+            for (int n = 0; n < 4; ++n) {
+                for (int f = 0; f < fragments; ++f)
+                    mma_bf16(state.out[f][4 * part + n], a[f].at, {low.at[n], high.at[n]});
+            }
+        }
+        if constexpr (columns % 32 != 0) {
+            const uint32_t* last = row + 32 * whole_parts + 2 * lane.group;
+            const uint2 low = *reinterpret_cast<const uint2*>(last);
+            const uint2 high = *reinterpret_cast<const uint2*>(last + 4 * stride);
+            for (int f = 0; f < fragments; ++f) {
+                mma_bf16(state.out[f][4 * whole_parts], a[f].at, {low.x, high.x});
+                mma_bf16(state.out[f][4 * whole_parts + 1], a[f].at, {low.y, high.y});
+            }
+        }
+    }
+}
+
+/// The column of element i of c of a product with values.
+template <int columns>
+__device__ int column_of(int product, int i) {
+    constexpr int whole = columns / 32 * 4;
+    if (product < whole) return product / 4 * 32 + key_of(product % 4, i);
+    return whole * 8 + this_lane().quad * 4 + i % 2 * 2 + product - whole;
+}
+
+template <int columns>
+__device__ void store_rows(const Attention& args, const Tile& tile, const State<columns>& state) {
+    for (int f = 0; f < fragments; ++f) {
+        for (int row_half = 0; row_half < 2; ++row_half) {
+            const float sum = row_sum(state.sum[f][row_half]);
+            const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
+            const int row = row_of(f, row_half);
+            if (row >= tile.rows) continue;
+            float* to = args.out + query_of(tile, row) * args.out_stride +
+                        head_of(tile, row) * args.head_dim;
+            for (int product = 0; product < columns / 8; ++product) {
+                for (int i = 0; i < 2; ++i) {
+                    const int d = column_of<columns>(product, i);
+                    if (d < args.head_dim) to[d] = state.out[f][product][2 * row_half + i] * factor;
+                }
+            }
+        }
+    }
+}
+
+// ---- the kernel ----
+
+/// Grid: tiles of rows, key heads. Shared: Memory, and CodedMemory for int8.
+template <int columns, bool coded>
+__global__ void __launch_bounds__(threads) tile_kernel(Attention args) {
+    auto& memory = *reinterpret_cast<Memory<columns>*>(dynamic_shared());
+    auto& raw = *reinterpret_cast<CodedMemory<columns>*>(dynamic_shared() + sizeof(memory));
+    const Tile tile = tile_of(args);
+    const auto row = static_cast<int>(threadIdx.x);
+    Plan plan{query_of(tile, row), row < tile.rows};
+    const bool adjusted = coded || args.key_bias != nullptr;
+    const float factor = adjusted ? 1.0f : args.scale * log2_e;
+    State<columns> state;
+    for (int f = 0; f < fragments; ++f) {
+        for (int half = 0; half < 2; ++half) {
+            state.max[f][half] = minus_infinity;
+            state.sum[f][half] = 0.0f;
+        }
+    }
+    keep_query(args, tile, memory);
+
+    Step step = next_step(args, tile.sequence, plan, 0, memory);
+    if (step.block != no_block) start_keys<columns, coded>(args, tile, step.block, memory, raw);
+    while (step.block != no_block) {
+        copy_async_wait<0>();
+        __syncthreads();  // the keys are there, the last values have been read
+        start_values<columns, coded>(args, tile, step.block, memory, raw);
+        if constexpr (coded) {
+            convert_keys(raw, memory);
+            load_scales(args, tile, step.block, args.k_scales, memory.key_scales);
+            __syncthreads();
+        }
+        Scores scores;
+        multiply_keys(memory, scores);
+        if (adjusted) make_logits(args, tile, step.block, memory.key_scales, scores);
+        if (!step.whole) hide_unseen(memory.seen, scores);
+
+        copy_async_wait<0>();
+        __syncthreads();  // the values are there, the keys have been read
+        const Step next = next_step(args, tile.sequence, plan, step.block + 1, memory);
+        if (next.block != no_block) start_keys<columns, coded>(args, tile, next.block, memory, raw);
+        if constexpr (coded) {
+            convert_values(raw, memory);
+            load_scales(args, tile, step.block, args.v_scales, memory.value_scales);
+            __syncthreads();
+        } else {
+            if (clear_behind(tile, step.block, memory)) __syncthreads();
+        }
+        take_in(factor, scores, state);
+        if constexpr (coded) scale_by_values(memory.value_scales, scores);
+        multiply_values(memory, scores, state);
+        step = next;
+    }
+    store_rows(args, tile, state);
+}
+
+template <int columns>
+void attend(const Attention& args) {
+    const bool coded = args.kv_dtype == DType::i8;
+    const int64_t rows = args.queries * (args.heads / args.kv_heads);
+    const dim3 grid(static_cast<unsigned>(pieces(rows, tile_rows)),
+                    static_cast<unsigned>(args.kv_heads));
+    const size_t bytes = sizeof(Memory<columns>) + (coded ? sizeof(CodedMemory<columns>) : 0);
+    launch("attention_tile", coded ? tile_kernel<columns, true> : tile_kernel<columns, false>, grid,
+           threads, static_cast<int64_t>(bytes), args);
+}
+
+}  // namespace
+
+bool tile_takes(const Attention& args) {
+    return (args.kv_dtype == DType::bf16 || args.kv_dtype == DType::i8) && args.head_dim % 8 == 0 &&
+           args.head_dim <= 128 && aligned_blocks(args);
+}
+
+void attention_tile(const Attention& args) {
+    if (args.head_dim <= 16) {
+        attend<16>(args);
+    } else if (args.head_dim <= 32) {
+        attend<32>(args);
+    } else if (args.head_dim <= 64) {
+        attend<64>(args);
+    } else if (args.head_dim <= 80) {
+        attend<80>(args);
+    } else if (args.head_dim <= 96) {
+        attend<96>(args);
+    } else {
+        attend<128>(args);
+    }
+}
+
+}  // namespace mllama::cuda

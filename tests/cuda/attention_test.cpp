@@ -1,0 +1,325 @@
+// The GPU's attention against the reference: each of its kernels (few queries, many queries, any)
+// with every rule of who sees what.
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "kernels/reference.h"
+#include "tests/attention_problem.h"
+#include "tests/cuda/device.h"
+
+using namespace mllama;
+using namespace mllama::test;
+
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+constexpr Compute computes[] = {Compute::f32, Compute::bf16};
+constexpr DType types[] = {DType::f32, DType::bf16, DType::f16, DType::i8};
+constexpr DType fast_types[] = {DType::bf16, DType::i8};
+
+/// Behind the last key there is no number.
+std::vector<float> guarded(std::vector<float> scales, const KvLayout& layout, int64_t keys) {
+    for (int64_t key = keys; key < KvLayout::blocks(keys) * KvLayout::block; ++key) {
+        for (int64_t head = 0; head < layout.kv_heads; ++head)
+            scales[static_cast<size_t>(layout.scale_index(head, key))] = not_a_number;
+    }
+    return scales;
+}
+
+/// A problem in memory of the device.
+struct OnDevice {
+    const AttentionProblem& problem;
+    DeviceArray<float> q, k_scales, v_scales, key_bias;
+    DeviceArray<uint32_t> k, v;
+    DeviceArray<int64_t> first;
+    DeviceArray<KeyRange> ranges;
+
+    explicit OnDevice(const AttentionProblem& from)
+        : problem(from),
+          q(from.q),
+          k_scales(guarded(from.k_scales, from.args.layout(), from.shape.keys)),
+          v_scales(guarded(from.v_scales, from.args.layout(), from.shape.keys)),
+          key_bias(from.key_bias),
+          k(from.k),
+          v(from.v),
+          first(from.first),
+          ranges(from.ranges) {}
+
+    /// The queries from `begin` on, `count` of them.
+    [[nodiscard]] Attention part(int64_t begin, int64_t count, float* out) const {
+        Attention args = problem.part(begin, count, out);
+        args.q = q.data() + begin * args.q_stride;
+        args.k = k.data();
+        args.v = v.data();
+        if (args.k_scales != nullptr) args.k_scales = k_scales.data();
+        if (args.v_scales != nullptr) args.v_scales = v_scales.data();
+        if (args.key_bias != nullptr) args.key_bias = key_bias.data();
+        if (args.visible.first != nullptr) args.visible.first = first.data() + begin;
+        if (args.visible.ranges != nullptr) args.visible.ranges = ranges.data();
+        return args;
+    }
+};
+
+std::vector<float> attend(const OnDevice& device, Compute compute) {
+    const AttentionProblem& problem = device.problem;
+    DeviceArray<float> out(problem.empty_output());
+    cuda::attention(device.part(0, problem.shape.queries, out.data()), compute);
+    return out.values();
+}
+
+void check(const AttentionProblem& problem, Compute compute, float logits = 1.0f) {
+    const AttentionShape& s = problem.shape;
+    CAPTURE(s.queries);
+    CAPTURE(s.keys);
+    CAPTURE(s.heads);
+    CAPTURE(s.kv_heads);
+    CAPTURE(s.head_dim);
+    CAPTURE(std::string(dtype_name(problem.args.kv_dtype)));
+    CAPTURE(compute == Compute::bf16);
+    std::vector<float> expected = problem.empty_output();
+    reference::attention(problem.args, compute, expected.data(), problem.args.out_stride);
+    const OnDevice device(problem);
+    const std::vector<float> found = attend(device, compute);
+    CHECK(compare(found, expected, attention_tolerance(s, compute, logits)) == "");
+}
+
+}  // namespace
+
+TEST_CASE("cuda_attention_any_number_of_keys_and_queries_matches_reference") {
+    if (!has_device()) return;
+    for (const DType type : fast_types) {
+        for (const int64_t keys : {0, 1, 2, 63, 64, 65, 127, 128, 129, 200}) {
+            for (const int64_t queries : {1, 3, 17}) {
+                check(AttentionProblem({queries, keys, 2, 1, 16}, type), Compute::bf16);
+            }
+        }
+        for (const int64_t queries : {2, 4, 5, 16, 70, 150})
+            check(AttentionProblem({queries, 75, 2, 2, 8}, type), Compute::bf16);
+    }
+    for (const int64_t keys : {0, 1, 63, 64, 65, 200}) {
+        check(AttentionProblem({1, keys, 2, 1, 10}, DType::f32), Compute::f32);
+        check(AttentionProblem({6, keys, 2, 1, 10}, DType::f32), Compute::f32);
+    }
+}
+
+TEST_CASE("cuda_attention_any_head_dim_and_type_matches_reference") {
+    if (!has_device()) return;
+    for (const int64_t head_dim : {1, 8, 16, 20, 24, 40, 64, 72, 80, 88, 104, 128, 136}) {
+        for (const DType type : types) {
+            for (const Compute compute : computes) {
+                check(AttentionProblem({1, 43, 2, 2, head_dim}, type), compute);
+                check(AttentionProblem({6, 67, 2, 2, head_dim}, type), compute);
+            }
+        }
+    }
+    check(AttentionProblem({6, 67, 1, 1, 300}, DType::bf16), Compute::bf16);
+}
+
+TEST_CASE("cuda_attention_grouped_heads_and_causal_rules_match_reference") {
+    if (!has_device()) return;
+    for (const DType type : types) {
+        for (const Compute compute : computes) {
+            for (const int64_t kv_heads : {1, 2, 6}) {
+                for (const int64_t queries : {1, 3, 40}) {
+                    if (queries > 4 && (compute == Compute::f32 || type == DType::f16)) continue;
+                    AttentionProblem problem({queries, 170, 6, kv_heads, 24}, type);
+                    problem.causal();
+                    check(problem, compute);
+                    problem.causal_rule();
+                    check(problem, compute);
+                }
+            }
+        }
+    }
+    for (const int64_t heads : {15, 16, 17, 33}) {  // around a tile of decode
+        AttentionProblem problem({2, 150, heads, 1, 8}, DType::bf16);
+        problem.causal_rule();
+        check(problem, Compute::bf16);
+    }
+}
+
+TEST_CASE("cuda_attention_random_ranges_and_key_bias_match_reference") {
+    if (!has_device()) return;
+    for (const DType type : fast_types) {
+        for (const bool biased : {false, true}) {
+            for (const int64_t queries : {1, 4, 60}) {
+                AttentionProblem problem({queries, 700, 4, 2, 24}, type);
+                if (biased) problem.args.key_bias = problem.key_bias.data();
+                problem.random_mask();
+                check(problem, Compute::bf16);
+                if (queries < 60) check(problem, Compute::f32);
+            }
+        }
+    }
+    AttentionProblem problem({9, 300, 2, 1, 5}, DType::f32);
+    problem.args.key_bias = problem.key_bias.data();
+    problem.random_mask();
+    check(problem, Compute::f32);
+}
+
+TEST_CASE("cuda_attention_large_logits_match_reference") {
+    if (!has_device()) return;
+    for (const int64_t queries : {1, 10}) {
+        check(AttentionProblem({queries, 260, 2, 1, 16}, DType::f32, 100.0f), Compute::f32, 100.0f);
+        check(AttentionProblem({queries, 260, 2, 1, 16}, DType::bf16, 100.0f), Compute::bf16,
+              100.0f);
+    }
+}
+
+TEST_CASE("cuda_attention_query_that_sees_nothing_is_zero") {
+    if (!has_device()) return;
+    for (const DType type : fast_types) {
+        for (const int64_t queries : {2, 20}) {
+            AttentionProblem problem({queries, 300, 2, 1, 8}, type);
+            problem.first.assign(static_cast<size_t>(queries + 1), 1);
+            problem.first[0] = problem.first[1] = 0;
+            problem.ranges = {{280, 281}};
+            problem.args.visible = {problem.first.data(), problem.ranges.data()};
+            for (const Compute compute : computes) {
+                const std::vector<float> out = attend(OnDevice(problem), compute);
+                for (size_t i = 0; i < 16; ++i) CHECK(out[i] == 0.0f);
+                CHECK(out[16] == 7.0f);  // the gap between rows
+                check(problem, compute);
+            }
+        }
+    }
+}
+
+TEST_CASE("cuda_attention_key_bias_of_minus_infinity_hides_a_key") {
+    if (!has_device()) return;
+    for (const int64_t queries : {3, 20}) {
+        for (const DType type : fast_types) {
+            for (const int64_t first_hidden : {0, 1, 100}) {  // all, all but one, some
+                AttentionProblem problem({queries, 270, 2, 1, 8}, type);
+                for (size_t j = 0; j < 270; ++j) {
+                    problem.key_bias[j] =
+                        static_cast<int64_t>(j) >= first_hidden ? -infinity : 0.25f;
+                }
+                std::reverse(problem.key_bias.begin(), problem.key_bias.end());
+                problem.args.key_bias = problem.key_bias.data();
+                for (const Compute compute : computes) check(problem, compute);
+            }
+        }
+    }
+}
+
+TEST_CASE("cuda_attention_nan_reaches_the_rows_that_see_it") {
+    if (!has_device()) return;
+    for (const Compute compute : computes) {
+        for (const int64_t queries : {3, 20}) {
+            AttentionProblem problem({queries, 200, 2, 1, 16}, DType::bf16);
+            problem.q[static_cast<size_t>(2 * problem.args.q_stride + 1)] = not_a_number;
+            problem.causal_rule();
+            check(problem, compute);
+        }
+        for (const int64_t queries : {1, 20}) {  // a key: only the last query sees it
+            AttentionProblem problem({queries, 200, 2, 1, 16}, DType::bf16);
+            const KvLayout layout = problem.args.layout();
+            reinterpret_cast<uint16_t*>(
+                problem.k.data())[static_cast<size_t>(layout.key_index(0, 199, 3))] = 0x7FC0;
+            problem.causal_rule();
+            check(problem, compute);
+        }
+    }
+}
+
+TEST_CASE("cuda_attention_of_misaligned_blocks_matches_reference") {
+    if (!has_device()) return;
+    for (const int64_t queries : {1, 9}) {
+        const AttentionProblem problem({queries, 70, 2, 1, 16}, DType::bf16);
+        std::vector<uint32_t> moved(1);
+        moved.insert(moved.end(), problem.k.begin(), problem.k.end());
+        const DeviceArray<uint32_t> k(moved);
+        const OnDevice device(problem);
+        DeviceArray<float> out(problem.empty_output());
+        Attention args = device.part(0, queries, out.data());
+        args.k = k.data() + 1;
+        cuda::attention(args, Compute::bf16);
+        std::vector<float> expected = problem.empty_output();
+        reference::attention(problem.args, Compute::bf16, expected.data(), args.out_stride);
+        CHECK(compare(out.values(), expected,
+                      attention_tolerance(problem.shape, Compute::bf16, 1.0f)) == "");
+    }
+}
+
+TEST_CASE("cuda_attention_with_past_on_the_device_equals_plain_numbers_bit_for_bit") {
+    if (!has_device()) return;
+    for (const DType type : types) {
+        for (const Compute compute : computes) {
+            for (const int64_t queries : {1, 2, 20}) {
+                for (const int64_t keys : {20, 65, 140}) {
+                    AttentionProblem problem({queries, keys, 4, 2, 16}, type);
+                    problem.causal_rule();
+                    const OnDevice device(problem);
+                    DeviceArray<float> out(problem.empty_output());
+                    const DeviceArray<int64_t> past(std::vector<int64_t>{keys - queries});
+                    Attention args = device.part(0, queries, out.data());
+                    args.visible = {};
+                    args.past = past.data();
+                    args.keys = keys + 1000;  // room that grids are made for, and never read
+                    cuda::attention(args, compute);
+                    CHECK(compare_bits(out.values(), attend(device, compute)) == "");
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("cuda_attention_of_few_queries_does_not_depend_on_how_many_bit_for_bit") {
+    if (!has_device()) return;
+    for (const DType type : types) {
+        for (const Compute compute : computes) {
+            AttentionProblem problem({4, 300, 4, 2, 24}, type);
+            problem.causal_rule();
+            const OnDevice device(problem);
+            DeviceArray<float> out(problem.empty_output());
+            for (int64_t i = 0; i < 4; ++i) {  // as a decoder would: only the keys that exist yet
+                Attention step = device.part(i, 1, out.data());
+                step.keys = 296 + i + 1;
+                step.visible = {};
+                cuda::attention(step, compute);
+            }
+            CHECK(compare_bits(out.values(), attend(device, compute)) == "");
+        }
+    }
+}
+
+TEST_CASE("cuda_attention_does_not_depend_on_the_order_of_threads") {
+    if (!has_device()) return;
+    for (const DType type : fast_types) {
+        for (const int64_t queries : {2, 50}) {
+            for (const int64_t head_dim : {20, 80}) {
+                AttentionProblem problem({queries, 333, 2, 1, head_dim}, type);
+                problem.random_mask();
+                const OnDevice device(problem);
+                in_both_orders([&] { return attend(device, Compute::bf16); });
+            }
+        }
+    }
+}
+
+TEST_CASE("cuda_attention_weights_match_reference") {
+    if (!has_device()) return;
+    for (const DType type : types) {
+        for (const bool masked : {false, true}) {
+            AttentionProblem problem({7, 150, 6, 2, 9}, type);
+            problem.args.key_bias = problem.key_bias.data();
+            if (masked) problem.random_mask();
+            const OnDevice device(problem);
+            std::vector<float> expected(7 * 150 * 6);
+            for (int64_t head = 0; head < 6; ++head) {
+                reference::attention_weights(problem.args, Compute::f32, head,
+                                             expected.data() + head * 7 * 150);
+            }
+            in_both_orders([&] {
+                DeviceArray<float> found(expected);
+                cuda::attention_weights(device.part(0, 7, nullptr), found.data());
+                CHECK(compare(found.values(), expected,
+                              attention_tolerance(problem.shape, Compute::f32, 1.0f)) == "");
+                return found.values();
+            });
+        }
+    }
+}
