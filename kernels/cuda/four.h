@@ -45,7 +45,7 @@ __device__ inline Four load_typed(const void* data, int64_t i, int64_t end) {
             const uint32_t words[] = {raw.x, raw.y};
             for (int j = 0; j < four; ++j) {
                 const auto bits = static_cast<uint16_t>(words[j / 2] >> (16 * (j % 2)));
-                result.at[j] = dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+                result.at[j] = dtype == DType::bf16 ? bf16_to_f32(bits) : half_to_float(bits);
             }
         }
     }
