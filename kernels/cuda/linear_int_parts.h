@@ -1,18 +1,38 @@
 // What linear layers of integers are made of: linear_int.cu puts these together.
 #pragma once
 
+#include <bit>
+
 #include "kernels/arguments.h"
 #include "kernels/cuda/quantise_rows.h"
 #include "kernels/cuda/weights.h"
 
 namespace mllama::cuda {
 
+/// Which group a column is in, by a shift where the size is a power of two.
+struct ColumnGroups {
+    Groups groups;
+    int shift;  ///< -1: the size is no power of two
+
+    explicit ColumnGroups(const Matrix& w) : groups(w.groups), shift(-1) {
+        const auto size = static_cast<uint64_t>(groups.size);
+        if (groups.size >= w.cols) {
+            shift = 62;  // every column is in group 0
+        } else if (std::has_single_bit(size)) {
+            shift = std::countr_zero(size);
+        }
+    }
+    __device__ int64_t group(int64_t col) const {
+        return shift >= 0 ? col >> shift : col / groups.size;
+    }
+};
+
 /// A matrix in int8 or int4 as these kernels read it.
 struct IntWeights {
     const uint8_t* data;
     int64_t rows, cols;
     int64_t row_bytes;
-    GroupsOfPieces groups;
+    ColumnGroups groups;
     bool aligned;  ///< pieces of 16 bytes can be read where they lie
 
     explicit IntWeights(const Matrix& w)
