@@ -101,9 +101,13 @@ std::shared_ptr<std::byte> device_piece(int64_t bytes) {
         all += region->bytes();
         used += region->used();
     }
-    if (all == 0) return DeviceRegion::take(bytes)->piece(bytes);
-    fail("out of device memory: ", bytes, " bytes are wanted, ", used, " of the ", all,
-         " that were planned are in use");
+    try {
+        return DeviceRegion::take(bytes)->piece(bytes);
+    } catch (const Error& error) {
+        if (all == 0) throw;
+        fail("out of device memory: ", bytes, " bytes are wanted, ", used, " of the ", all,
+             " that were planned are in use, and ", error.what());
+    }
 }
 
 }  // namespace mllama

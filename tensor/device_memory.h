@@ -45,8 +45,8 @@ class DeviceRegion : public std::enable_shared_from_this<DeviceRegion> {
 /// The largest free piece of all regions.
 int64_t largest_free_piece();
 
-/// A piece of any region that has room; with no region at all, one of its own. Throws Error with
-/// figures if the regions are full.
+/// A piece of any region that has room; where none has (a text that grows beyond the plan, someone who
+/// looks at attention), a region of its own. Throws Error with figures if the device is full.
 std::shared_ptr<std::byte> device_piece(int64_t bytes);
 
 }  // namespace mllama

@@ -43,7 +43,7 @@ void start_fiber(FiberContext& fiber, std::byte* stack, size_t stack_bytes, void
     image[registers] = reinterpret_cast<uintptr_t>(main);
     std::byte* top = stack + stack_bytes - 16;
     top -= reinterpret_cast<uintptr_t>(top) % 16;
-    std::byte* bottom = top - sizeof(image) + 8;
+    std::byte* bottom = top - sizeof(image);
     std::memcpy(bottom, image, sizeof(image));
     fiber.stack_pointer = bottom;
 }

@@ -1,0 +1,171 @@
+// A model on a GPU (the emulated one where there is none) beside the same model on the CPU.
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "mllama/mllama.h"
+#include "tensor/gpu.h"
+#include "tests/cuda/device.h"
+#include "tests/goldens.h"
+
+using namespace mllama;
+using namespace mllama::test;
+
+namespace {
+
+std::string checkpoint() {
+    return models_folder() + "/a_published";
+}
+
+ModelOptions options_of(WeightType weights, Device device) {
+    ModelOptions options;
+    options.weights = weights;
+    options.device = device;
+    return options;
+}
+
+ProcessedImage noise(const ModelConfig& config, int64_t tiles) {
+    const VisionConfig& v = config.vision;
+    ProcessedImage image;
+    for (size_t i = 0; i < v.supported_aspect_ratios.size(); ++i) {
+        const auto [high, wide] = v.supported_aspect_ratios[i];
+        if (high * wide != tiles) continue;
+        image.tiles_high = high;
+        image.tiles_wide = wide;
+        image.aspect_ratio_id = static_cast<int64_t>(i) + 1;
+    }
+    image.num_tiles = tiles;
+    image.tile_size = v.image_size;
+    image.pixel_values = Numbers(5).floats(tiles * v.num_channels * v.image_size * v.image_size);
+    return image;
+}
+
+/// The logits behind a picture and a prompt, then behind each of a few tokens.
+std::vector<float> logits_of(const Model& model) {
+    Sequence sequence = model.new_sequence();
+    model.add_image(sequence, model.encode_image(noise(model.config(), 1)));
+    const std::vector<int64_t> ids = {model.config().image_token_id, 3, 17, 4, 9, 21, 2, 8, 30};
+    std::vector<float> all;
+    const auto add = [&](const Tensor& logits) {
+        all.insert(all.end(), logits.data<float>(), logits.data<float>() + logits.numel());
+    };
+    add(model.prefill(sequence, ids));
+    for (const int64_t id : {5, 6, 7, 8, 9}) {
+        const SequenceInput input{&sequence, {&id, 1}, 1};
+        add(model.forward({&input, 1}));
+    }
+    return all;
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+    double largest = 0, difference = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        largest = std::max(largest, std::abs(double{b[i]}));
+        difference = std::max(difference, std::abs(double{a[i]} - double{b[i]}));
+        if (std::isnan(a[i]) || std::isnan(b[i])) return INFINITY;
+    }
+    return a.size() == b.size() ? difference / largest : INFINITY;
+}
+
+}  // namespace
+
+TEST_CASE("cuda_model_gives_the_logits_of_the_cpu_in_every_type") {
+    if (!has_device()) return;
+    const struct {
+        WeightType weights;
+        std::optional<DType> kv_dtype;
+        double share;
+    } cases[] = {{WeightType::f32, std::nullopt, 2e-5},
+                 {WeightType::bf16, std::nullopt, 2e-2},
+                 {WeightType::bf16, DType::i8, 2e-2},
+                 {WeightType::int8, std::nullopt, 4e-2},
+                 {WeightType::int4, std::nullopt, 4e-2}};
+    for (const auto& c : cases) {
+        ModelOptions options = options_of(c.weights, Device::cpu);
+        options.kv_dtype = c.kv_dtype;
+        options.group_size = 32;
+        const std::vector<float> expected = logits_of(Model::load(checkpoint(), options));
+        options.device = Device::cuda;
+        const std::vector<float> found = logits_of(Model::load(checkpoint(), options));
+        CAPTURE(static_cast<int>(c.weights));
+        CHECK(largest_difference(found, expected) <= c.share);
+    }
+}
+
+TEST_CASE("cuda_model_with_layers_on_both_devices_gives_the_same_logits") {
+    if (!has_device()) return;
+    const std::vector<float> expected =
+        logits_of(Model::load(checkpoint(), options_of(WeightType::f32, Device::cpu)));
+    for (const int64_t layers : {0, 1, 3, 100}) {
+        ModelOptions options = options_of(WeightType::f32, Device::cuda);
+        options.gpu_layers = layers;
+        const Model model = Model::load(checkpoint(), options);
+        CAPTURE(layers);
+        CHECK(model.device_plan()->layers == std::min(layers, model.device_plan()->all_layers));
+        CHECK(largest_difference(logits_of(model), expected) <= 2e-5);
+    }
+}
+
+TEST_CASE("cuda_batch_of_decoded_sequences_equals_each_alone_to_the_bit") {
+    if (!has_device()) return;
+    const Model model = Model::load(checkpoint(), options_of(WeightType::bf16, Device::cuda));
+    const std::vector<std::vector<int64_t>> texts = {{1, 5, 9, 2}, {1, 7}, {1, 3, 3, 4, 6, 8, 2}};
+    std::vector<std::vector<float>> alone;
+    for (const auto& text : texts) {
+        Sequence sequence = model.new_sequence();
+        model.prefill(sequence, text);
+        const int64_t id = 11;
+        const SequenceInput input{&sequence, {&id, 1}, 1};
+        for (int step = 0; step < 3; ++step) {
+            const Tensor logits = model.forward({&input, 1});
+            if (step == 2)
+                alone.emplace_back(logits.data<float>(), logits.data<float>() + logits.cols());
+        }
+    }
+    std::vector<Sequence> sequences;
+    for (const auto& text : texts) {
+        sequences.push_back(model.new_sequence());
+        model.prefill(sequences.back(), text);
+    }
+    const int64_t id = 11;
+    std::vector<SequenceInput> inputs;
+    for (Sequence& sequence : sequences) inputs.push_back({&sequence, {&id, 1}, 1});
+    for (int step = 0; step < 3; ++step) {
+        const Tensor logits = model.forward(inputs);
+        if (step < 2) continue;
+        for (size_t i = 0; i < texts.size(); ++i) {
+            const float* row = logits.data<float>() + static_cast<int64_t>(i) * logits.cols();
+            CHECK(compare_bits({row, static_cast<size_t>(logits.cols())}, alone[i]) == "");
+        }
+    }
+}
+
+TEST_CASE("cuda_device_plan_refuses_with_figures_what_does_not_fit") {
+    TextConfig config = ModelConfig::load(checkpoint()).text;
+    DevicePlan plan;
+    plan.device = "a GPU";
+    plan.memory_bytes = 8000000000;
+    plan.free_bytes = 7000000000;
+    plan.overhead = 500000000;
+    plan.layers = plan.all_layers = 40;
+    plan.weights = 20000000000;
+    plan.kv_per_token = 131072;
+    std::string message;
+    try {
+        fit_device_plan(config, 450000000, plan);
+    } catch (const Error& error) {
+        message = error.what();
+    }
+    CHECK(message.find("7.00 GB") != std::string::npos);
+    CHECK(message.find("20.00 GB of weights") != std::string::npos);
+    CHECK(message.find("--gpu-layers ") != std::string::npos);
+    // What it advises fits.
+    const int64_t layers = std::stoll(message.substr(message.find("--gpu-layers ") + 13));
+    CHECK(layers < 40);
+    CHECK(layers > 0);
+    plan.layers = layers;
+    plan.weights -= (40 - layers) * 450000000;
+    fit_device_plan(config, 450000000, plan);
+    CHECK(plan.bytes() + plan.overhead <= plan.free_bytes);
+    CHECK(plan.tokens >= 2048);
+}
