@@ -157,18 +157,20 @@ bool release_waiting() {
     return any;
 }
 
+void prepare(unsigned thread) {
+    Fiber& fiber = block.fibers[thread];
+    fiber = Fiber();
+    ::getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = stacks().of(thread);
+    fiber.context.uc_stack.ss_size = stack_bytes;
+    fiber.context.uc_link = nullptr;
+    ::makecontext(&fiber.context, fiber_main, 0);
+    fiber.state = State::ready;
+}
+
 void run_block() {
     const auto threads = static_cast<unsigned>(block.fibers.size());
-    for (unsigned i = 0; i < threads; ++i) {
-        Fiber& fiber = block.fibers[i];
-        fiber = Fiber();
-        ::getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = stacks().of(i);
-        fiber.context.uc_stack.ss_size = stack_bytes;
-        fiber.context.uc_link = nullptr;
-        ::makecontext(&fiber.context, fiber_main, 0);
-        fiber.state = State::ready;
-    }
+    for (unsigned i = 0; i < threads; ++i) prepare(i);
     do {
         for (unsigned i = 0; i < threads; ++i) {
             const unsigned thread = block.reversed ? threads - 1 - i : i;
