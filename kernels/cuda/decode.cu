@@ -1,4 +1,6 @@
 // Matrices of any kind to panels of f32 or bf16, which the vendor's library multiplies.
+#include <type_traits>
+
 #include "kernels/cuda/linear_parts.h"
 
 namespace mllama::cuda {

@@ -1,8 +1,7 @@
-// Fibers of one block at a time: POSIX contexts, one for each thread of the block.
+// Fibers of one block at a time, one for each thread of the block.
 #include "kernels/cuda/emulated.h"
 
 #include <sys/mman.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cuda/fiber.h"
 #include "kernels/cuda/order.h"
 #include "kernels/error.h"
 
@@ -29,7 +29,7 @@ constexpr unsigned most_threads = 1024;
 enum class State { ready, at_block_barrier, at_exchange, done };
 
 struct Fiber {
-    ucontext_t context{};
+    FiberContext context;
     State state = State::done;
     unsigned exchanges = 0;  // so far: the parity says which buffer the next one uses
     void* fake_stack = nullptr;
@@ -63,7 +63,7 @@ struct Block {
     const std::function<void()>* kernel = nullptr;
     std::vector<Fiber> fibers;
     unsigned running = 0;
-    ucontext_t scheduler{};
+    FiberContext scheduler;
     void* scheduler_fake_stack = nullptr;
     const void* scheduler_stack = nullptr;
     size_t scheduler_stack_bytes = 0;
@@ -103,7 +103,7 @@ void wait_as(State state) {
     const bool last = state == State::done;
     before_switch(last ? nullptr : &fiber.fake_stack, block.scheduler_stack,
                   block.scheduler_stack_bytes);
-    ::swapcontext(&fiber.context, &block.scheduler);
+    switch_fiber(fiber.context, block.scheduler);
     after_switch(fiber.fake_stack, nullptr, nullptr);
 }
 
@@ -122,7 +122,7 @@ void resume(unsigned thread) {
     block.running = thread;
     threadIdx = dim3(thread);
     before_switch(&block.scheduler_fake_stack, stacks().of(thread), stack_bytes);
-    ::swapcontext(&block.scheduler, &fiber.context);
+    switch_fiber(block.scheduler, fiber.context);
     after_switch(block.scheduler_fake_stack, nullptr, nullptr);
 }
 
@@ -168,20 +168,14 @@ void run_warp(unsigned first) {
     } while (release_exchange(first));
 }
 
-void prepare(unsigned thread) {
-    Fiber& fiber = block.fibers[thread];
-    fiber = Fiber();
-    ::getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = stacks().of(thread);
-    fiber.context.uc_stack.ss_size = stack_bytes;
-    fiber.context.uc_link = nullptr;
-    ::makecontext(&fiber.context, fiber_main, 0);
-    fiber.state = State::ready;
-}
-
 void run_block() {
     const auto threads = static_cast<unsigned>(block.fibers.size());
-    for (unsigned i = 0; i < threads; ++i) prepare(i);
+    for (unsigned i = 0; i < threads; ++i) {
+        Fiber& fiber = block.fibers[i];
+        fiber = Fiber();
+        start_fiber(fiber.context, stacks().of(i), stack_bytes, fiber_main);
+        fiber.state = State::ready;
+    }
     do {
         for (unsigned i = 0; i < threads; i += 32) run_warp(block.reversed ? threads - 32 - i : i);
     } while (release_barrier());

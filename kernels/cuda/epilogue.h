@@ -15,4 +15,10 @@ __device__ inline float result_of(const Epilogue& epilogue, float sum, int64_t r
     return epilogue.residual[row * out_stride + column] + result;
 }
 
+/// The same, stored.
+__device__ inline void store_result(const Epilogue& epilogue, float sum, int64_t row,
+                                    int64_t column, float* out, int64_t out_stride) {
+    out[row * out_stride + column] = result_of(epilogue, sum, row, column, out_stride);
+}
+
 }  // namespace mllama::cuda

@@ -43,12 +43,14 @@ __device__ inline uint4 load_piece(const FewRows<uint16_t>& x, int row, int64_t 
     if (row >= x.rows) return {0, 0, 0, 0};
     return *reinterpret_cast<const uint4*>(x.data + row * x.stride + col);
 }
-__device__ inline uint4 load_piece(const FewRows<float>& x, int row, int64_t col) {
-    if (row >= x.rows) return {0, 0, 0, 0};
+__device__ inline Eight load_floats(const FewRows<float>& x, int row, int64_t col) {
     const auto* at = reinterpret_cast<const float4*>(x.data + row * x.stride + col);
     const float4 low = at[0], high = at[1];
-    return {pack_bf16(low.x, low.y), pack_bf16(low.z, low.w), pack_bf16(high.x, high.y),
-            pack_bf16(high.z, high.w)};
+    return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
+}
+__device__ inline uint4 load_piece(const FewRows<float>& x, int row, int64_t col) {
+    if (row >= x.rows) return {0, 0, 0, 0};
+    return to_bf16(load_floats(x, row, col));
 }
 
 /// Piece i of a load as bfloat16.
@@ -166,11 +168,11 @@ __global__ void __launch_bounds__(threads, 2)
             for (int j = 0; j < f32_rows; ++j) piece[j] = w.eight(raw[j], i);
             for (int r = 0; r < x_rows; ++r) {
                 if (r >= x.rows) break;
-                const float* x_piece = x.data + r * x.stride + col + 8 * i;
+                const Eight x_piece = load_floats(x, r, col + 8 * i);
                 for (int k = 0; k < 8; ++k) {
                     for (int j = 0; j < f32_rows; ++j) {
                         float& sum = sums[r * f32_rows + j];
-                        sum = fmaf(x_piece[k], piece[j].of[k], sum);
+                        sum = fmaf(x_piece.of[k], piece[j].of[k], sum);
                     }
                 }
             }

@@ -44,12 +44,16 @@ __device__ inline float scale_of(const Groups& groups, int64_t row, int64_t grou
                       row * groups.scale_row + group * groups.scale_group);
 }
 
-__device__ inline float zero_of(const Groups& groups, int64_t row, int64_t group) {
-    if (groups.zero == nullptr) return static_cast<float>(groups.zero_add);
+__device__ inline int32_t zero_number(const Groups& groups, int64_t row, int64_t group) {
+    if (groups.zero == nullptr) return groups.zero_add;
     const auto word =
         static_cast<uint32_t>(groups.zero[row / 8 * groups.zero_row + group * groups.zero_group]);
     const uint32_t sum = word + static_cast<uint32_t>(groups.zero_add) * 0x11111111u;
-    return static_cast<float>(sum >> (4 * (row % 8)) & 15u);
+    return static_cast<int32_t>(sum >> (4 * (row % 8)) & 15u);
+}
+
+__device__ inline float zero_of(const Groups& groups, int64_t row, int64_t group) {
+    return static_cast<float>(zero_number(groups, row, group));
 }
 
 /// nf4: the scale of a block of the flattened matrix; nested: block / nested_size.

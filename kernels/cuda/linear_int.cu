@@ -1,0 +1,49 @@
+// Linear layers of integers: the rows of x are rounded to int8, and multiplied with the weights as
+// they are stored.
+#include <algorithm>
+
+#include "kernels/cuda/linear_int.h"
+#include "kernels/cuda/linear_int_parts.h"
+#include "kernels/error.h"
+
+namespace mllama::cuda {
+namespace {
+
+/// Throws for what sums of 32 bits cannot hold. No published model comes near.
+void check_sums(const Matrix& w) {
+    constexpr int64_t most_columns = int64_t{1} << 17;  // times 127 * 128, below 2^31
+    if (w.coding == Coding::int8 && w.cols > most_columns)
+        fail("CUDA: a linear layer of ", w.cols, " columns in int8: ", most_columns,
+             " is the most");
+    const int32_t zero = w.groups.zero == nullptr ? w.groups.zero_add : 0;
+    if (zero <= -zero_limit || zero >= zero_limit) fail("CUDA: zero points of ", zero, " in int4");
+}
+
+/// The epilogue of the rows from `first` on.
+Epilogue from_row(Epilogue epilogue, int64_t first, int64_t out_stride) {
+    if (epilogue.residual != nullptr) epilogue.residual += first * out_stride;
+    return epilogue;
+}
+
+}  // namespace
+
+void linear_int(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+                const Epilogue& epilogue, float* out, int64_t out_stride) {
+    if (rows <= 0 || w.rows <= 0) return;
+    check_sums(w);
+    const IntWeights weights(w);
+    const IntLayout layout = int_layout(w);
+    const bool few = rows <= few_rows;
+    const int64_t multiple = few ? few_rows : tile_rows;
+    const int64_t most = most_int_rows(layout, multiple);
+    const auto multiply = few ? linear_int_few : linear_int_tile;
+    for (int64_t r = 0; r < rows; r += most) {
+        Workspace memory;
+        const IntRows numbers = quantise_rows(x + r * x_stride, std::min(most, rows - r), x_stride,
+                                              layout, multiple, memory);
+        multiply(numbers, weights, from_row(epilogue, r, out_stride), out + r * out_stride,
+                 out_stride);
+    }
+}
+
+}  // namespace mllama::cuda

@@ -1,0 +1,279 @@
+// Linear layers of integers of at most eight rows of x, a token's: what counts is the speed of
+// memory. The weights are read once, as they lie.
+//
+// The tensor cores multiply 16 rows of w by eight of x (missing ones are zeros) in one instruction,
+// so that even one row is best left to them. A lane loads 16 bytes of row `group` of w, 16 of row
+// group + 8, and what meets them of row `group` of x: which columns an mma calls which does not
+// matter, as long as both factors agree. So the four lanes of a row have 64 neighbouring bytes, a
+// chunk: 64 columns of int8, or 128 of int4, a piece of x.
+//
+// The columns of a lane's 16 bytes in int4 are 32 neighbours. Where groups are narrower than a
+// piece, an mma is made for each with the x of the other lanes taken as zeros: sums of one group.
+//
+// The warps of a block share the columns of its rows of w, and add up their sums at the end. The
+// order of every sum is a function of the matrix alone.
+#include "kernels/cuda/epilogue.h"
+#include "kernels/cuda/linear_int_parts.h"
+#include "kernels/cuda/mma.h"
+
+namespace mllama::cuda {
+namespace {
+
+constexpr unsigned threads = 256;
+constexpr int warps = threads / warp_size;
+constexpr int half_rows = 8;         // of w: an mma has one or two halves
+constexpr int64_t chunk_bytes = 64;  // of a row of w, that its four lanes load at a time
+constexpr int64_t lane_bytes = 16;   // of those
+
+/// Where this thread stands.
+struct Lane {
+    int warp = static_cast<int>(threadIdx.x / warp_size);
+    int group = static_cast<int>(threadIdx.x % warp_size / 4);
+    int quad = static_cast<int>(threadIdx.x % 4);
+};
+
+/// This lane's rows of w; where there is no such row, the last one is read and its sum dropped.
+template <int halves>
+struct LaneRows {
+    int64_t of[halves];
+
+    __device__ LaneRows(int64_t first, int64_t rows) {
+        for (int h = 0; h < halves; ++h) {
+            const int64_t row = first + h * half_rows + Lane().group;
+            of[h] = row < rows ? row : rows - 1;
+        }
+    }
+};
+
+/// The chunks [chunk, chunk + loads) of this lane's rows of w.
+template <int halves, int loads>
+struct Chunks {
+    uint4 of[halves][loads];
+
+    template <int alignment>
+    __device__ void load(const IntWeights& w, const LaneRows<halves>& rows, int64_t chunk) {
+        for (int h = 0; h < halves; ++h) {
+            const uint8_t* row = w.data + rows.of[h] * w.row_bytes;
+            for (int i = 0; i < loads; ++i) {
+                const int64_t at = (chunk + i) * chunk_bytes + Lane().quad * lane_bytes;
+                if constexpr (alignment < 16) {
+                    of[h][i] = load_crooked<alignment>(row, at, w.row_bytes);
+                } else {
+                    of[h][i] = at < w.row_bytes ? load_once(row + at) : uint4{0, 0, 0, 0};
+                }
+            }
+        }
+    }
+    /// Word `word` of row group, and of row group + 8.
+    __device__ uint32_t low(int i, int word) const { return word_of(of[0][i], word); }
+    __device__ uint32_t high(int i, int word) const {
+        return halves == 2 ? word_of(of[halves - 1][i], word) : 0;
+    }
+};
+
+/// 16 numbers of this lane's row of x from column `col` on; zeros where x has no such row.
+__device__ inline uint4 load_x(const IntRows& x, int64_t col) {
+    const Lane lane;
+    if (lane.group >= x.rows) return {0, 0, 0, 0};
+    return *reinterpret_cast<const uint4*>(x.numbers + lane.group * x.layout.stride() + col);
+}
+
+/// The sums of the warps, (warp, row of x, row of w), that are added up to results.
+template <class Sum, int halves>
+struct BlockSums {
+    Sum of[warps][few_rows][halves * half_rows];
+
+    /// c as mma.h says: rows of w times rows of x.
+    __device__ void put(const Sum (&c)[4]) {
+        const Lane lane;
+        for (int i = 0; i < 2 * halves; ++i)
+            of[lane.warp][2 * lane.quad + i % 2][lane.group + i / 2 * half_rows] = c[i];
+    }
+    __device__ Sum total(int row, int column) const {
+        Sum sum = 0;
+        for (int i = 0; i < warps; ++i) sum += of[i][row][column];
+        return sum;
+    }
+};
+
+/// Block b: the rows [8 halves b, 8 halves (b + 1)) of w in int8.
+template <int halves, int alignment>
+__global__ void __launch_bounds__(threads)
+    few_int8_kernel(IntWeights w, IntRows x, Epilogue epilogue, float* out, int64_t out_stride) {
+    constexpr int loads = 4;
+    constexpr int block_rows = halves * half_rows;
+    const Lane lane;
+    const int64_t first = int64_t{blockIdx.x} * block_rows;
+    const LaneRows<halves> rows(first, w.rows);
+    const int64_t chunks = pieces(w.row_bytes, chunk_bytes);
+    int32_t c[4] = {};
+    Chunks<halves, loads> next;
+    next.template load<alignment>(w, rows, lane.warp * loads);
+    for (int64_t chunk = lane.warp * loads; chunk < chunks; chunk += warps * loads) {
+        const Chunks<halves, loads> now = next;
+        next.template load<alignment>(w, rows, chunk + warps * loads);
+        for (int i = 0; i < loads; ++i) {
+            if (chunk + i >= chunks) break;
+            const uint4 numbers = load_x(x, (chunk + i) * chunk_bytes + lane.quad * lane_bytes);
+            for (int word = 0; word < 4; word += 2) {
+                const uint32_t a[4] = {now.low(i, word), now.high(i, word), now.low(i, word + 1),
+                                       now.high(i, word + 1)};
+                const uint32_t b[2] = {word_of(numbers, word), word_of(numbers, word + 1)};
+                mma_int8(c, a, b);
+            }
+        }
+    }
+    __shared__ BlockSums<int32_t, halves> sums;
+    sums.put(c);
+    __syncthreads();
+    const int row = static_cast<int>(threadIdx.x) / block_rows;
+    const int column = static_cast<int>(threadIdx.x) % block_rows;
+    if (row >= x.rows || first + column >= w.rows) return;
+    const float scale = w.cols > 0 ? scale_of(w.groups.groups, first + column, 0) : 0.0f;
+    store_result(epilogue, scaled_sum(sums.total(row, column), x.scales[row], scale), row,
+                 first + column, out, out_stride);
+}
+
+/// Scales and zeros of the groups that this lane's columns of some pieces are in.
+template <int parts, int halves, int loads>
+struct PieceScales {
+    uint32_t bits[halves][loads];
+    int32_t zero[halves][loads];
+
+    __device__ void load(const IntWeights& w, const LaneRows<halves>& rows, int64_t piece) {
+        const int part = Lane().quad * parts / 4;
+        for (int i = 0; i < loads; ++i) {
+            const int64_t col = (piece + i) * x_piece + part * (x_piece / parts);
+            const int64_t group = w.groups.group(col);
+            for (int h = 0; h < halves; ++h) {
+                const bool there = col < w.cols;
+                bits[h][i] = there ? scale_bits(w.groups.groups, rows.of[h], group) : 0;
+                zero[h][i] = there ? zero_number(w.groups.groups, rows.of[h], group) : 0;
+            }
+        }
+    }
+};
+
+/// `mine` of the lane of this row that has the columns of a part.
+template <int parts, class T>
+__device__ T of_part(T mine, int part) {
+    if (parts == 1) return mine;
+    const unsigned lane = threadIdx.x % warp_size;
+    return __shfl_sync(whole_warp, mine, lane / 4 * 4 + static_cast<unsigned>(part * (4 / parts)));
+}
+
+/// What of x meets a chunk.
+struct PieceNumbers {
+    uint4 of[2];
+    __device__ PieceNumbers(const IntRows& x, int64_t piece) {
+        const int64_t col = piece * x_piece + Lane().quad * 2 * lane_bytes;
+        of[0] = load_x(x, col);
+        of[1] = load_x(x, col + lane_bytes);
+    }
+    /// Of word `word` of the weights, those of low (0) and of high nibbles (1).
+    __device__ uint32_t word(int word, int high) const {
+        return word_of(of[word / 2], word % 2 * 2 + high);
+    }
+};
+
+/// sums += the products of chunk i of `w` with a piece of x.
+template <int parts, int halves, int loads>
+__device__ void add_piece(float (&sums)[4], const Chunks<halves, loads>& w,
+                          const PieceScales<parts, halves, loads>& scales, DType scale_dtype, int i,
+                          const IntRows& x, int64_t piece) {
+    const Lane lane;
+    const PieceNumbers numbers(x, piece);
+    const int64_t column = 2 * lane.quad;  // of c: the first of two rows of x
+    const auto x_scale = *reinterpret_cast<const float2*>(x.scales + piece * few_rows + column);
+    int32_t c[parts][4];
+    for (int part = 0; part < parts; ++part) {
+        const auto x_sum =
+            *reinterpret_cast<const uint2*>(x.sums + (piece * parts + part) * few_rows + column);
+        for (int h = 0; h < 2; ++h) {
+            const int32_t zero = h < halves ? of_part<parts>(scales.zero[h % halves][i], part) : 0;
+            c[part][2 * h] = sum_start - zero * static_cast<int32_t>(x_sum.x);
+            c[part][2 * h + 1] = sum_start - zero * static_cast<int32_t>(x_sum.y);
+        }
+    }
+    for (int word = 0; word < 4; ++word) {
+        const uint32_t low = w.low(i, word), high = w.high(i, word);
+        const uint32_t a[4] = {low_nibbles(low), low_nibbles(high), high_nibbles(low),
+                               high_nibbles(high)};
+        for (int part = 0; part < parts; ++part) {
+            const bool mine = lane.quad * parts / 4 == part;
+            const uint32_t b[2] = {mine ? numbers.word(word, 0) : 0,
+                                   mine ? numbers.word(word, 1) : 0};
+            mma_int8(c[part], a, b);
+        }
+    }
+    for (int part = 0; part < parts; ++part) {
+        for (int h = 0; h < halves; ++h) {
+            const float scale = scale_of_bits(of_part<parts>(scales.bits[h][i], part), scale_dtype);
+            sums[2 * h] += sum_to_float(c[part][2 * h]) * (scale * x_scale.x);
+            sums[2 * h + 1] += sum_to_float(c[part][2 * h + 1]) * (scale * x_scale.y);
+        }
+    }
+}
+
+/// The same in int4. parts: groups in a piece.
+template <int parts, int halves, int alignment>
+__global__ void __launch_bounds__(threads)
+    few_int4_kernel(IntWeights w, IntRows x, Epilogue epilogue, float* out, int64_t out_stride) {
+    constexpr int loads = 2;
+    constexpr int block_rows = halves * half_rows;
+    const Lane lane;
+    const int64_t first = int64_t{blockIdx.x} * block_rows;
+    const LaneRows<halves> rows(first, w.rows);
+    const int64_t count = x.layout.scales();  // of pieces
+    const DType scale_dtype = w.groups.groups.scale_dtype;
+    float lane_sums[4] = {};
+    Chunks<halves, loads> next;
+    PieceScales<parts, halves, loads> next_scales;
+    next.template load<alignment>(w, rows, lane.warp * loads);
+    next_scales.load(w, rows, lane.warp * loads);
+    for (int64_t piece = lane.warp * loads; piece < count; piece += warps * loads) {
+        const Chunks<halves, loads> now = next;
+        const PieceScales<parts, halves, loads> scales = next_scales;
+        next.template load<alignment>(w, rows, piece + warps * loads);
+        next_scales.load(w, rows, piece + warps * loads);
+        for (int i = 0; i < loads; ++i) {
+            if (piece + i >= count) break;
+            add_piece(lane_sums, now, scales, scale_dtype, i, x, piece + i);
+        }
+    }
+    __shared__ BlockSums<float, halves> sums;
+    sums.put(lane_sums);
+    __syncthreads();
+    const int row = static_cast<int>(threadIdx.x) / block_rows;
+    const int column = static_cast<int>(threadIdx.x) % block_rows;
+    if (row >= x.rows || first + column >= w.rows) return;
+    store_result(epilogue, sums.total(row, column), row, first + column, out, out_stride);
+}
+
+using Kernel = void (*)(IntWeights, IntRows, Epilogue, float*, int64_t);
+
+/// The kernel for groups of so many parts of a piece; 0: int8.
+template <int halves, int int8_alignment, int int4_alignment>
+Kernel kernel_for(int64_t parts) {
+    if (parts == 0) return few_int8_kernel<halves, int8_alignment>;
+    if (parts == 1) return few_int4_kernel<1, halves, int4_alignment>;
+    if (parts == 2) return few_int4_kernel<2, halves, int4_alignment>;
+    return few_int4_kernel<4, halves, int4_alignment>;
+}
+
+}  // namespace
+
+void linear_int_few(const IntRows& x, const IntWeights& w, const Epilogue& epilogue, float* out,
+                    int64_t out_stride) {
+    const int64_t parts = x.layout.nibbles ? x.layout.segments_per_piece() : 0;
+    // Matrices of few rows are cut into twice as many blocks, for all processors to have some.
+    constexpr int64_t many_rows = 4096;
+    const int halves = w.aligned && w.rows < many_rows ? 1 : 2;
+    const Kernel kernel = halves == 1 ? kernel_for<1, 16, 16>(parts)
+                          : w.aligned ? kernel_for<2, 16, 16>(parts)
+                                      : kernel_for<2, 1, 4>(parts);
+    launch("linear_int", kernel, static_cast<unsigned>(pieces(w.rows, halves * half_rows)), threads,
+           0, w, x, epilogue, out, out_stride);
+}
+
+}  // namespace mllama::cuda

@@ -1,0 +1,418 @@
+// Linear layers of integers of many rows of x: a block multiplies a tile of rows of x with a tile of
+// rows of w on the tensor cores.
+//
+//     for each step of columns                     64 of int8; 128 of int4, a piece of x
+//       copy the step after the next ones into shared memory, while
+//       each warp multiplies its part of the tile: k = 32 at a time
+//         int4: the sum of each segment becomes a float, with its scales
+//     scales of int8, epilogue
+//
+// Rows of a step lie in shared memory without gaps. What four lanes read of a row at a time, a unit,
+// is exchanged with others of the row such that lanes that read together meet different banks.
+//
+// The fragment of a lane (mma.h) is made of eight neighbouring numbers of a row of x, and of as many
+// of a row of w or of the low and high nibbles of one word: that is the order that quantise_rows gives
+// x. Which columns an mma calls which does not matter, as long as both factors agree.
+#include <type_traits>
+
+#include "kernels/cuda/epilogue.h"
+#include "kernels/cuda/linear_int_parts.h"
+#include "kernels/cuda/mma.h"
+
+namespace mllama::cuda {
+namespace {
+
+/// parts: segments of a piece; 0: int8. A warp has 16 m_tiles rows of x times 8 n_tiles of w, a
+/// block has warps_m x warps_n warps.
+template <int parts_, int m_tiles_, int n_tiles_, int warps_m_, int warps_n_>
+struct TileShape {
+    static constexpr int parts = parts_, m_tiles = m_tiles_, n_tiles = n_tiles_;
+    static constexpr int warps_n = warps_n_;
+    static constexpr bool nibbles = parts > 0;
+    static constexpr int warp_rows = 16 * m_tiles, warp_columns = 8 * n_tiles;
+    static constexpr int rows = warps_m_ * warp_rows, columns = warps_n_ * warp_columns;
+    static constexpr int threads = 32 * warps_m_ * warps_n_;
+    static constexpr int stages = nibbles ? 3 : 4;
+    /// Blocks that a processor has registers for.
+    static constexpr int blocks = nibbles && m_tiles == 4 ? 1 : m_tiles == 4 ? 2 : 3;
+    // Of a row, in a step.
+    static constexpr int x_bytes = nibbles ? 128 : 64;
+    static constexpr int w_bytes = 64;
+    static constexpr int mma_steps = x_bytes / 32;
+    // What four lanes read of a row for an mma.
+    static constexpr int x_unit = 32;
+    static constexpr int w_unit = nibbles ? 16 : 32;
+};
+
+/// Where unit `unit` of a row begins; rows of so many bytes.
+template <int row_bytes, int unit_bytes>
+__device__ constexpr int unit_place(int row, int unit) {
+    constexpr int rows_of_all_banks = 128 / row_bytes, units = row_bytes / unit_bytes;
+    return row * row_bytes + (unit ^ (row / rows_of_all_banks % units)) * unit_bytes;
+}
+/// Where the 16 bytes `chunk` of a row begin.
+template <int row_bytes, int unit_bytes>
+__device__ constexpr int chunk_place(int row, int chunk) {
+    return unit_place<row_bytes, unit_bytes>(row, chunk * 16 / unit_bytes) +
+           chunk * 16 % unit_bytes;
+}
+
+template <class Shape, bool nibbles>
+struct StageScales {};  // int8 has its scales at the end
+template <class Shape>
+struct StageScales<Shape, true> {
+    float x_scale[Shape::rows];
+    int32_t x_sum[Shape::parts][Shape::rows];
+    float w_scale[Shape::parts][Shape::columns];
+    int32_t w_zero[Shape::parts][Shape::columns];
+};
+
+/// A step in shared memory.
+template <class Shape>
+struct alignas(16) Stage : StageScales<Shape, Shape::nibbles> {
+    uint8_t x[Shape::rows * Shape::x_bytes];
+    uint8_t w[Shape::columns * Shape::w_bytes];
+};
+
+/// What a block multiplies: the rows of x from `row` on with the rows of w from `column` on.
+struct Factors {
+    const IntRows& x;
+    const IntWeights& w;
+    int64_t row, column;
+};
+
+template <class Shape>
+__device__ void copy_x(Stage<Shape>& stage, const Factors& f, int64_t step) {
+    constexpr int row_chunks = Shape::x_bytes / 16;
+    for (int i = static_cast<int>(threadIdx.x); i < Shape::rows * row_chunks; i += Shape::threads) {
+        const int row = i / row_chunks, chunk = i % row_chunks;
+        const bool there = f.row + row < f.x.rows;
+        const int64_t at = (f.row + (there ? row : 0)) * f.x.layout.stride();
+        copy_async_16(stage.x + chunk_place<Shape::x_bytes, Shape::x_unit>(row, chunk),
+                      f.x.numbers + at + step * Shape::x_bytes + chunk * 16, there);
+    }
+}
+
+template <class Shape>
+__device__ void copy_w(Stage<Shape>& stage, const Factors& f, int64_t step) {
+    constexpr int row_chunks = Shape::w_bytes / 16;
+    constexpr int crooked = Shape::nibbles ? 4 : 1;
+    for (int i = static_cast<int>(threadIdx.x); i < Shape::columns * row_chunks;
+         i += Shape::threads) {
+        const int row = i / row_chunks, chunk = i % row_chunks;
+        const int64_t at = step * Shape::w_bytes + chunk * 16;
+        const bool there = f.column + row < f.w.rows && at < f.w.row_bytes;
+        const uint8_t* from = f.w.data + (f.column + (there ? row : 0)) * f.w.row_bytes;
+        uint8_t* to = stage.w + chunk_place<Shape::w_bytes, Shape::w_unit>(row, chunk);
+        if (f.w.aligned) {
+            copy_async_16(to, there ? from + at : from, there);
+        } else {
+            *reinterpret_cast<uint4*>(to) =
+                there ? load_crooked<crooked>(from, at, f.w.row_bytes) : uint4{0, 0, 0, 0};
+        }
+    }
+}
+
+/// Scales and sums of x.
+template <class Shape>
+__device__ void copy_x_scales(Stage<Shape>& stage, const Factors& f, int64_t step) {
+    constexpr int chunks = Shape::rows / 4;
+    const int64_t padded = f.x.padded_rows;
+    for (int i = static_cast<int>(threadIdx.x); i < (1 + Shape::parts) * chunks;
+         i += Shape::threads) {
+        const int part = i / chunks - 1, row = i % chunks * 4;
+        if (part < 0) {
+            copy_async_16(stage.x_scale + row, f.x.scales + step * padded + f.row + row, true);
+        } else {
+            copy_async_16(stage.x_sum[part] + row,
+                          f.x.sums + (step * Shape::parts + part) * padded + f.row + row, true);
+        }
+    }
+}
+
+/// Starts to copy a step.
+template <class Shape>
+__device__ void copy_step(Stage<Shape>& stage, const Factors& f, int64_t step, int64_t steps) {
+    if (step < steps) {
+        copy_x(stage, f, step);
+        copy_w(stage, f, step);
+        if constexpr (Shape::nibbles) copy_x_scales(stage, f, step);
+    }
+    copy_async_commit();
+}
+
+/// The scales and zeros of w of a step on their way through registers: they are of any type, and are
+/// loaded before a multiplication and stored behind it.
+template <class Shape>
+struct HeldScales {
+    static constexpr int all = Shape::parts * Shape::columns;
+    static constexpr int count = all / Shape::threads + 1;  // at most, of a thread
+    uint32_t bits[count];
+    int32_t zero[count];
+
+    __device__ void load(const Factors& f, int64_t step) {
+        for (int j = 0; j < count; ++j) {
+            const int i = static_cast<int>(threadIdx.x) + j * Shape::threads;
+            const int64_t column = f.column + i % Shape::columns;
+            const int64_t col = step * x_piece + i / Shape::columns * (x_piece / Shape::parts);
+            const bool there = i < all && column < f.w.rows && col < f.w.cols;
+            const int64_t group = f.w.groups.group(col);
+            bits[j] = there ? scale_bits(f.w.groups.groups, column, group) : 0;
+            zero[j] = there ? zero_number(f.w.groups.groups, column, group) : 0;
+        }
+    }
+    __device__ void store(Stage<Shape>& stage, DType dtype) const {
+        for (int j = 0; j < count; ++j) {
+            const int i = static_cast<int>(threadIdx.x) + j * Shape::threads;
+            if (i >= all) continue;
+            stage.w_scale[i / Shape::columns][i % Shape::columns] = scale_of_bits(bits[j], dtype);
+            stage.w_zero[i / Shape::columns][i % Shape::columns] = zero[j];
+        }
+    }
+};
+
+/// Where this lane's elements of c stand in the tile: rows row, row + 8 and columns column, column + 1
+/// of each product of 16 x 8.
+template <class Shape>
+struct LanePlace {
+    int group = static_cast<int>(threadIdx.x % warp_size / 4);
+    int quad = static_cast<int>(threadIdx.x % 4);
+    int warp_row = static_cast<int>(threadIdx.x / warp_size) / Shape::warps_n * Shape::warp_rows;
+    int warp_column =
+        static_cast<int>(threadIdx.x / warp_size) % Shape::warps_n * Shape::warp_columns;
+
+    __device__ int row(int m) const { return warp_row + 16 * m + group; }
+    __device__ int column(int n) const { return warp_column + 8 * n + 2 * quad; }
+};
+
+/// The products of a warp.
+template <class Shape, class T>
+struct Products {
+    T of[Shape::m_tiles][Shape::n_tiles][4];
+};
+
+/// Eight numbers of a row of x, of 32 columns.
+template <class Shape>
+__device__ uint2 load_x(const Stage<Shape>& stage, int row, int step) {
+    const int place = unit_place<Shape::x_bytes, Shape::x_unit>(row, step);
+    return *reinterpret_cast<const uint2*>(stage.x + place + 8 * LanePlace<Shape>().quad);
+}
+
+template <class Shape>
+__device__ void load_a(uint32_t (&a)[4], const Stage<Shape>& stage, int m, int step) {
+    const int row = LanePlace<Shape>().row(m);
+    const uint2 low = load_x(stage, row, step), high = load_x(stage, row + 8, step);
+    a[0] = low.x;
+    a[1] = high.x;
+    a[2] = low.y;
+    a[3] = high.y;
+}
+
+template <class Shape>
+__device__ void load_b(uint32_t (&b)[2], const Stage<Shape>& stage, int n, int step) {
+    const LanePlace<Shape> lane;
+    const int row = lane.warp_column + 8 * n + lane.group;
+    const uint8_t* unit = stage.w + unit_place<Shape::w_bytes, Shape::w_unit>(row, step);
+    if (Shape::nibbles) {
+        const uint32_t word = *reinterpret_cast<const uint32_t*>(unit + 4 * lane.quad);
+        b[0] = low_nibbles(word);
+        b[1] = high_nibbles(word);
+    } else {
+        const auto words = *reinterpret_cast<const uint2*>(unit + 8 * lane.quad);
+        b[0] = words.x;
+        b[1] = words.y;
+    }
+}
+
+/// c += the products of 32 columns.
+template <class Shape>
+__device__ void multiply(Products<Shape, int32_t>& c, const Stage<Shape>& stage, int step) {
+    uint32_t a[Shape::m_tiles][4];
+    for (int m = 0; m < Shape::m_tiles; ++m) load_a(a[m], stage, m, step);
+    for (int n = 0; n < Shape::n_tiles; ++n) {
+        uint32_t b[2];
+        load_b(b, stage, n, step);
+        for (int m = 0; m < Shape::m_tiles; ++m) mma_int8(c.of[m][n], a[m], b);
+    }
+}
+
+/// What sums of a segment begin with: what zeros take from them.
+template <class Shape>
+__device__ void start_segment(Products<Shape, int32_t>& c, const Stage<Shape>& stage, int part) {
+    const LanePlace<Shape> lane;
+    for (int m = 0; m < Shape::m_tiles; ++m) {
+        const int32_t* sum = stage.x_sum[part] + lane.row(m);
+        for (int n = 0; n < Shape::n_tiles; ++n) {
+            const int32_t* zero = stage.w_zero[part] + lane.column(n);
+            for (int i = 0; i < 4; ++i) c.of[m][n][i] = sum_start - zero[i % 2] * sum[i / 2 * 8];
+        }
+    }
+}
+
+/// sums += c with the scales of a segment.
+template <class Shape>
+__device__ void end_segment(Products<Shape, float>& sums, const Products<Shape, int32_t>& c,
+                            const Stage<Shape>& stage, int part) {
+    const LanePlace<Shape> lane;
+    for (int m = 0; m < Shape::m_tiles; ++m) {
+        const float* x_scale = stage.x_scale + lane.row(m);
+        for (int n = 0; n < Shape::n_tiles; ++n) {
+            const float* w_scale = stage.w_scale[part] + lane.column(n);
+            for (int i = 0; i < 4; ++i) {
+                sums.of[m][n][i] +=
+                    sum_to_float(c.of[m][n][i]) * (x_scale[i / 2 * 8] * w_scale[i % 2]);
+            }
+        }
+    }
+}
+
+template <class Shape>
+__device__ void multiply_step(Products<Shape, int32_t>& sums, const Stage<Shape>& stage) {
+    for (int step = 0; step < Shape::mma_steps; ++step) multiply(sums, stage, step);
+}
+
+template <class Shape>
+__device__ void multiply_step(Products<Shape, float>& sums, const Stage<Shape>& stage) {
+    constexpr int steps = Shape::mma_steps / Shape::parts;
+    for (int part = 0; part < Shape::parts; ++part) {
+        Products<Shape, int32_t> c;
+        start_segment(c, stage, part);
+        for (int step = 0; step < steps; ++step) multiply(c, stage, part * steps + step);
+        end_segment(sums, c, stage, part);
+    }
+}
+
+/// Where an element of a tile of results stands in shared memory: lanes that store together meet
+/// different banks.
+template <class Shape>
+__device__ int result_place(int row, int column) {
+    return row * Shape::columns + (column ^ (row % 4 * 8));
+}
+
+template <class Shape, class T>
+__device__ void put_results(T* results, const Products<Shape, T>& sums) {
+    const LanePlace<Shape> lane;
+    for (int m = 0; m < Shape::m_tiles; ++m) {
+        for (int n = 0; n < Shape::n_tiles; ++n) {
+            for (int i = 0; i < 4; ++i) {
+                const int place =
+                    result_place<Shape>(lane.row(m) + i / 2 * 8, lane.column(n) + i % 2);
+                results[place] = sums.of[m][n][i];
+            }
+        }
+    }
+}
+
+__device__ inline float result_of(float sum, const Factors&, int64_t, int64_t) {
+    return sum;
+}
+__device__ inline float result_of(int32_t sum, const Factors& f, int64_t row, int64_t column) {
+    const float scale = f.w.cols > 0 ? scale_of(f.w.groups.groups, column, 0) : 0.0f;
+    return scaled_sum(sum, f.x.scales[row], scale);
+}
+
+template <class Shape, class T>
+__device__ void store_results(const T* results, const Factors& f, const Epilogue& epilogue,
+                              float* out, int64_t out_stride) {
+    for (int i = static_cast<int>(threadIdx.x); i < Shape::rows * Shape::columns;
+         i += Shape::threads) {
+        const int row = i / Shape::columns, column = i % Shape::columns;
+        const int64_t r = f.row + row, n = f.column + column;
+        if (r >= f.x.rows || n >= f.w.rows) continue;
+        const T sum = results[result_place<Shape>(row, column)];
+        store_result(epilogue, result_of(sum, f, r, n), r, n, out, out_stride);
+    }
+}
+
+/// The tile of block b: of rows of x b % row_tiles (so blocks that run together share rows of w).
+template <class Shape>
+__global__ void __launch_bounds__(Shape::threads, Shape::blocks)
+    tile_kernel(IntWeights w, IntRows x, int64_t row_tiles, Epilogue epilogue, float* out,
+                int64_t out_stride) {
+    using Sum = std::conditional_t<Shape::nibbles, float, int32_t>;
+    constexpr int stages = Shape::stages;
+    auto* stage = reinterpret_cast<Stage<Shape>*>(dynamic_shared());
+    const Factors f{x, w, blockIdx.x % row_tiles * Shape::rows,
+                    blockIdx.x / row_tiles * Shape::columns};
+    const int64_t steps = pieces(w.row_bytes, Shape::w_bytes);
+    const DType scale_dtype = w.groups.groups.scale_dtype;
+    HeldScales<Shape> scales;
+    for (int i = 0; i < stages - 1; ++i) {
+        copy_step(stage[i], f, i, steps);
+        if constexpr (Shape::nibbles) {
+            scales.load(f, i);
+            scales.store(stage[i], scale_dtype);
+        }
+    }
+    Products<Shape, Sum> sums = {};
+    int now = 0, free = stages - 1;
+    for (int64_t step = 0; step < steps; ++step) {
+        copy_async_wait<stages - 2>();
+        __syncthreads();  // everybody's copies are there, and everybody has left the free stage
+        copy_step(stage[free], f, step + stages - 1, steps);
+        if constexpr (Shape::nibbles) scales.load(f, step + stages - 1);
+        multiply_step(sums, stage[now]);
+        if constexpr (Shape::nibbles) scales.store(stage[free], scale_dtype);
+        free = now;
+        now = now + 1 == stages ? 0 : now + 1;
+    }
+    copy_async_wait<0>();
+    __syncthreads();
+    auto* results = reinterpret_cast<Sum*>(dynamic_shared());
+    put_results(results, sums);
+    __syncthreads();
+    store_results<Shape>(results, f, epilogue, out, out_stride);
+}
+
+struct Output {
+    const Epilogue& epilogue;
+    float* data;
+    int64_t stride;
+};
+
+template <class Shape>
+void launch_tiles(const IntRows& x, const IntWeights& w, const Output& out) {
+    constexpr int64_t results = int64_t{4} * Shape::rows * Shape::columns;
+    constexpr int64_t staged = Shape::stages * int64_t{sizeof(Stage<Shape>)};
+    static_assert(tile_rows % Shape::rows == 0);  // all scales of a tile can be read
+    const int64_t row_tiles = pieces(x.rows, Shape::rows);
+    const int64_t tiles = row_tiles * pieces(w.rows, Shape::columns);
+    launch("linear_int", tile_kernel<Shape>, static_cast<unsigned>(tiles), Shape::threads,
+           results > staged ? results : staged, w, x, row_tiles, out.epilogue, out.data,
+           out.stride);
+}
+
+/// A warp of the large tile has as many products as registers hold: of int4, twice. The small one is
+/// for what would not give every processor a large one.
+template <int parts>
+void choose_tile(const IntRows& x, const IntWeights& w, const Output& out) {
+    using Large =
+        std::conditional_t<parts == 0, TileShape<parts, 4, 8, 2, 2>, TileShape<parts, 4, 4, 2, 4>>;
+    using Small = TileShape<parts, 2, 4, 2, 2>;
+    static const int processors = device_info().processors;
+    const int64_t tiles = pieces(x.rows, Large::rows) * pieces(w.rows, Large::columns);
+    if (x.rows <= Small::rows || tiles < processors) {
+        launch_tiles<Small>(x, w, out);
+    } else {
+        launch_tiles<Large>(x, w, out);
+    }
+}
+
+}  // namespace
+
+void linear_int_tile(const IntRows& x, const IntWeights& w, const Epilogue& epilogue, float* out,
+                     int64_t out_stride) {
+    const Output output{epilogue, out, out_stride};
+    const int64_t parts = x.layout.nibbles ? x.layout.segments_per_piece() : 0;
+    if (parts == 0) {
+        choose_tile<0>(x, w, output);
+    } else if (parts == 1) {
+        choose_tile<1>(x, w, output);
+    } else if (parts == 2) {
+        choose_tile<2>(x, w, output);
+    } else {
+        choose_tile<4>(x, w, output);
+    }
+}
+
+}  // namespace mllama::cuda
