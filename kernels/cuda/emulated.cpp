@@ -135,18 +135,18 @@ void release_fibers(unsigned begin, unsigned end) {
     for (unsigned i = begin; i < end; ++i) block.fibers[i].state = State::ready;
 }
 
-/// Lets go whoever has all the company that it waits for. False: nobody.
-bool release_waiting() {
-    const auto threads = static_cast<unsigned>(block.fibers.size());
+/// Lets the warp's threads go if all of them wait for each other.
+bool release_exchange(unsigned first) {
+    if (!all_in(State::at_exchange, first, first + 32)) return false;
+    release_fibers(first, first + 32);
+    return true;
+}
+
+/// Lets go those that wait for the block, if no thread waits for anything else: threads that have
+/// ended count as arrived. False: there are none.
+bool release_barrier() {
     bool any = false;
-    for (unsigned begin = 0; begin < threads; begin += 32) {
-        if (!all_in(State::at_exchange, begin, begin + 32)) continue;
-        release_fibers(begin, begin + 32);
-        any = true;
-    }
-    if (any) return true;
-    // Threads that have ended count as arrived.
-    for (Fiber& fiber : block.fibers) {
+    for (const Fiber& fiber : block.fibers) {
         if (fiber.state == State::at_exchange) return false;
     }
     for (Fiber& fiber : block.fibers) {
@@ -155,6 +155,17 @@ bool release_waiting() {
         any = true;
     }
     return any;
+}
+
+/// Runs a warp as far as it gets without the others: they may be that far behind.
+void run_warp(unsigned first) {
+    do {
+        for (unsigned i = 0; i < 32; ++i) {
+            const unsigned thread = first + (block.reversed ? 31 - i : i);
+            if (block.fibers[thread].state == State::ready) resume(thread);
+            if (block.error) std::rethrow_exception(std::exchange(block.error, nullptr));
+        }
+    } while (release_exchange(first));
 }
 
 void run_block() {
@@ -166,12 +177,8 @@ void run_block() {
         fiber.state = State::ready;
     }
     do {
-        for (unsigned i = 0; i < threads; ++i) {
-            const unsigned thread = block.reversed ? threads - 1 - i : i;
-            if (block.fibers[thread].state == State::ready) resume(thread);
-            if (block.error) std::rethrow_exception(std::exchange(block.error, nullptr));
-        }
-    } while (release_waiting());
+        for (unsigned i = 0; i < threads; i += 32) run_warp(block.reversed ? threads - 32 - i : i);
+    } while (release_barrier());
     if (!all_in(State::done, 0, threads)) {
         fail("emulated CUDA: ", block.name, ": block ", blockIdx.x, ",", blockIdx.y, ",",
              blockIdx.z, ": threads wait at a barrier or shuffle that not all reach");

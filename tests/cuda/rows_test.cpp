@@ -24,6 +24,12 @@ constexpr Activation activations[] = {Activation::none,      Activation::gelu,
 /// Around a thread's four elements, a warp's 128 and a block's 1024.
 const std::vector<int64_t> widths = {0, 1, 3, 4, 5, 8, 33, 127, 128, 132, 1000, 1023, 1024, 1028};
 
+/// Where two operands of an operation begin: aligned, or one of them not.
+struct Shifts {
+    int64_t x, other;
+};
+constexpr Shifts all_shifts[] = {{0, 0}, {1, 0}, {0, 1}};
+
 /// An array of the device that begins `shift` elements behind an aligned address and ends with its
 /// last element.
 class Placed {
@@ -65,15 +71,16 @@ void check(const std::vector<float>& expected, const Tolerance& tolerance,
     });
 }
 
-/// Both norms, of rows that begin `shift` elements behind an aligned address, in place if asked for.
-void check_norms(int64_t rows, int64_t width, float low, float high, DType dtype, int64_t shift,
+/// Both norms; in place if asked for.
+void check_norms(int64_t rows, int64_t width, float low, float high, DType dtype, Shifts shifts,
                  bool in_place) {
     CAPTURE(width);
-    CAPTURE(shift);
+    CAPTURE(shifts.x);
+    CAPTURE(shifts.other);
     CAPTURE(std::string(dtype_name(dtype)));
     const std::vector<float> x = Numbers(1).floats(rows * width, low, high);
     const Typed weight(Numbers(2).floats(width), dtype), bias(Numbers(3).floats(width), dtype);
-    const Placed w(weight, width, shift), b(bias, width, shift), in(x, shift);
+    const Placed w(weight, width, shifts.other), b(bias, width, shifts.other), in(x, shifts.x);
     // The mean is rounded to float32; how far that is felt depends on how far it is from zero.
     const double shift_of_mean = static_cast<double>(std::abs(low + high) / (high - low));
     const Tolerance tolerance{(8 + 8 * shift_of_mean) * unit_roundoff, 8 * unit_roundoff};
@@ -81,7 +88,7 @@ void check_norms(int64_t rows, int64_t width, float low, float high, DType dtype
 
     reference::rms_norm(x.data(), rows, width, weight.data(), dtype, 1e-5f, expected.data());
     check(expected, tolerance, [&] {
-        const Placed out(x, shift);
+        const Placed out(x, shifts.x);
         cuda::rms_norm((in_place ? out : in).floats(), rows, width, w.data(), dtype, 1e-5f,
                        out.floats());
         return out.values();
@@ -89,7 +96,7 @@ void check_norms(int64_t rows, int64_t width, float low, float high, DType dtype
     reference::layer_norm(x.data(), rows, width, weight.data(), bias.data(), dtype, 1e-5f,
                           expected.data());
     check(expected, tolerance, [&] {
-        const Placed out(x, shift);
+        const Placed out(x, shifts.x);
         cuda::layer_norm((in_place ? out : in).floats(), rows, width, w.data(), b.data(), dtype,
                          1e-5f, out.floats());
         return out.values();
@@ -102,18 +109,20 @@ TEST_CASE("cuda_norms_every_width_and_type_match_reference") {
     if (!has_device()) return;
     for (const DType dtype : types) {
         for (const int64_t width : widths) {
-            for (const int64_t shift : {0, 1}) check_norms(3, width, -2, 2, dtype, shift, false);
+            for (const Shifts shifts : all_shifts)
+                check_norms(3, width, -2, 2, dtype, shifts, false);
         }
-        check_norms(2, 1280, 99.0f, 101.0f, dtype, 0, true);
-        check_norms(2, 4096, -1e-3f, 1e-3f, dtype, 0, true);
+        check_norms(2, 1280, 99.0f, 101.0f, dtype, {}, true);
+        check_norms(2, 4096, -1e-3f, 1e-3f, dtype, {}, true);
     }
-    check_norms(0, 16, -1, 1, DType::f32, 0, false);
+    check_norms(0, 16, -1, 1, DType::f32, {}, false);
 }
 
 TEST_CASE("cuda_norms_of_rows_that_the_registers_do_not_hold_match_reference") {
     if (!has_device()) return;
     for (const int64_t width : {8192, 8196, 8197, 20000}) {
-        for (const int64_t shift : {0, 1}) check_norms(2, width, -2, 2, DType::bf16, shift, true);
+        for (const int64_t shift : {0, 1})
+            check_norms(2, width, -2, 2, DType::bf16, {shift, 0}, true);
     }
 }
 
@@ -178,7 +187,7 @@ TEST_CASE("cuda_rope_every_size_matches_reference") {
                 std::vector<float> expected = x;
                 reference::rope(expected.data(), rows, heads, 2 * half, stride, cosines.data(),
                                 sines.data());
-                const Placed cos(cosines, 0), sin(sines, 0);
+                const Placed cos(cosines, 0), sin(sines, heads == 1 ? 1 : 0);
                 check(expected, {4 * unit_roundoff, 0.0}, [&] {
                     const Placed found(x, gap % 2);
                     cuda::rope(found.floats(), rows, heads, 2 * half, stride, cos.floats(),
@@ -245,20 +254,21 @@ TEST_CASE("cuda_gated_every_activation_and_width_matches_reference") {
     if (!has_device()) return;
     for (const Activation activation : activations) {
         for (const int64_t width : widths) {
-            for (const int64_t gap : {0, 1}) {
+            for (const auto [gap, apart] : all_shifts) {
                 CAPTURE(width);
                 // Rows that begin aligned, but need not end so; and rows that do not begin so.
                 const int64_t whole = (width + 3) / 4 * 4;
-                const int64_t rows = 3, stride = 2 * whole + gap, out_stride = whole + gap;
+                const int64_t rows = 3, stride = 2 * whole + gap + 4 * apart;
+                const int64_t out_stride = whole + gap;
                 const std::vector<float> both = Numbers(5).floats(rows * stride, -4.0f, 4.0f);
                 const std::vector<float> before(static_cast<size_t>(rows * out_stride), 7.0f);
                 std::vector<float> expected = before;
-                reference::gated(both.data(), both.data() + whole, rows, width, stride, activation,
-                                 expected.data(), out_stride);
+                reference::gated(both.data(), both.data() + whole + apart, rows, width, stride,
+                                 activation, expected.data(), out_stride);
                 const Placed gate(both, gap);
                 check(expected, activation_tolerance, [&] {
                     const Placed out(before, gap);
-                    cuda::gated(gate.floats(), gate.floats() + whole, rows, width, stride,
+                    cuda::gated(gate.floats(), gate.floats() + whole + apart, rows, width, stride,
                                 activation, out.floats(), out_stride);
                     return out.values();
                 });
@@ -288,23 +298,23 @@ TEST_CASE("cuda_sums_every_width_and_type_match_reference") {
     const Tolerance tolerance{2 * unit_roundoff, 2 * unit_roundoff};
     for (const DType dtype : types) {
         for (const int64_t width : widths) {
-            for (const int64_t shift : {0, 1}) {
+            for (const Shifts shifts : all_shifts) {
                 CAPTURE(width);
                 const int64_t rows = 3;
                 const Typed x(Numbers(1).floats(rows * width), dtype);
-                const Placed added(x, rows * width, shift), row(x, width, shift);
+                const Placed added(x, rows * width, shifts.other), row(x, width, shifts.other);
                 const std::vector<float> y = Numbers(2).floats(rows * width);
                 std::vector<float> expected = y;
                 reference::add_scaled(expected.data(), x.data(), dtype, -0.7f, rows * width);
                 check(expected, tolerance, [&] {
-                    const Placed found(y, shift);
+                    const Placed found(y, shifts.x);
                     cuda::add_scaled(found.floats(), added.data(), dtype, -0.7f, rows * width);
                     return found.values();
                 });
                 expected = y;
                 reference::add_to_rows(expected.data(), rows, width, x.data(), dtype, -0.7f);
                 check(expected, tolerance, [&] {
-                    const Placed found(y, shift);
+                    const Placed found(y, shifts.x);
                     cuda::add_to_rows(found.floats(), rows, width, row.data(), dtype, -0.7f);
                     return found.values();
                 });
@@ -338,9 +348,9 @@ TEST_CASE("cuda_embedding_of_every_type_matches_reference") {
             const Typed table(Numbers(1).floats(9 * width), dtype);
             std::vector<float> expected(static_cast<size_t>(5 * width));
             reference::embedding(ids.data(), 5, table.data(), dtype, width, expected.data());
-            for (const int64_t shift : {0, 1}) {
-                const Placed entries(table, 9 * width, shift);
-                const Placed out(std::vector<float>(expected.size(), 7.0f), 0);
+            for (const Shifts shifts : all_shifts) {
+                const Placed entries(table, 9 * width, shifts.other);
+                const Placed out(std::vector<float>(expected.size(), 7.0f), shifts.x);
                 cuda::embedding(device_ids.data(), 5, entries.data(), dtype, width, out.floats());
                 CHECK(compare_bits(out.values(), expected) == "");
             }
@@ -358,12 +368,12 @@ bool same_number(const Typed& a, const Typed& b, int64_t i) {
 }
 
 int64_t count_wrong_conversions(const std::vector<float>& values, DType from, DType to,
-                                int64_t shift) {
+                                Shifts shifts) {
     const auto n = static_cast<int64_t>(values.size());
     const Typed source(values, from);
     Typed found(std::vector<float>(values.size(), 7.0f), to), expected = found;
     reference::convert(source.data(), from, expected.data(), to, n);
-    const Placed in(source, n, shift), out(found, n, shift);
+    const Placed in(source, n, shifts.x), out(found, n, shifts.other);
     cuda::convert(in.data(), from, out.data(), to, n);
     out.copy_to(found.data());
     int64_t wrong = 0;
@@ -391,7 +401,7 @@ TEST_CASE("cuda_convert_every_number_is_exact") {
         for (const DType to : types) {
             CAPTURE(std::string(dtype_name(from)));
             CAPTURE(std::string(dtype_name(to)));
-            CHECK(count_wrong_conversions(values, from, to, 0) == 0);
+            CHECK(count_wrong_conversions(values, from, to, {}) == 0);
         }
     }
 }
@@ -401,8 +411,8 @@ TEST_CASE("cuda_convert_any_size_and_place_is_exact") {
     for (const DType from : types) {
         for (const DType to : types) {
             for (const int64_t n : widths) {
-                for (const int64_t shift : {0, 1})
-                    CHECK(count_wrong_conversions(Numbers(1).floats(n), from, to, shift) == 0);
+                for (const Shifts shifts : all_shifts)
+                    CHECK(count_wrong_conversions(Numbers(1).floats(n), from, to, shifts) == 0);
             }
         }
     }

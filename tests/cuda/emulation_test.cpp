@@ -1,0 +1,353 @@
+// The emulated device itself: whether tests that pass on it say anything. Kernels are written here,
+// so these tests cannot run on a GPU; device_test.cpp has those that do.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <csignal>
+#include <cstring>
+#include <numeric>
+#include <type_traits>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma.h"
+#include "kernels/cuda/order.h"
+#include "kernels/cuda/warp.h"
+#include "kernels/error.h"
+#include "tests/cuda/device.h"
+
+namespace mllama::test {
+namespace {
+
+using cuda::dynamic_shared;
+using cuda::launch;
+
+constexpr unsigned threads = 64;
+constexpr unsigned warp = cuda::warp_size;
+
+/// out[t] = x[the next thread], by way of shared memory.
+__global__ void give_to_neighbour(const float* x, float* out, bool with_barrier) {
+    __shared__ float values[threads];
+    values[threadIdx.x] = x[threadIdx.x];
+    if (with_barrier) __syncthreads();
+    out[threadIdx.x] = values[(threadIdx.x + 1) % threads];
+    __syncthreads();
+    values[threadIdx.x] = 0;
+}
+
+/// The same within a warp.
+__global__ void give_in_warp(const float* x, float* out, bool with_barrier) {
+    __shared__ float values[warp];
+    values[threadIdx.x] = x[threadIdx.x];
+    if (with_barrier) __syncwarp();
+    out[threadIdx.x] = values[(threadIdx.x + 1) % warp];
+    __syncwarp();
+    values[threadIdx.x] = 0;
+}
+
+/// out[t] = the first of the other warp; a warp that is ahead writes it again after a shuffle.
+__global__ void give_to_other_warp(const float* x, float* out, bool with_barrier) {
+    __shared__ float of_warp[threads / warp];
+    if (threadIdx.x % warp == 0) of_warp[threadIdx.x / warp] = x[threadIdx.x];
+    __syncthreads();
+    out[threadIdx.x] = of_warp[1 - threadIdx.x / warp];
+    __syncwarp();
+    if (with_barrier) __syncthreads();
+    if (threadIdx.x % warp == 0) of_warp[threadIdx.x / warp] = 0;
+    __syncthreads();
+}
+
+/// What a kernel of (x, out, with_barrier) gives with the threads in either order.
+template <class Kernel>
+std::vector<float> run_in_order(Kernel kernel, unsigned n, bool with_barrier, bool reversed) {
+    const std::vector<float> x = Numbers(1).floats(n);
+    const DeviceArray<float> in(x), out(x);
+    cuda::set_reversed(reversed);
+    launch("test", kernel, 1, n, 0, in.data(), out.data(), with_barrier);
+    cuda::set_reversed(false);
+    return out.values();
+}
+
+}  // namespace
+
+TEST_CASE("emulation_without_a_barrier_the_two_orders_differ") {
+    CHECK(run_in_order(give_to_neighbour, threads, false, false) !=
+          run_in_order(give_to_neighbour, threads, false, true));
+    CHECK(run_in_order(give_in_warp, warp, false, false) !=
+          run_in_order(give_in_warp, warp, false, true));
+    CHECK(run_in_order(give_to_other_warp, threads, false, false) !=
+          run_in_order(give_to_other_warp, threads, false, true));
+}
+
+TEST_CASE("emulation_with_a_barrier_both_orders_give_what_is_meant") {
+    for (const bool reversed : {false, true}) {
+        std::vector<float> expected = Numbers(1).floats(threads);
+        std::rotate(expected.begin(), expected.begin() + 1, expected.end());
+        CHECK(run_in_order(give_to_neighbour, threads, true, reversed) == expected);
+        expected = Numbers(1).floats(warp);
+        std::rotate(expected.begin(), expected.begin() + 1, expected.end());
+        CHECK(run_in_order(give_in_warp, warp, true, reversed) == expected);
+        const std::vector<float> x = Numbers(1).floats(threads);
+        expected.assign(warp, x[warp]);
+        expected.resize(threads, x[0]);
+        CHECK(run_in_order(give_to_other_warp, threads, true, reversed) == expected);
+    }
+}
+
+namespace {
+
+/// Half of a warp waits for the block, the other half for the warp.
+__global__ void two_barriers_for_one_warp() {
+    if (threadIdx.x < warp / 2) {
+        __syncthreads();
+    } else {
+        __syncwarp();
+    }
+}
+
+__global__ void shuffle_without_the_last_lane(float* out) {
+    if (threadIdx.x == warp - 1) return;
+    out[threadIdx.x] = __shfl_sync(cuda::whole_warp, out[threadIdx.x], 0);
+}
+
+/// On a GPU too, threads that have ended are not waited for.
+__global__ void barrier_after_some_have_ended(float* out) {
+    if (threadIdx.x >= warp) return;
+    __syncthreads();
+    out[threadIdx.x] = 1;
+}
+
+__global__ void nothing() {}
+
+}  // namespace
+
+TEST_CASE("emulation_reports_a_barrier_that_not_all_threads_reach") {
+    const DeviceArray<float> out(std::vector<float>(threads, 0.0f));
+    CHECK_THROWS_AS(launch("test", two_barriers_for_one_warp, 1, threads, 0), Error);
+    CHECK_THROWS_AS(launch("test", shuffle_without_the_last_lane, 1, warp, 0, out.data()), Error);
+    // and goes on with the next kernel as if nothing had been
+    launch("test", barrier_after_some_have_ended, 1, threads, 0, out.data());
+    CHECK(out.values()[0] == 1.0f);
+    CHECK(out.values()[warp] == 0.0f);
+}
+
+TEST_CASE("emulation_refuses_blocks_that_a_gpu_would") {
+    CHECK_THROWS_AS(launch("test", nothing, 1, 33, 0), Error);
+    CHECK_THROWS_AS(launch("test", nothing, 1, 1056, 0), Error);
+    CHECK_THROWS_AS(launch("test", nothing, 1, 32, int64_t{228} * 1024), Error);
+    launch("test", nothing, dim3(0, 3), 32, 0);
+}
+
+namespace {
+
+__global__ void count_threads(float* out) {
+    const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    out[block * blockDim.x + threadIdx.x] += static_cast<float>(threadIdx.x + 1);
+}
+
+/// 1 if all of the block's dynamic memory is NaN, as float and as bfloat16; then writes it.
+__global__ void look_at_shared(float* out, unsigned floats) {
+    auto* const values = reinterpret_cast<float*>(dynamic_shared());
+    if (threadIdx.x == 0) {
+        bool all = true;
+        for (unsigned i = 0; i < floats; ++i) {
+            const auto bits = std::bit_cast<uint32_t>(values[i]);
+            all = all && std::isnan(values[i]) &&
+                  std::isnan(bf16_to_f32(static_cast<uint16_t>(bits)));
+        }
+        out[blockIdx.x] = all ? 1.0f : 0.0f;
+    }
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < floats; i += blockDim.x) values[i] = 0;
+}
+
+}  // namespace
+
+TEST_CASE("emulation_runs_each_thread_of_each_block_once") {
+    const DeviceArray<float> out(std::vector<float>(size_t{2} * 3 * 5 * threads, 0.0f));
+    launch("test", count_threads, dim3(2, 3, 5), threads, 0, out.data());
+    std::vector<float> expected;
+    for (unsigned block = 0; block < 2 * 3 * 5; ++block) {
+        for (unsigned t = 1; t <= threads; ++t) expected.push_back(static_cast<float>(t));
+    }
+    CHECK(out.values() == expected);
+}
+
+TEST_CASE("emulation_dynamic_shared_memory_is_nan_at_the_start_of_each_block") {
+    constexpr unsigned floats = 12 * 1024 + 1;
+    const DeviceArray<float> out(std::vector<float>(3, 0.0f));
+    launch("test", look_at_shared, 3, threads, int64_t{4} * floats, out.data(), floats);
+    CHECK(out.values() == std::vector<float>(3, 1.0f));
+}
+
+namespace {
+
+/// (3, threads): what each lane gets from lane 5, from the lane with bit 2 changed, and from the one
+/// 7 further on.
+__global__ void shuffle(const float* x, float* out) {
+    const float mine = x[threadIdx.x];
+    out[threadIdx.x] = __shfl_sync(cuda::whole_warp, mine, 5);
+    out[threads + threadIdx.x] = __shfl_xor_sync(cuda::whole_warp, mine, 4);
+    out[2 * threads + threadIdx.x] = __shfl_down_sync(cuda::whole_warp, mine, 7);
+}
+
+/// (3, threads): sum and largest of the warp, and the second of two sums of the block.
+__global__ void reduce(const float* x, float* out) {
+    const float mine = x[threadIdx.x];
+    out[threadIdx.x] = cuda::warp_sum(mine);
+    out[threads + threadIdx.x] = cuda::warp_max(mine);
+    cuda::block_sum(1.0f);
+    out[2 * threads + threadIdx.x] = cuda::block_sum(mine);
+}
+
+std::vector<float> whole_numbers(unsigned n) {
+    Numbers numbers(1);
+    std::vector<float> values;
+    for (unsigned i = 0; i < n; ++i) values.push_back(static_cast<float>(numbers.below(200) - 100));
+    return values;
+}
+
+}  // namespace
+
+TEST_CASE("emulation_shuffles_as_documented") {
+    const std::vector<float> x = Numbers(1).floats(threads);
+    std::vector<float> expected(size_t{3} * threads);
+    for (unsigned t = 0; t < threads; ++t) {
+        const unsigned lane = t % warp, first = t - lane;
+        expected[t] = x[first + 5];
+        expected[threads + t] = x[first + (lane ^ 4u)];
+        expected[2 * threads + t] = x[lane + 7 < warp ? t + 7 : t];
+    }
+    const DeviceArray<float> in(x);
+    in_both_orders([&] {
+        const DeviceArray<float> out(expected);
+        cuda::fill_zero(out.data(), int64_t{4} * 3 * threads);
+        launch("test", shuffle, 1, threads, 0, in.data(), out.data());
+        CHECK(out.values() == expected);
+        return out.values();
+    });
+}
+
+TEST_CASE("emulation_sums_and_maxima_are_those_of_plain_loops") {
+    const std::vector<float> x = whole_numbers(threads);  // exact in any order
+    std::vector<float> expected(size_t{3} * threads);
+    for (unsigned t = 0; t < threads; ++t) {
+        const auto begin = x.begin() + t / warp * warp;
+        expected[t] = std::accumulate(begin, begin + warp, 0.0f);
+        expected[threads + t] = *std::max_element(begin, begin + warp);
+        expected[2 * threads + t] = std::accumulate(x.begin(), x.end(), 0.0f);
+    }
+    const DeviceArray<float> in(x);
+    in_both_orders([&] {
+        const DeviceArray<float> out(std::vector<float>(expected.size(), 0.0f));
+        launch("test", reduce, 1, threads, 0, in.data(), out.data());
+        CHECK(out.values() == expected);
+        return out.values();
+    });
+}
+
+namespace {
+
+constexpr unsigned mma_rows = 16, mma_columns = 8, units = 8;  // units of 4 bytes along k
+
+/// a (16, 8 units), b (8 columns, 8 units), c (16, 8): c += a b, by the table of mma.h.
+template <class Sum>
+__global__ void multiply(const uint32_t* a, const uint32_t* b, Sum* c) {
+    const unsigned group = threadIdx.x / 4, quad = threadIdx.x % 4;
+    const uint32_t mine_of_a[4] = {a[group * units + quad], a[(group + 8) * units + quad],
+                                   a[group * units + quad + 4], a[(group + 8) * units + quad + 4]};
+    const uint32_t mine_of_b[2] = {b[group * units + quad], b[group * units + quad + 4]};
+    Sum* const upper = c + group * mma_columns + 2 * quad;
+    Sum* const lower = upper + 8 * mma_columns;
+    Sum sums[4] = {upper[0], upper[1], lower[0], lower[1]};
+    if constexpr (std::is_same_v<Sum, float>) {
+        cuda::mma_bf16(sums, mine_of_a, mine_of_b);
+    } else {
+        cuda::mma_int8(sums, mine_of_a, mine_of_b);
+    }
+    upper[0] = sums[0];
+    upper[1] = sums[1];
+    lower[0] = sums[2];
+    lower[1] = sums[3];
+}
+
+/// Numbers as elements of a type that is stored in units of 4 bytes.
+template <class Element>
+std::vector<uint32_t> as_units(const std::vector<float>& values) {
+    std::vector<Element> elements;
+    for (const float x : values) {
+        if constexpr (sizeof(Element) == 2) {
+            elements.push_back(f32_to_bf16(x));
+        } else {
+            elements.push_back(static_cast<Element>(x));
+        }
+    }
+    std::vector<uint32_t> result(elements.size() * sizeof(Element) / sizeof(uint32_t));
+    std::memcpy(result.data(), elements.data(), result.size() * sizeof(uint32_t));
+    return result;
+}
+
+/// Products of whole numbers, which every order of summation gives exactly.
+template <class Element, class Sum>
+void check_multiply() {
+    constexpr unsigned k = units * 4 / sizeof(Element);
+    const std::vector<float> all = whole_numbers((mma_rows + mma_columns) * k);
+    const std::vector<float> a(all.begin(), all.begin() + mma_rows * k);
+    const std::vector<float> b(all.begin() + mma_rows * k, all.end());
+    std::vector<Sum> before, expected;
+    for (unsigned i = 0; i < mma_rows * mma_columns; ++i) {
+        before.push_back(static_cast<Sum>(i));
+        auto sum = static_cast<float>(i);
+        for (unsigned j = 0; j < k; ++j)
+            sum += a[i / mma_columns * k + j] * b[i % mma_columns * k + j];
+        expected.push_back(static_cast<Sum>(sum));
+    }
+    const DeviceArray<uint32_t> device_a(as_units<Element>(a)), device_b(as_units<Element>(b));
+    in_both_orders([&] {
+        const DeviceArray<Sum> c(before);
+        launch("test", multiply<Sum>, 1, warp, 0, device_a.data(), device_b.data(), c.data());
+        CHECK(c.values() == expected);
+        const std::vector<Sum> found = c.values();
+        return std::vector<float>(found.begin(), found.end());
+    });
+}
+
+}  // namespace
+
+TEST_CASE("emulation_tensor_core_products_are_those_of_plain_loops") {
+    check_multiply<uint16_t, float>();
+    check_multiply<int8_t, int32_t>();
+}
+
+TEST_CASE("emulation_multiplies_signed_bytes_and_rounds_pairs_to_bfloat16") {
+    CHECK(__dp4a(static_cast<int>(0x80FF7F01u), static_cast<int>(0x80017F02u), -5) ==
+          -128 * -128 + -1 * 1 + 127 * 127 + 1 * 2 - 5);
+    CHECK(cuda::pack_bf16(1.0f, -2.0f) == 0xC0003F80u);
+}
+
+TEST_CASE("emulation_copies_sixteen_bytes_or_zeros_to_shared_memory") {
+    const uint4 from{1, 2, 3, 4};
+    uint4 to{5, 6, 7, 8};
+    cuda::copy_async_16(&to, &from, true);
+    CHECK(std::memcmp(&to, &from, sizeof(to)) == 0);
+    cuda::copy_async_16(&to, nullptr, false);
+    const uint4 zeros{};
+    CHECK(std::memcmp(&to, &zeros, sizeof(to)) == 0);
+}
+
+TEST_CASE("emulation_host_that_reads_device_memory_faults") {
+    const DeviceBytes memory(int64_t{1} << 20);
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        std::signal(SIGSEGV, SIG_DFL);  // without a report
+        ::_exit(*static_cast<volatile char*>(memory.data()) == 0 ? 0 : 1);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    CHECK(WIFSIGNALED(status));
+}
+
+}  // namespace mllama::test
