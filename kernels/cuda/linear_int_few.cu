@@ -112,6 +112,7 @@ __global__ void __launch_bounds__(threads)
     for (int64_t chunk = lane.warp * loads; chunk < chunks; chunk += warps * loads) {
         const Chunks<halves, loads> now = next;
         next.template load<alignment>(w, rows, chunk + warps * loads);
+#pragma unroll
         for (int i = 0; i < loads; ++i) {
             if (chunk + i >= chunks) break;
             const uint4 numbers = load_x(x, (chunk + i) * chunk_bytes + lane.quad * lane_bytes);
@@ -236,6 +237,7 @@ __global__ void __launch_bounds__(threads)
         const PieceScales<parts, halves, loads> scales = next_scales;
         next.template load<alignment>(w, rows, piece + warps * loads);
         next_scales.load(w, rows, piece + warps * loads);
+#pragma unroll
         for (int i = 0; i < loads; ++i) {
             if (piece + i >= count) break;
             add_piece(lane_sums, now, scales, scale_dtype, i, x, piece + i);
@@ -266,9 +268,9 @@ Kernel kernel_for(int64_t parts) {
 void linear_int_few(const IntRows& x, const IntWeights& w, const Epilogue& epilogue, float* out,
                     int64_t out_stride) {
     const int64_t parts = x.layout.nibbles ? x.layout.segments_per_piece() : 0;
-    // Matrices of few rows are cut into twice as many blocks, for all processors to have some.
-    constexpr int64_t many_rows = 4096;
-    const int halves = w.aligned && w.rows < many_rows ? 1 : 2;
+    // Where blocks of 16 rows are not one and a half for each processor, there are those of eight.
+    const bool many = 2 * pieces(w.rows, 2 * half_rows) >= 3 * processors();
+    const int halves = many || !w.aligned ? 2 : 1;
     const Kernel kernel = halves == 1 ? kernel_for<1, 16, 16>(parts)
                           : w.aligned ? kernel_for<2, 16, 16>(parts)
                                       : kernel_for<2, 1, 4>(parts);

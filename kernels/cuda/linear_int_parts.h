@@ -99,6 +99,12 @@ __device__ inline float scaled_sum(int32_t sum, float x_scale, float w_scale) {
     return static_cast<float>(sum) * (x_scale * w_scale);
 }
 
+/// Of the device; what is to be cut into enough blocks asks for it.
+inline int processors() {
+    static const int count = device_info().processors;
+    return count;
+}
+
 /// cuda::linear_int of at most few_rows rows, rounded with padded_rows = few_rows.
 void linear_int_few(const IntRows& x, const IntWeights& w, const Epilogue& epilogue, float* out,
                     int64_t out_stride);

@@ -389,9 +389,8 @@ void choose_tile(const IntRows& x, const IntWeights& w, const Output& out) {
     using Large =
         std::conditional_t<parts == 0, TileShape<parts, 4, 8, 2, 2>, TileShape<parts, 4, 4, 2, 4>>;
     using Small = TileShape<parts, 2, 4, 2, 2>;
-    static const int processors = device_info().processors;
     const int64_t tiles = pieces(x.rows, Large::rows) * pieces(w.rows, Large::columns);
-    if (x.rows <= Small::rows || tiles < processors) {
+    if (x.rows <= Small::rows || tiles < processors()) {
         launch_tiles<Small>(x, w, out);
     } else {
         launch_tiles<Large>(x, w, out);
