@@ -174,10 +174,10 @@ __global__ void plain_kernel(Attention args, Compute compute, Partials partials)
     for (int64_t begin = piece; begin < end; begin += block_keys) {
         range = skip_ranges(args, sequence, row.query, range, begin);
         if (range == seen_ranges(args, sequence, row.query)) break;
-        begin = std::max(
-            begin, seen_range(args, sequence, row.query, range).begin / block_keys * block_keys);
+        const int64_t first = seen_range(args, sequence, row.query, range).begin;
+        begin = std::max(begin, first / block_keys * block_keys);
         if (begin >= end) break;
-        const int64_t keys = std::min(block_keys, sequence.keys - begin);
+        const int64_t keys = std::min(int64_t{block_keys}, sequence.keys - begin);
         block_logits<dtype>(args, sequence, row, range, begin, compute, logits);
         const float correction = take_in(softmax, logits, p);
         __syncthreads();

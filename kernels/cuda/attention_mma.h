@@ -76,7 +76,7 @@ __device__ Patch<dtype> load_patch(const uint32_t* from, int stride) {
 template <DType dtype>
 __device__ float patch_element(const Patch<dtype>& patch, int n, int i) {
     if constexpr (dtype == DType::f16)
-        return f16_to_f32(static_cast<uint16_t>(patch.rows[i / 2].at[n] >> (i % 2 * 16)));
+        return half_to_float(static_cast<uint16_t>(patch.rows[i / 2].at[n] >> (i % 2 * 16)));
     else
         return std::bit_cast<float>(patch.rows[i].at[n]);
 }

@@ -24,11 +24,19 @@ constexpr int warp_rows = 16 * fragments;
 constexpr int tile_rows = warps * warp_rows;
 static_assert(tile_rows == threads);  // a thread plans for each row
 constexpr int block_keys = KvLayout::block;
-constexpr int no_block = std::numeric_limits<int>::max();
+constexpr int no_key = std::numeric_limits<int>::max();
+
+/// Keys that are taken in one step. Of wide heads half a block: the scores of a whole one would not
+/// fit into registers beside the sums of values.
+constexpr int keys_of_step(int columns) {
+    return columns > 80 ? block_keys / 2 : block_keys;
+}
 
 // Strides in units for which the 8 lanes that load 16 bytes each at a time, two groups by four quads,
 // meet all 32 banks: rows of neighbouring quads begin 8 banks apart.
-constexpr int key_stride = block_keys + 4;  // a quad takes two rows
+constexpr int key_stride(int columns) {
+    return keys_of_step(columns) + 4;  // a quad takes two rows
+}
 constexpr int value_stride(int columns) {
     return static_cast<int>(round_up(columns - 8, 32)) + 8;
 }
@@ -37,19 +45,19 @@ constexpr int value_stride(int columns) {
 template <int columns>
 struct Memory {
     uint4 query[warps][columns / 16][fragments][warp_size];  ///< fragments, lane by lane
-    uint32_t keys[columns / 2][key_stride];
-    uint32_t values[block_keys / 2][value_stride(columns)];  ///< rows as value_slot says
-    uint64_t seen[tile_rows];                                ///< keys of a block, bit by bit
-    float key_scales[block_keys];                            ///< of int8
-    float value_scales[block_keys];
+    uint32_t keys[columns / 2][key_stride(columns)];
+    uint32_t values[keys_of_step(columns) / 2][value_stride(columns)];  ///< rows as value_slot says
+    uint64_t seen[2][tile_rows];              ///< keys of this step and of the next, bit by bit
+    float key_scales[keys_of_step(columns)];  ///< of int8
+    float value_scales[keys_of_step(columns)];
     int first[warps], whole[warps];
 };
 
 /// int8 as it is copied, behind Memory.
 template <int columns>
 struct CodedMemory {
-    uint32_t keys[columns / 4][block_keys];
-    uint32_t values[block_keys / 4][columns];
+    uint32_t keys[columns / 4][keys_of_step(columns)];
+    uint32_t values[keys_of_step(columns) / 4][columns];
 };
 
 /// Where row `row` of units of values lies: quads, which take the rows 4 quad + i, find
@@ -61,45 +69,52 @@ __device__ int value_slot(int row) {
 /// What a block of threads computes: its row r is query (first_row + r) / group, and of the heads
 /// that use kv_head the one (first_row + r) % group.
 struct Tile {
-    Sequence sequence;
-    int64_t first_row, rows;  ///< rows: of the tile, at most tile_rows
-    int64_t kv_head, group;
+    int64_t first_row;
+    int rows;  ///< of the tile, at most tile_rows
+    int kv_head, group;
 };
 
+/// Worked out again where it is needed, rather than kept in registers.
 __device__ Tile tile_of(const Attention& args) {
     const int64_t group = args.heads / args.kv_heads;
     // The last tiles see the most keys if the rule is causal: they begin first.
     const int64_t first_row = int64_t{gridDim.x - 1 - blockIdx.x} * tile_rows;
-    return {sequence_of(args), first_row,
-            std::min<int64_t>(tile_rows, args.queries * group - first_row), int64_t{blockIdx.y},
-            group};
+    const int64_t rows = std::min<int64_t>(tile_rows, args.queries * group - first_row);
+    return {first_row, static_cast<int>(rows), static_cast<int>(blockIdx.y),
+            static_cast<int>(group)};
 }
 
 __device__ int64_t query_of(const Tile& tile, int row) {
     return (tile.first_row + row) / tile.group;
 }
 __device__ int64_t head_of(const Tile& tile, int row) {
-    return tile.kv_head * tile.group + (tile.first_row + row) % tile.group;
+    return int64_t{tile.kv_head} * tile.group + (tile.first_row + row) % tile.group;
 }
+/// The query of a row, -1 if there is no such row.
+__device__ int query_to_plan(const Attention& args, int row) {
+    const Tile tile = tile_of(args);
+    return row < tile.rows ? static_cast<int>(query_of(tile, row)) : -1;
+}
+
 /// The row that element i of c of a fragment belongs to.
 __device__ int row_of(int fragment, int half) {
     const Lane lane = this_lane();
     return lane.warp * warp_rows + fragment * 16 + half * 8 + lane.group;
 }
 
-// ---- which blocks ----
+// ---- which keys ----
 
-/// How the blocks of keys are gone through: each thread follows what one row sees.
+/// How the keys are gone through: each thread follows what one row sees.
 struct Plan {
-    int64_t query;
-    bool there;           ///< the row is one
-    int64_t range = 0;    ///< the first that reaches behind the last block asked for
-    int whole_until = 0;  ///< every row sees all keys of the blocks from the last one to this one
+    int query;            ///< -1: there is no such row
+    int range = 0;        ///< the first that reaches behind the last step asked for
+    int whole_until = 0;  ///< every row sees all keys from the last step up to this one
 };
 
 struct Step {
-    int block;   ///< no_block: there is none
-    bool whole;  ///< every row sees all of its keys; else Memory::seen says which
+    int begin;   ///< the first key; no_key: there is none
+    bool whole;  ///< every row sees all of its keys; else seen[buffer] says which
+    int buffer;
 };
 
 __device__ int warp_min(int x) {
@@ -125,59 +140,61 @@ __device__ void block_min(Memory<columns>& memory, int& first, int& whole) {
     }
 }
 
-/// The first block from `block` on that any row sees.
+/// The first step from key `begin` on of which any row sees a key; who sees which goes to
+/// seen[buffer].
 template <int columns>
-__device__ Step next_step(const Attention& args, const Sequence& sequence, Plan& plan, int block,
+__device__ Step next_step(const Attention& args, Plan& plan, int begin, int buffer,
                           Memory<columns>& memory) {
-    while (block >= plan.whole_until) {
-        int first = no_block;
-        int whole = no_block;
-        if (plan.there) {
-            const int64_t begin = int64_t{block} * block_keys;
-            plan.range = skip_ranges(args, sequence, plan.query, plan.range, begin);
+    constexpr int n = keys_of_step(columns);
+    const Sequence sequence = sequence_of(args);
+    while (begin >= plan.whole_until) {
+        int first = no_key;
+        int whole = no_key;
+        if (plan.query >= 0) {
+            plan.range =
+                static_cast<int>(skip_ranges(args, sequence, plan.query, plan.range, begin));
             whole = 0;
             if (plan.range < seen_ranges(args, sequence, plan.query)) {
                 const KeyRange range = seen_range(args, sequence, plan.query, plan.range);
-                first = static_cast<int>(std::max(begin, range.begin) / block_keys);
-                if (range.begin <= begin) whole = static_cast<int>(range.end / block_keys);
+                first = static_cast<int>(std::max<int64_t>(begin, range.begin)) / n * n;
+                if (range.begin <= begin) whole = static_cast<int>(range.end) / n * n;
             }
         }
         block_min(memory, first, whole);
-        if (first == no_block) return {no_block, false};
+        if (first == no_key) return {no_key, false, buffer};
         plan.whole_until = whole;
-        if (block < whole) break;
-        if (first == block) {
-            memory.seen[threadIdx.x] =
-                plan.there
-                    ? seen_bits(args, sequence, plan.query, plan.range, int64_t{block} * block_keys)
-                    : 0;
-            return {block, false};
+        if (begin < whole) break;
+        if (first == begin) {
+            memory.seen[buffer][threadIdx.x] =
+                plan.query >= 0 ? seen_bits(args, sequence, plan.query, plan.range, begin) : 0;
+            return {begin, false, buffer};
         }
-        block = first;
+        begin = first;
     }
-    return {block, true};
+    return {begin, true, buffer};
 }
 
 // ---- copies ----
 
-/// Keys of a block.
-__device__ int keys_in(const Tile& tile, int block) {
+/// Keys of a step.
+template <int columns>
+__device__ int keys_in(const Attention& args, int begin) {
     return static_cast<int>(
-        std::min<int64_t>(block_keys, tile.sequence.keys - int64_t{block} * block_keys));
+        std::min<int64_t>(keys_of_step(columns), sequence_of(args).keys - begin));
 }
 
-/// Starts to copy the keys of a block: `rows` rows of units to rows `stride` units apart; zeros for
-/// rows that are not there, up to all_rows.
-template <int all_rows, int stride>
-__device__ void copy_keys(const Attention& args, const Tile& tile, int block, int rows,
-                          uint32_t* to) {
-    constexpr int row_copies = block_keys / 4;
-    const auto* from = reinterpret_cast<const uint32_t*>(
-        static_cast<const char*>(args.k) +
-        args.layout().key_block(tile.kv_head, int64_t{block} * block_keys));
-    for (int i = static_cast<int>(threadIdx.x); i < all_rows * row_copies; i += threads) {
-        const int row = i / row_copies;
-        const int column = i % row_copies * 4;
+/// Starts to copy `keys` keys: `rows` rows of units to rows `stride` units apart; zeros for rows
+/// that are not there, up to all_rows.
+template <int keys, int all_rows, int stride>
+__device__ void copy_keys(const Attention& args, int kv_head, int begin, int rows, uint32_t* to) {
+    constexpr int row_threads = keys / 4;
+    constexpr int pass_rows = threads / row_threads;
+    const auto* from = reinterpret_cast<const uint32_t*>(static_cast<const char*>(args.k) +
+                                                         args.layout().key_block(kv_head, begin)) +
+                       begin % block_keys;
+    const int first_row = static_cast<int>(threadIdx.x) / row_threads;
+    const int column = static_cast<int>(threadIdx.x) % row_threads * 4;
+    for (int row = first_row; row < all_rows; row += pass_rows) {
         const bool there = row < rows;
         copy_async_16(to + row * stride + column, there ? from + row * block_keys + column : from,
                       there);
@@ -187,56 +204,60 @@ __device__ void copy_keys(const Attention& args, const Tile& tile, int block, in
 
 /// The same for values: `rows` rows of `columns` units, zeros behind head_dim and in rows of units
 /// that hold no key. Row r goes to row value_slot(r), or r if they are not `slotted` yet.
-template <int columns, int rows, int stride, bool slotted>
-__device__ void copy_values(const Attention& args, const Tile& tile, int block, int rows_there,
-                            uint32_t* to) {
-    constexpr int row_copies = columns / 4;
+template <int unit, int columns, int stride, bool slotted>
+__device__ void copy_values(const Attention& args, int kv_head, int begin, uint32_t* to) {
+    constexpr int rows = keys_of_step(columns) / unit;
+    constexpr int row_threads = 4;  // the parts of a row begin at multiples of 16 units
+    constexpr int pass_columns = 4 * threads / rows;
     const KvLayout layout = args.layout();
     const int width = static_cast<int>(layout.part_width());
-    const auto* from = reinterpret_cast<const uint32_t*>(
-        static_cast<const char*>(args.v) +
-        layout.value_block(tile.kv_head, int64_t{block} * block_keys));
-    for (int i = static_cast<int>(threadIdx.x); i < rows * row_copies; i += threads) {
-        const int row = i / row_copies;
-        const int column = i % row_copies * 4;
+    const auto* from = reinterpret_cast<const uint32_t*>(static_cast<const char*>(args.v) +
+                                                         layout.value_block(kv_head, begin)) +
+                       begin % block_keys / unit * width;
+    const int thread = static_cast<int>(threadIdx.x);
+    const int row = thread / row_threads % rows;
+    const int first_column = thread / (row_threads * rows) * 16 + thread % row_threads * 4;
+    const bool row_there = row * unit < keys_in<columns>(args, begin);
+    to += (slotted ? value_slot(row) : row) * stride;
+    for (int column = first_column; column < columns; column += pass_columns) {
+        const bool there = row_there && column < args.head_dim;
         const int part = column >= width ? 1 : 0;  // there are at most two
-        const bool there = row < rows_there && column < args.head_dim;
-        const uint32_t* place = from + (part * rows + row) * width + column - part * width;
-        copy_async_16(to + (slotted ? value_slot(row) : row) * stride + column,
-                      there ? place : from, there);
+        const uint32_t* place =
+            from + row * width + column + part * (block_keys / unit - 1) * width;
+        copy_async_16(to + column, there ? place : from, there);
     }
     copy_async_commit();
 }
 
-/// Starts to copy the keys (values) of a block.
+/// Starts to copy the keys (values) of a step.
 template <int columns, bool coded>
-__device__ void start_keys(const Attention& args, const Tile& tile, int block,
-                           Memory<columns>& memory, CodedMemory<columns>& raw) {
+__device__ void start_keys(const Attention& args, int kv_head, int begin, Memory<columns>& memory,
+                           CodedMemory<columns>& raw) {
+    constexpr int keys = keys_of_step(columns);
     const auto rows = static_cast<int>(args.layout().key_rows());
     if constexpr (coded) {
-        copy_keys<columns / 4, block_keys>(args, tile, block, rows, raw.keys[0]);
+        copy_keys<keys, columns / 4, keys>(args, kv_head, begin, rows, raw.keys[0]);
     } else {
-        copy_keys<columns / 2, key_stride>(args, tile, block, rows, memory.keys[0]);
+        copy_keys<keys, columns / 2, key_stride(columns)>(args, kv_head, begin, rows,
+                                                          memory.keys[0]);
     }
 }
 template <int columns, bool coded>
-__device__ void start_values(const Attention& args, const Tile& tile, int block,
-                             Memory<columns>& memory, CodedMemory<columns>& raw) {
-    const int keys = keys_in(tile, block);
+__device__ void start_values(const Attention& args, int kv_head, int begin, Memory<columns>& memory,
+                             CodedMemory<columns>& raw) {
     if constexpr (coded) {
-        copy_values<columns, block_keys / 4, columns, false>(args, tile, block, (keys + 3) / 4,
-                                                             raw.values[0]);
+        copy_values<4, columns, columns, false>(args, kv_head, begin, raw.values[0]);
     } else {
-        copy_values<columns, block_keys / 2, value_stride(columns), true>(
-            args, tile, block, (keys + 1) / 2, memory.values[0]);
+        copy_values<2, columns, value_stride(columns), true>(args, kv_head, begin,
+                                                             memory.values[0]);
     }
 }
 
 /// If the last row of units is half a key, the other half, which is no number, becomes 0. All
 /// threads call; true: others are to wait for it.
 template <int columns>
-__device__ bool clear_behind(const Tile& tile, int block, Memory<columns>& memory) {
-    const int keys = keys_in(tile, block);
+__device__ bool clear_behind(const Attention& args, int begin, Memory<columns>& memory) {
+    const int keys = keys_in<columns>(args, begin);
     if (keys % 2 == 0) return false;
     uint32_t* row = memory.values[value_slot(keys / 2)];
     for (int i = static_cast<int>(threadIdx.x); i < columns; i += threads) row[i] &= 0xFFFFu;
@@ -258,7 +279,7 @@ __device__ void convert_units(const uint32_t* from, uint32_t* low, uint32_t* hig
 
 template <int columns>
 __device__ void convert_keys(const CodedMemory<columns>& coded, Memory<columns>& memory) {
-    constexpr int row_copies = block_keys / 4;
+    constexpr int row_copies = keys_of_step(columns) / 4;
     for (int i = static_cast<int>(threadIdx.x); i < columns / 4 * row_copies; i += threads) {
         const int row = i / row_copies;
         const int column = i % row_copies * 4;
@@ -270,7 +291,8 @@ __device__ void convert_keys(const CodedMemory<columns>& coded, Memory<columns>&
 template <int columns>
 __device__ void convert_values(const CodedMemory<columns>& coded, Memory<columns>& memory) {
     constexpr int row_copies = columns / 4;
-    for (int i = static_cast<int>(threadIdx.x); i < block_keys / 4 * row_copies; i += threads) {
+    for (int i = static_cast<int>(threadIdx.x); i < keys_of_step(columns) / 4 * row_copies;
+         i += threads) {
         const int row = i / row_copies;
         const int column = i % row_copies * 4;
         convert_units(&coded.values[row][column], &memory.values[value_slot(2 * row)][column],
@@ -278,14 +300,14 @@ __device__ void convert_values(const CodedMemory<columns>& coded, Memory<columns
     }
 }
 
-/// The scales of a block's keys or values, 0 behind the last.
-__device__ void load_scales(const Attention& args, const Tile& tile, int block, const float* scales,
+/// The scales of a step's keys or values, 0 behind the last.
+template <int columns>
+__device__ void load_scales(const Attention& args, int kv_head, int begin, const float* scales,
                             float* to) {
     const int j = static_cast<int>(threadIdx.x);
-    if (j >= block_keys) return;
-    const float* from =
-        scales + args.layout().scale_index(tile.kv_head, int64_t{block} * block_keys);
-    to[j] = j < keys_in(tile, block) ? from[j] : 0.0f;
+    if (j >= keys_of_step(columns)) return;
+    const float* from = scales + args.layout().scale_index(kv_head, begin);
+    to[j] = j < keys_in<columns>(args, begin) ? from[j] : 0.0f;
 }
 
 // ---- arithmetic ----
@@ -298,9 +320,11 @@ struct State {
     float sum[fragments][2];  ///< sums of 2^(x - max), a lane's part of them
 };
 
-/// Scores of 64 keys: of each half of them the four products of attention_mma.h.
+/// Scores of the keys of a step: of each 32 of them the four products of attention_mma.h.
+template <int columns>
 struct Scores {
-    float of[fragments][2][4][4];
+    static constexpr int halves = keys_of_step(columns) / 32;
+    float of[fragments][halves][4][4];
 };
 
 __device__ void load_query(const Attention& args, const Tile& tile, int row, int d,
@@ -313,7 +337,8 @@ __device__ void load_query(const Attention& args, const Tile& tile, int row, int
 
 /// Each lane keeps its own parts of fragments: nobody waits for them.
 template <int columns>
-__device__ void keep_query(const Attention& args, const Tile& tile, Memory<columns>& memory) {
+__device__ void keep_query(const Attention& args, Memory<columns>& memory) {
+    const Tile tile = tile_of(args);
     const Lane lane = this_lane();
     for (int step = 0; step < columns / 16; ++step) {
         for (int f = 0; f < fragments; ++f) {
@@ -328,7 +353,8 @@ __device__ void keep_query(const Attention& args, const Tile& tile, Memory<colum
 }
 
 template <int columns>
-__device__ void multiply_keys(const Memory<columns>& memory, Scores& scores) {
+__device__ void multiply_keys(const Memory<columns>& memory, Scores<columns>& scores) {
+    constexpr int stride = key_stride(columns);
     const Lane lane = this_lane();
     scores = {};
     for (int step = 0; step < columns / 16; ++step) {
@@ -337,11 +363,11 @@ __device__ void multiply_keys(const Memory<columns>& memory, Scores& scores) {
             const uint4 part = memory.query[lane.warp][step][f][threadIdx.x % warp_size];
             q[f] = {{part.x, part.y, part.z, part.w}};
         }
-        for (int half = 0; half < 2; ++half) {
+        for (int half = 0; half < scores.halves; ++half) {
             const uint32_t* from =
                 &memory.keys[8 * step + 2 * lane.quad][32 * half + 4 * lane.group];
             const Units low = load_units(from);
-            const Units high = load_units(from + key_stride);
+            const Units high = load_units(from + stride);
             for (int n = 0; n < 4; ++n) {
                 for (int f = 0; f < fragments; ++f)
                     mma_bf16(scores.of[f][half][n], q[f].at, {low.at[n], high.at[n]});
@@ -351,18 +377,18 @@ __device__ void multiply_keys(const Memory<columns>& memory, Scores& scores) {
 }
 
 /// Scores to logits in units of ln 2, for keys with scales or a bias.
-__device__ void make_logits(const Attention& args, const Tile& tile, int block,
-                            const float* key_scales, Scores& scores) {
+template <int columns>
+__device__ void make_logits(const Attention& args, int begin, const float* key_scales,
+                            Scores<columns>& scores) {
     const float factor = args.scale * log2_e;
-    const int keys = keys_in(tile, block);
-    for (int half = 0; half < 2; ++half) {
+    const int keys = keys_in<columns>(args, begin);
+    for (int half = 0; half < scores.halves; ++half) {
         for (int n = 0; n < 4; ++n) {
             for (int i = 0; i < 2; ++i) {
                 const int j = 32 * half + key_of(n, i);
                 const float scale = args.k_scales != nullptr ? factor * key_scales[j] : factor;
                 const bool biased = args.key_bias != nullptr && j < keys;
-                const float bias =
-                    biased ? log2_e * args.key_bias[int64_t{block} * block_keys + j] : 0.0f;
+                const float bias = biased ? log2_e * args.key_bias[begin + j] : 0.0f;
                 for (int f = 0; f < fragments; ++f) {
                     float(&of)[4] = scores.of[f][half][n];
                     of[i] = of[i] * scale + bias;
@@ -374,11 +400,12 @@ __device__ void make_logits(const Attention& args, const Tile& tile, int block,
 }
 
 /// Scores of keys that are not seen become -inf, whatever they are.
-__device__ void hide_unseen(const uint64_t (&seen)[tile_rows], Scores& scores) {
+template <int columns>
+__device__ void hide_unseen(const uint64_t (&seen)[tile_rows], Scores<columns>& scores) {
     for (int f = 0; f < fragments; ++f) {
         for (int row_half = 0; row_half < 2; ++row_half) {
             const uint64_t bits = seen[row_of(f, row_half)];
-            for (int half = 0; half < 2; ++half) {
+            for (int half = 0; half < scores.halves; ++half) {
                 const auto mine = static_cast<uint32_t>(bits >> (32 * half));
                 for (int n = 0; n < 4; ++n) {
                     for (int i = 0; i < 2; ++i) {
@@ -391,66 +418,73 @@ __device__ void hide_unseen(const uint64_t (&seen)[tile_rows], Scores& scores) {
     }
 }
 
-/// Scores to 2^(x - max), and what was summed so far to the new max. x = factor * score.
+/// Takes the largest scores into account: what was summed so far is brought to the new max. shift:
+/// what is subtracted from the logits of each row.
 template <int columns>
-__device__ void take_in(float factor, Scores& scores, State<columns>& state) {
+__device__ void raise_max(float factor, const Scores<columns>& scores, State<columns>& state,
+                          float (&shift)[fragments][2]) {
     for (int f = 0; f < fragments; ++f) {
         for (int row_half = 0; row_half < 2; ++row_half) {
             const int first = 2 * row_half;
             float max = minus_infinity;
-            for (int half = 0; half < 2; ++half) {
+            for (int half = 0; half < scores.halves; ++half) {
                 for (int n = 0; n < 4; ++n) {
                     const float(&of)[4] = scores.of[f][half][n];
                     max = fmaxf(max, fmaxf(of[first], of[first + 1]));
                 }
             }
             max = fmaxf(state.max[f][row_half], row_max(max));
-            const float shift = shift_of(max * factor);
-            const float correction = exp2_fast(state.max[f][row_half] * factor - shift);
+            shift[f][row_half] = shift_of(max * factor);
+            const float correction =
+                exp2_fast(state.max[f][row_half] * factor - shift[f][row_half]);
             state.max[f][row_half] = max;
-            float sum = 0.0f;
-            for (int half = 0; half < 2; ++half) {
-                for (int n = 0; n < 4; ++n) {
-                    for (int i = first; i < first + 2; ++i) {
-                        float& p = scores.of[f][half][n][i];
-                        p = exp2_fast(fmaf(p, factor, -shift));
-                        sum += p;
-                    }
-                }
-            }
-            state.sum[f][row_half] = state.sum[f][row_half] * correction + sum;
-            for (int tile = 0; tile < columns / 8; ++tile) {
-                state.out[f][tile][first] *= correction;
-                state.out[f][tile][first + 1] *= correction;
+            state.sum[f][row_half] *= correction;
+            for (int product = 0; product < columns / 8; ++product) {
+                state.out[f][product][first] *= correction;
+                state.out[f][product][first + 1] *= correction;
             }
         }
     }
 }
 
-__device__ void scale_by_values(const float (&scales)[block_keys], Scores& p) {
-    for (int half = 0; half < 2; ++half) {
+/// Half of a lane's scores of 32 keys to 2^(x - max).
+__device__ void take_in(float factor, const float (&shift)[2], float (&scores)[4][4], int half,
+                        float (&sum)[2]) {
+    for (int row_half = 0; row_half < 2; ++row_half) {
         for (int n = 0; n < 4; ++n) {
-            for (int i = 0; i < 2; ++i) {
-                const float scale = scales[32 * half + key_of(n, i)];
-                for (int f = 0; f < fragments; ++f) {
-                    p.of[f][half][n][i] *= scale;
-                    p.of[f][half][n][i + 2] *= scale;
-                }
-            }
+            float& p = scores[n][2 * row_half + half];
+            p = exp2_fast(fmaf(p, factor, -shift[row_half]));
+            sum[row_half] += p;
         }
+    }
+}
+
+/// The same half of step `step` times the scales of the values.
+__device__ void scale_by_values(const float* scales, int step, float (&p)[4][4]) {
+    for (int n = 0; n < 4; ++n) {
+        const float scale = scales[step / 2 * 32 + key_of(n, step % 2)];
+        p[n][step % 2] *= scale;
+        p[n][2 + step % 2] *= scale;
     }
 }
 
 /// out += p v, 32 columns at a time, and the last 16.
-template <int columns>
-__device__ void multiply_values(const Memory<columns>& memory, const Scores& p,
-                                State<columns>& state) {
+template <int columns, bool coded>
+__device__ void multiply_values(const Memory<columns>& memory, float factor,
+                                Scores<columns>& scores, State<columns>& state) {
     constexpr int stride = value_stride(columns);
     constexpr int whole_parts = columns / 32;
     const Lane lane = this_lane();
-    for (int step = 0; step < block_keys / 16; ++step) {
+    float shift[fragments][2];
+    raise_max(factor, scores, state, shift);
+    for (int step = 0; step < 2 * scores.halves; ++step) {
         QueryPart a[fragments];
-        for (int f = 0; f < fragments; ++f) a[f] = probability_part(p.of[f][step / 2], step % 2);
+        for (int f = 0; f < fragments; ++f) {
+            float(&p)[4][4] = scores.of[f][step / 2];
+            take_in(factor, shift[f], p, step % 2, state.sum[f]);
+            if constexpr (coded) scale_by_values(memory.value_scales, step, p);
+            a[f] = probability_part(p, step % 2);
+        }
         const uint32_t* row = memory.values[step / 2 * 16 + step % 2 * 8 + lane.quad];
         for (int part = 0; part < whole_parts; ++part) {
             const Units low = load_units(row + 32 * part + 4 * lane.group);
@@ -480,24 +514,29 @@ __device__ int column_of(int product, int i) {
     return whole * 8 + this_lane().quad * 4 + i % 2 * 2 + product - whole;
 }
 
-template <int columns>
-__device__ void store_rows(const Attention& args, const Tile& tile, const State<columns>& state) {
-    for (int f = 0; f < fragments; ++f) {
-        for (int row_half = 0; row_half < 2; ++row_half) {
-            const float sum = row_sum(state.sum[f][row_half]);
-            const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
-            const int row = row_of(f, row_half);
-            if (row >= tile.rows) continue;
-            float* to = args.out + query_of(tile, row) * args.out_stride +
-                        head_of(tile, row) * args.head_dim;
-            for (int product = 0; product < columns / 8; ++product) {
-                for (int i = 0; i < 2; ++i) {
-                    const int d = column_of<columns>(product, i);
-                    if (d < args.head_dim) to[d] = state.out[f][product][2 * row_half + i] * factor;
-                }
-            }
+/// The rows of one half of a fragment, of which `out` are the sums.
+template <int columns, int half>
+__device__ void store_half(const Attention& args, const Tile& tile, int row, float sum,
+                           const float (&out)[columns / 8][4]) {
+    sum = row_sum(sum);
+    if (row >= tile.rows) return;
+    const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
+    float* to =
+        args.out + query_of(tile, row) * args.out_stride + head_of(tile, row) * args.head_dim;
+    for (int product = 0; product < columns / 8; ++product) {
+        for (int i = 0; i < 2; ++i) {
+            const int d = column_of<columns>(product, i);
+            if (d < args.head_dim) to[d] = out[product][2 * half + i] * factor;
         }
     }
+}
+
+template <int columns>
+__device__ void store_rows(const Attention& args, int fragment, const float (&sum)[2],
+                           const float (&out)[columns / 8][4]) {
+    const Tile tile = tile_of(args);
+    store_half<columns, 0>(args, tile, row_of(fragment, 0), sum[0], out);
+    store_half<columns, 1>(args, tile, row_of(fragment, 1), sum[1], out);
 }
 
 // ---- the kernel ----
@@ -507,9 +546,9 @@ template <int columns, bool coded>
 __global__ void __launch_bounds__(threads) tile_kernel(Attention args) {
     auto& memory = *reinterpret_cast<Memory<columns>*>(dynamic_shared());
     auto& raw = *reinterpret_cast<CodedMemory<columns>*>(dynamic_shared() + sizeof(memory));
-    const Tile tile = tile_of(args);
+    const auto kv_head = static_cast<int>(blockIdx.y);
     const auto row = static_cast<int>(threadIdx.x);
-    Plan plan{query_of(tile, row), row < tile.rows};
+    Plan plan{query_to_plan(args, row)};
     const bool adjusted = coded || args.key_bias != nullptr;
     const float factor = adjusted ? 1.0f : args.scale * log2_e;
     State<columns> state;
@@ -519,41 +558,43 @@ __global__ void __launch_bounds__(threads) tile_kernel(Attention args) {
             state.sum[f][half] = 0.0f;
         }
     }
-    keep_query(args, tile, memory);
+    keep_query(args, memory);
 
-    Step step = next_step(args, tile.sequence, plan, 0, memory);
-    if (step.block != no_block) start_keys<columns, coded>(args, tile, step.block, memory, raw);
-    while (step.block != no_block) {
+    Step step = next_step(args, plan, 0, 0, memory);
+    if (step.begin != no_key) start_keys<columns, coded>(args, kv_head, step.begin, memory, raw);
+    while (step.begin != no_key) {
         copy_async_wait<0>();
         __syncthreads();  // the keys are there, the last values have been read
-        start_values<columns, coded>(args, tile, step.block, memory, raw);
+        start_values<columns, coded>(args, kv_head, step.begin, memory, raw);
+        const Step next =
+            next_step(args, plan, step.begin + keys_of_step(columns), 1 - step.buffer, memory);
         if constexpr (coded) {
             convert_keys(raw, memory);
-            load_scales(args, tile, step.block, args.k_scales, memory.key_scales);
+            load_scales<columns>(args, kv_head, step.begin, args.k_scales, memory.key_scales);
             __syncthreads();
         }
-        Scores scores;
+        Scores<columns> scores;
         multiply_keys(memory, scores);
-        if (adjusted) make_logits(args, tile, step.block, memory.key_scales, scores);
-        if (!step.whole) hide_unseen(memory.seen, scores);
+        if (adjusted) make_logits(args, step.begin, memory.key_scales, scores);
+        if (!step.whole) hide_unseen(memory.seen[step.buffer], scores);
 
         copy_async_wait<0>();
         __syncthreads();  // the values are there, the keys have been read
-        const Step next = next_step(args, tile.sequence, plan, step.block + 1, memory);
-        if (next.block != no_block) start_keys<columns, coded>(args, tile, next.block, memory, raw);
+        if (next.begin != no_key)
+            start_keys<columns, coded>(args, kv_head, next.begin, memory, raw);
         if constexpr (coded) {
             convert_values(raw, memory);
-            load_scales(args, tile, step.block, args.v_scales, memory.value_scales);
+            load_scales<columns>(args, kv_head, step.begin, args.v_scales, memory.value_scales);
             __syncthreads();
         } else {
-            if (clear_behind(tile, step.block, memory)) __syncthreads();
+            if (clear_behind(args, step.begin, memory)) __syncthreads();
         }
-        take_in(factor, scores, state);
-        if constexpr (coded) scale_by_values(memory.value_scales, scores);
-        multiply_values(memory, scores, state);
+        multiply_values<columns, coded>(memory, factor, scores, state);
         step = next;
     }
-    store_rows(args, tile, state);
+    static_assert(fragments == 2);
+    store_rows<columns>(args, 0, state.sum[0], state.out[0]);
+    store_rows<columns>(args, 1, state.sum[1], state.out[1]);
 }
 
 template <int columns>

@@ -33,7 +33,7 @@ __device__ Tile tile_of(const Stored& stored) {
     const int64_t begin = stored.begin + (stored.past != nullptr ? *stored.past : 0);
     const int64_t head = blockIdx.y;
     return {stored.x + first * stored.x_stride + head * stored.layout.head_dim,
-            std::min<int64_t>(+tile_rows, stored.rows - first), begin + first, head};
+            std::min(int64_t{tile_rows}, stored.rows - first), begin + first, head};
 }
 
 /// The scale of a row of int8, in every lane: 0 if all is 0, a NaN if not all is finite.
