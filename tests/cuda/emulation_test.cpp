@@ -142,6 +142,21 @@ TEST_CASE("emulation_refuses_blocks_that_a_gpu_would") {
 
 namespace {
 
+__global__ void align_of_frame(float* out) {
+    out[threadIdx.x] =
+        static_cast<float>(reinterpret_cast<uintptr_t>(__builtin_frame_address(0)) % 16);
+}
+
+}  // namespace
+
+TEST_CASE("emulation_stacks_are_aligned_as_compilers_expect") {
+    const DeviceArray<float> out(std::vector<float>(threads, 7.0f));
+    launch("test", align_of_frame, 1, threads, 0, out.data());
+    CHECK(out.values() == std::vector<float>(threads, 0.0f));
+}
+
+namespace {
+
 __global__ void count_threads(float* out) {
     const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     out[block * blockDim.x + threadIdx.x] += static_cast<float>(threadIdx.x + 1);
