@@ -19,6 +19,12 @@ $found"; fi
 }
 
 allowed kernels 'kernels/'
+found=$(grep -nE '^#include "' kernels/cuda/*.h kernels/cuda/*.cu kernels/cuda/*.cpp | grep -vE '#include "kernels/' || true)
+if [ -n "$found" ]; then complain "kernels/cuda may not include:
+$found"; fi
+found=$(grep -nE '#include <(cuda|cublas)' -r kernels/*.h kernels/*.cpp || true)
+if [ -n "$found" ]; then complain "only kernels/cuda/ may include CUDA:
+$found"; fi
 allowed tensor '(kernels|tensor)/'
 allowed nn '(kernels/dtype\.h|tensor/|nn/)'
 allowed io '(kernels/dtype\.h|tensor/|io/)'
