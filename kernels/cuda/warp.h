@@ -99,17 +99,6 @@ __device__ inline float exp2_fast(float x) {
 #endif
 }
 
-/// f16_to_f32 by the GPU's instruction.
-__device__ inline float half_to_float(uint16_t half) {
-#ifdef __CUDACC__
-    float result;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(half));
-    return result;
-#else
-    return f16_to_f32(half);
-#endif
-}
-
 /// Element i of an array of f32, bf16 or f16; float_element of dtype.h with the GPU's conversions
 /// where they are worth it.
 __device__ inline float load_float(const void* data, DType dtype, int64_t i) {
