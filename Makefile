@@ -29,10 +29,10 @@ demo: build
 test: build
 	@tests/run.sh $(BUILD)
 
-# The same tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+# The same tests under AddressSanitizer and UndefinedBehaviorSanitizer; the kernels of the GPU as plain C++.
 test-sanitized:
 	@$(MAKE) test BUILD=build-sanitized \
-	    CMAKE_OPTIONS="-DMLLAMA_SANITIZE=address,undefined $(CMAKE_OPTIONS)"
+	    CMAKE_OPTIONS="-DMLLAMA_SANITIZE=address,undefined -DMLLAMA_CUDA=OFF $(CMAKE_OPTIONS)"
 
 bench: build
 	@$(BUILD)/mllama bench -m apps/demo/model --images 1
