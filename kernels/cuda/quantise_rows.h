@@ -43,6 +43,8 @@ struct IntRows {
     int8_t* numbers = nullptr;
     float* scales = nullptr;
     int32_t* sums = nullptr;
+    int64_t stride = 0;  ///< layout.stride()
+    int pieces = 0;      ///< layout.scales()
     int rows = 0;
     int padded_rows = 0;
 };

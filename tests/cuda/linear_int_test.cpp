@@ -276,7 +276,7 @@ TEST_CASE("cuda_linear_int_extreme_numbers_do_not_overflow") {
     }
 }
 
-TEST_CASE("cuda_linear_int_too_wide_for_sums_of_32_bits_is_an_error") {
+TEST_CASE("cuda_linear_int_what_sums_cannot_hold_is_an_error") {
     if (!has_device()) return;
     const DeviceArray<float> x(std::vector<float>(1));
     Matrix w{x.data(), DType::i8, 1, (int64_t{1} << 17) + 1, 0, Coding::int8, {}};
