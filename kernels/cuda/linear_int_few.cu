@@ -193,13 +193,10 @@ __device__ T of_part(T mine, int part) {
 
 /// What of x meets a chunk: 32 numbers.
 struct PieceNumbers {
-    uint4 of[2];
+    uint4 of[2];  ///< that meet low and high nibbles
     __device__ explicit PieceNumbers(const int8_t* from)
         : of{load_numbers(from), load_numbers(from + lane_bytes)} {}
-    /// Of word `word` of the weights, those of low (0) and of high nibbles (1).
-    __device__ uint32_t word(int word, int high) const {
-        return word_of(of[word / 2], word % 2 * 2 + high);
-    }
+    __device__ uint32_t word(int word, int high) const { return word_of(of[high], word); }
 };
 
 /// sums += the products of chunk i of `w` with a piece of x.

@@ -7,12 +7,12 @@
 //         int4: the sum of each segment becomes a float, with its scales
 //     scales of int8, epilogue
 //
-// Rows of a step lie in shared memory without gaps. What four lanes read of a row at a time, a unit,
-// is exchanged with others of the row such that lanes that read together meet different banks.
+// Rows of a step lie in shared memory without gaps; the 16 bytes of eight rows that are read together
+// are exchanged with others of their rows such that they meet different banks.
 //
-// The fragment of a lane (mma.h) is made of eight neighbouring numbers of a row of x, and of as many
-// of a row of w or of the low and high nibbles of one word: that is the order that quantise_rows gives
-// x. Which columns an mma calls which does not matter, as long as both factors agree.
+// Fragments of int8 are loaded as they lie. 16 bytes of int4 are 32 columns, of which the low nibbles
+// are every other one: quantise_rows has brought those of x together. Which columns an mma calls which
+// does not matter, as long as both factors agree.
 #include <type_traits>
 
 #include "kernels/cuda/epilogue.h"
@@ -39,23 +39,13 @@ struct TileShape {
     static constexpr int x_bytes = nibbles ? 128 : 64;
     static constexpr int w_bytes = 64;
     static constexpr int mma_steps = x_bytes / 32;
-    // What four lanes read of a row for an mma.
-    static constexpr int x_unit = 32;
-    static constexpr int w_unit = nibbles ? 16 : 32;
 };
 
-/// Where unit `unit` begins in a row of so many bytes. It depends on row % 8 alone.
-template <int row_bytes, int unit_bytes>
-__device__ constexpr int unit_place(int row, int unit) {
-    constexpr int rows_of_all_banks = 128 / row_bytes, units = row_bytes / unit_bytes;
-    static_assert(8 % (rows_of_all_banks * units) == 0);
-    return (unit ^ (row / rows_of_all_banks % units)) * unit_bytes;
-}
-/// Where the 16 bytes `chunk` begin in a row.
-template <int row_bytes, int unit_bytes>
+/// Where the 16 bytes `chunk` begin in a row of so many bytes. It depends on row % 8 alone.
+template <int row_bytes>
 __device__ constexpr int chunk_place(int row, int chunk) {
-    return unit_place<row_bytes, unit_bytes>(row, chunk * 16 / unit_bytes) +
-           chunk * 16 % unit_bytes;
+    constexpr int rows_of_all_banks = 128 / row_bytes, chunks = row_bytes / 16;
+    return (chunk ^ (row / rows_of_all_banks % chunks)) * 16;
 }
 
 template <class Shape, bool nibbles>
@@ -84,7 +74,7 @@ struct Factors {
 
 /// Copies rows of a step to shared memory: what a thread copies is found once, and moves along the rows.
 /// A thread has the same 16 bytes of every row_step-th row.
-template <int rows_, int row_bytes, int unit_bytes, int threads>
+template <int rows_, int row_bytes, int threads>
 struct RowCopies {
     static constexpr int row_chunks = row_bytes / 16;
     static constexpr int row_step = threads / row_chunks;
@@ -105,7 +95,7 @@ struct RowCopies {
         step = row_step * stride;
         const int behind = static_cast<int>(rows < rows_ ? rows : rows_) - row;
         there = behind > 0 ? (behind - 1) / row_step + 1 : 0;
-        place = row * row_bytes + chunk_place<row_bytes, unit_bytes>(row, thread % row_chunks);
+        place = row * row_bytes + chunk_place<row_bytes>(row, thread % row_chunks);
     }
     /// `at`: the step's first byte in a row of `bytes`.
     __device__ void copy(uint8_t* to, int at, int bytes) const {
@@ -220,8 +210,8 @@ struct ScaleCopies<Shape, true> {
 };
 template <class Shape>
 struct Copies {
-    RowCopies<Shape::rows, Shape::x_bytes, Shape::x_unit, Shape::threads> x;
-    RowCopies<Shape::columns, Shape::w_bytes, Shape::w_unit, Shape::threads> w;
+    RowCopies<Shape::rows, Shape::x_bytes, Shape::threads> x;
+    RowCopies<Shape::columns, Shape::w_bytes, Shape::threads> w;
     ScaleCopies<Shape, Shape::nibbles> scales;
 
     __device__ explicit Copies(const Factors& f)
@@ -269,50 +259,56 @@ struct Products {
     T of[Shape::m_tiles][Shape::n_tiles][4];
 };
 
-/// Eight numbers of a row of x, of 32 columns.
-template <class Shape>
-__device__ uint2 load_x(const Stage<Shape>& stage, int row, int step) {
-    const LanePlace<Shape> lane;
-    const int place = unit_place<Shape::x_bytes, Shape::x_unit>(lane.group, step) + 8 * lane.quad;
-    return *reinterpret_cast<const uint2*>(stage.x + row * Shape::x_bytes + place);
-}
-
+/// 16 rows of x and 32 columns.
 template <class Shape>
 __device__ void load_a(uint32_t (&a)[4], const Stage<Shape>& stage, int m, int step) {
-    const int row = LanePlace<Shape>().row(m);
-    const uint2 low = load_x(stage, row, step), high = load_x(stage, row + 8, step);
-    a[0] = low.x;
-    a[1] = high.x;
-    a[2] = low.y;
-    a[3] = high.y;
+    const int lane = static_cast<int>(threadIdx.x % warp_size), in_eight = lane % 8;
+    const int row = LanePlace<Shape>().warp_row + 16 * m + lane / 8 % 2 * 8 + in_eight;
+    load_matrices(a, stage.x + row * Shape::x_bytes +
+                         chunk_place<Shape::x_bytes>(in_eight, 2 * step + lane / 16));
 }
 
+/// Fragments of w.
 template <class Shape>
-__device__ void load_b(uint32_t (&b)[2], const Stage<Shape>& stage, int n, int step) {
-    const LanePlace<Shape> lane;
-    const int row = lane.warp_column + 8 * n + lane.group;
-    const uint8_t* unit = stage.w + row * Shape::w_bytes +
-                          unit_place<Shape::w_bytes, Shape::w_unit>(lane.group, step);
-    if (Shape::nibbles) {
-        const uint32_t word = *reinterpret_cast<const uint32_t*>(unit + 4 * lane.quad);
-        b[0] = low_nibbles(word);
-        b[1] = high_nibbles(word);
-    } else {
-        const auto words = *reinterpret_cast<const uint2*>(unit + 8 * lane.quad);
-        b[0] = words.x;
-        b[1] = words.y;
+struct Fragments {
+    uint32_t of[Shape::n_tiles][2];
+
+    /// All rows of w of this warp, and 32 columns.
+    __device__ void load(const Stage<Shape>& stage, int step) {
+        constexpr int tiles = Shape::nibbles ? 4 : 2;  // of a load
+        const int lane = static_cast<int>(threadIdx.x % warp_size), in_eight = lane % 8;
+        const int tile = Shape::nibbles ? lane / 8 : lane / 16;
+        const int chunk = Shape::nibbles ? step : 2 * step + lane / 8 % 2;
+        const uint8_t* from =
+            stage.w + chunk_place<Shape::w_bytes>(in_eight, chunk) +
+            (LanePlace<Shape>().warp_column + 8 * tile + in_eight) * Shape::w_bytes;
+        for (int n = 0; n < Shape::n_tiles; n += tiles) {
+            uint32_t units[4];
+            load_matrices(units, from + 8 * n * Shape::w_bytes);
+            put(units, n);
+        }
     }
-}
+    __device__ void put(const uint32_t (&units)[4], int n) {
+        if constexpr (Shape::nibbles) {
+            for (int i = 0; i < 4; ++i) {
+                of[n + i][0] = low_nibbles(units[i]);
+                of[n + i][1] = high_nibbles(units[i]);
+            }
+        } else {
+            for (int i = 0; i < 4; ++i) of[n + i / 2][i % 2] = units[i];
+        }
+    }
+};
 
 /// c += the products of 32 columns.
 template <class Shape>
 __device__ void multiply(Products<Shape, int32_t>& c, const Stage<Shape>& stage, int step) {
-    uint32_t a[Shape::m_tiles][4];
-    for (int m = 0; m < Shape::m_tiles; ++m) load_a(a[m], stage, m, step);
-    for (int n = 0; n < Shape::n_tiles; ++n) {
-        uint32_t b[2];
-        load_b(b, stage, n, step);
-        for (int m = 0; m < Shape::m_tiles; ++m) mma_int8(c.of[m][n], a[m], b);
+    Fragments<Shape> b;
+    b.load(stage, step);
+    for (int m = 0; m < Shape::m_tiles; ++m) {
+        uint32_t a[4];
+        load_a(a, stage, m, step);
+        for (int n = 0; n < Shape::n_tiles; ++n) mma_int8(c.of[m][n], a, b.of[n]);
     }
 }
 

@@ -91,7 +91,8 @@ __global__ void quantise_whole_rows(const float* x, int64_t x_stride, IntRows to
     if (threadIdx.x == 0) to.scales[blockIdx.x] = steps.scale;
 }
 
-/// Four numbers of this lane, and four of its neighbour, as 0 2 4 6 (even lanes) or 1 3 5 7.
+/// Of the four numbers of this lane and the four of its neighbour, those of even columns (in even
+/// lanes) or those of odd ones.
 __device__ inline uint32_t apart(uint32_t mine) {
     const uint32_t theirs = __shfl_xor_sync(whole_warp, mine, 1u);
     const bool odd = threadIdx.x % 2 == 1;
@@ -124,7 +125,8 @@ __global__ void quantise_pieces(const float* x, int64_t x_stride, IntRows to) {
     const Steps steps = steps_for(warp_largest(largest_bits(four)));
     const uint32_t word = round_four(four, steps);
     store_sums(word, piece, row, to);
-    reinterpret_cast<uint32_t*>(to.numbers + row * to.stride)[col / 4] = apart(word);
+    const int64_t place = col / 32 * 32 + col / 4 % 2 * 16 + col % 32 / 8 * 4;
+    *reinterpret_cast<uint32_t*>(to.numbers + row * to.stride + place) = apart(word);
     if (threadIdx.x % warp_size == 0) to.scales[piece * to.padded_rows + row] = steps.scale;
 }
 
