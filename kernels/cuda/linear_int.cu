@@ -9,12 +9,12 @@
 namespace mllama::cuda {
 namespace {
 
-/// Throws for what sums of 32 bits cannot hold. No published model comes near.
+/// Throws for what the sums of the kernels cannot hold.
 void check_sums(const Matrix& w) {
-    constexpr int64_t most_columns = int64_t{1} << 17;  // times 127 * 128, below 2^31
-    if (w.coding == Coding::int8 && w.cols > most_columns)
-        fail("CUDA: a linear layer of ", w.cols, " columns in int8: ", most_columns,
+    if (w.cols > most_int_columns) {
+        fail("CUDA: a linear layer of ", w.cols, " columns in int8 or int4: ", most_int_columns,
              " is the most");
+    }
     const int32_t zero = w.groups.zero == nullptr ? w.groups.zero_add : 0;
     if (zero <= -zero_limit || zero >= zero_limit) fail("CUDA: zero points of ", zero, " in int4");
 }
@@ -31,8 +31,8 @@ void linear_int(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
                 const Epilogue& epilogue, float* out, int64_t out_stride) {
     if (rows <= 0 || w.rows <= 0) return;
     check_sums(w);
-    const IntWeights weights(w);
     const IntLayout layout = int_layout(w);
+    const IntWeights weights(w, layout);
     const bool few = rows <= few_rows;
     const int64_t multiple = few ? few_rows : tile_rows;
     const int64_t most = most_int_rows(layout, multiple);

@@ -21,9 +21,10 @@ namespace {
 
 constexpr unsigned threads = 256;
 constexpr int warps = threads / warp_size;
-constexpr int half_rows = 8;         // of w: an mma has one or two halves
-constexpr int64_t chunk_bytes = 64;  // of a row of w, that its four lanes load at a time
-constexpr int64_t lane_bytes = 16;   // of those
+constexpr int half_rows = 8;     // of w: an mma has one or two halves
+constexpr int chunk_bytes = 64;  // of a row of w, that its four lanes load at a time
+constexpr int lane_bytes = 16;   // of those
+constexpr int row_places = static_cast<int>(few_rows);
 
 /// Where this thread stands.
 struct Lane {
@@ -32,15 +33,30 @@ struct Lane {
     int quad = static_cast<int>(threadIdx.x % 4);
 };
 
-/// This lane's rows of w; where there is no such row, the last one is read and its sum dropped.
-template <int halves>
-struct LaneRows {
-    int64_t of[halves];
+/// The row of w that this lane has of a half of the block's; where there is none, the last one is read
+/// and its sum dropped.
+__device__ inline int64_t lane_row(int64_t first, int half, int64_t rows) {
+    const int64_t row = first + half * half_rows + Lane().group;
+    return row < rows ? row : rows - 1;
+}
 
-    __device__ LaneRows(int64_t first, int64_t rows) {
-        for (int h = 0; h < halves; ++h) {
-            const int64_t row = first + h * half_rows + Lane().group;
-            of[h] = row < rows ? row : rows - 1;
+/// This lane's rows of w, from its columns of a chunk on.
+template <int halves, int alignment>
+struct LaneRows {
+    const uint8_t* of[halves];
+    int bytes;  ///< of a row from there on
+
+    __device__ LaneRows(const IntWeights& w, int64_t first)
+        : bytes(w.row_bytes - Lane().quad * lane_bytes) {
+        for (int h = 0; h < halves; ++h)
+            of[h] = w.row(lane_row(first, h, w.rows)) + Lane().quad * lane_bytes;
+    }
+    __device__ uint4 load(int half, int chunk) const {
+        const int at = chunk * chunk_bytes;
+        if constexpr (alignment < 16) {
+            return load_crooked<alignment>(of[half], at, bytes);
+        } else {
+            return at < bytes ? load_once(of[half] + at) : uint4{0, 0, 0, 0};
         }
     }
 };
@@ -51,17 +67,9 @@ struct Chunks {
     uint4 of[halves][loads];
 
     template <int alignment>
-    __device__ void load(const IntWeights& w, const LaneRows<halves>& rows, int64_t chunk) {
+    __device__ void load(const LaneRows<halves, alignment>& rows, int chunk) {
         for (int h = 0; h < halves; ++h) {
-            const uint8_t* row = w.data + rows.of[h] * w.row_bytes;
-            for (int i = 0; i < loads; ++i) {
-                const int64_t at = (chunk + i) * chunk_bytes + Lane().quad * lane_bytes;
-                if constexpr (alignment < 16) {
-                    of[h][i] = load_crooked<alignment>(row, at, w.row_bytes);
-                } else {
-                    of[h][i] = at < w.row_bytes ? load_once(row + at) : uint4{0, 0, 0, 0};
-                }
-            }
+            for (int i = 0; i < loads; ++i) of[h][i] = rows.load(h, chunk + i);
         }
     }
     /// Word `word` of row group, and of row group + 8.
@@ -71,17 +79,21 @@ struct Chunks {
     }
 };
 
-/// 16 numbers of this lane's row of x from column `col` on; zeros where x has no such row.
-__device__ inline uint4 load_x(const IntRows& x, int64_t col) {
+/// The row of x that this lane has: the numbers that meet its columns of a chunk, so many bytes of
+/// them. Where there is none, the last one is read and its sums dropped.
+__device__ inline const int8_t* lane_numbers(const IntRows& x, int bytes) {
     const Lane lane;
-    if (lane.group >= x.rows) return {0, 0, 0, 0};
-    return *reinterpret_cast<const uint4*>(x.numbers + lane.group * x.layout.stride() + col);
+    const int row = lane.group < x.rows ? lane.group : x.rows - 1;
+    return x.numbers + row * x.stride + lane.quad * bytes;
+}
+__device__ inline uint4 load_numbers(const int8_t* from) {
+    return *reinterpret_cast<const uint4*>(from);
 }
 
 /// The sums of the warps, (warp, row of x, row of w), that are added up to results.
 template <class Sum, int halves>
 struct BlockSums {
-    Sum of[warps][few_rows][halves * half_rows];
+    Sum of[warps][row_places][halves * half_rows];
 
     /// c as mma.h says: rows of w times rows of x.
     __device__ void put(const Sum (&c)[4]) {
@@ -102,20 +114,21 @@ __global__ void __launch_bounds__(threads)
     few_int8_kernel(IntWeights w, IntRows x, Epilogue epilogue, float* out, int64_t out_stride) {
     constexpr int loads = 4;
     constexpr int block_rows = halves * half_rows;
-    const Lane lane;
     const int64_t first = int64_t{blockIdx.x} * block_rows;
-    const LaneRows<halves> rows(first, w.rows);
-    const int64_t chunks = pieces(w.row_bytes, chunk_bytes);
+    const LaneRows<halves, alignment> rows(w, first);
+    const int8_t* x_row = lane_numbers(x, lane_bytes);
+    const int chunks = (w.row_bytes + chunk_bytes - 1) / chunk_bytes;
     int32_t c[4] = {};
+    int chunk = Lane().warp * loads;
     Chunks<halves, loads> next;
-    next.template load<alignment>(w, rows, lane.warp * loads);
-    for (int64_t chunk = lane.warp * loads; chunk < chunks; chunk += warps * loads) {
+    next.load(rows, chunk);
+    for (; chunk < chunks; chunk += warps * loads) {
         const Chunks<halves, loads> now = next;
-        next.template load<alignment>(w, rows, chunk + warps * loads);
+        next.load(rows, chunk + warps * loads);
 #pragma unroll
         for (int i = 0; i < loads; ++i) {
             if (chunk + i >= chunks) break;
-            const uint4 numbers = load_x(x, (chunk + i) * chunk_bytes + lane.quad * lane_bytes);
+            const uint4 numbers = load_numbers(x_row + (chunk + i) * chunk_bytes);
             for (int word = 0; word < 4; word += 2) {
                 const uint32_t a[4] = {now.low(i, word), now.high(i, word), now.low(i, word + 1),
                                        now.high(i, word + 1)};
@@ -130,26 +143,41 @@ __global__ void __launch_bounds__(threads)
     const int row = static_cast<int>(threadIdx.x) / block_rows;
     const int column = static_cast<int>(threadIdx.x) % block_rows;
     if (row >= x.rows || first + column >= w.rows) return;
-    const float scale = w.cols > 0 ? scale_of(w.groups.groups, first + column, 0) : 0.0f;
+    const float scale = w.cols > 0 ? scale_of(w.groups, first + column, 0) : 0.0f;
     store_result(epilogue, scaled_sum(sums.total(row, column), x.scales[row], scale), row,
                  first + column, out, out_stride);
 }
 
-/// Scales and zeros of the groups that this lane's columns of some pieces are in.
+/// Scales and zeros of this lane's rows of w.
+template <int halves>
+struct LaneScales {
+    RowScales of[halves];
+
+    __device__ LaneScales(const IntWeights& w, int64_t first);
+};
+template <>
+__device__ inline LaneScales<1>::LaneScales(const IntWeights& w, int64_t first)
+    : of{RowScales(w.groups, lane_row(first, 0, w.rows))} {}
+template <>
+__device__ inline LaneScales<2>::LaneScales(const IntWeights& w, int64_t first)
+    : of{RowScales(w.groups, lane_row(first, 0, w.rows)),
+         RowScales(w.groups, lane_row(first, 1, w.rows))} {}
+
+/// Those of the groups that this lane's columns of some pieces are in.
 template <int parts, int halves, int loads>
 struct PieceScales {
     uint32_t bits[halves][loads];
     int32_t zero[halves][loads];
 
-    __device__ void load(const IntWeights& w, const LaneRows<halves>& rows, int64_t piece) {
-        const int part = Lane().quad * parts / 4;
+    __device__ void load(const IntWeights& w, const LaneScales<halves>& rows, int piece) {
+        constexpr int segment_columns = static_cast<int>(x_piece) / parts;
         for (int i = 0; i < loads; ++i) {
-            const int64_t col = (piece + i) * x_piece + part * (x_piece / parts);
-            const int64_t group = w.groups.group(col);
+            const int segment = (piece + i) * parts + Lane().quad * parts / 4;
+            const bool there = segment * segment_columns < w.cols;
+            const int group = there ? w.group(segment) : 0;  // of what is not there x is 0
             for (int h = 0; h < halves; ++h) {
-                const bool there = col < w.cols;
-                bits[h][i] = there ? scale_bits(w.groups.groups, rows.of[h], group) : 0;
-                zero[h][i] = there ? zero_number(w.groups.groups, rows.of[h], group) : 0;
+                bits[h][i] = rows.of[h].bits(w.groups, group);
+                zero[h][i] = rows.of[h].zero_number(w.groups, group);
             }
         }
     }
@@ -163,33 +191,27 @@ __device__ T of_part(T mine, int part) {
     return __shfl_sync(whole_warp, mine, lane / 4 * 4 + static_cast<unsigned>(part * (4 / parts)));
 }
 
-/// What of x meets a chunk.
+/// What of x meets a chunk: 32 numbers.
 struct PieceNumbers {
-    uint4 of[2];
-    __device__ PieceNumbers(const IntRows& x, int64_t piece) {
-        const int64_t col = piece * x_piece + Lane().quad * 2 * lane_bytes;
-        of[0] = load_x(x, col);
-        of[1] = load_x(x, col + lane_bytes);
-    }
-    /// Of word `word` of the weights, those of low (0) and of high nibbles (1).
-    __device__ uint32_t word(int word, int high) const {
-        return word_of(of[word / 2], word % 2 * 2 + high);
-    }
+    uint4 of[2];  ///< that meet low and high nibbles
+    __device__ explicit PieceNumbers(const int8_t* from)
+        : of{load_numbers(from), load_numbers(from + lane_bytes)} {}
+    __device__ uint32_t word(int word, int high) const { return word_of(of[high], word); }
 };
 
 /// sums += the products of chunk i of `w` with a piece of x.
 template <int parts, int halves, int loads>
 __device__ void add_piece(float (&sums)[4], const Chunks<halves, loads>& w,
                           const PieceScales<parts, halves, loads>& scales, DType scale_dtype, int i,
-                          const IntRows& x, int64_t piece) {
+                          const IntRows& x, const int8_t* x_row, int piece) {
     const Lane lane;
-    const PieceNumbers numbers(x, piece);
-    const int64_t column = 2 * lane.quad;  // of c: the first of two rows of x
-    const auto x_scale = *reinterpret_cast<const float2*>(x.scales + piece * few_rows + column);
+    const PieceNumbers numbers(x_row + piece * static_cast<int>(x_piece));
+    const int column = 2 * lane.quad;  // of c: the first of two rows of x
+    const auto x_scale = *reinterpret_cast<const float2*>(x.scales + piece * row_places + column);
     int32_t c[parts][4];
     for (int part = 0; part < parts; ++part) {
         const auto x_sum =
-            *reinterpret_cast<const uint2*>(x.sums + (piece * parts + part) * few_rows + column);
+            *reinterpret_cast<const uint2*>(x.sums + (piece * parts + part) * row_places + column);
         for (int h = 0; h < 2; ++h) {
             const int32_t zero = h < halves ? of_part<parts>(scales.zero[h % halves][i], part) : 0;
             c[part][2 * h] = sum_start - zero * static_cast<int32_t>(x_sum.x);
@@ -222,25 +244,26 @@ __global__ void __launch_bounds__(threads)
     few_int4_kernel(IntWeights w, IntRows x, Epilogue epilogue, float* out, int64_t out_stride) {
     constexpr int loads = 2;
     constexpr int block_rows = halves * half_rows;
-    const Lane lane;
     const int64_t first = int64_t{blockIdx.x} * block_rows;
-    const LaneRows<halves> rows(first, w.rows);
-    const int64_t count = x.layout.scales();  // of pieces
-    const DType scale_dtype = w.groups.groups.scale_dtype;
+    const LaneRows<halves, alignment> rows(w, first);
+    const LaneScales<halves> row_scales(w, first);
+    const int8_t* x_row = lane_numbers(x, 2 * lane_bytes);
+    const DType scale_dtype = w.groups.scale_dtype;
     float lane_sums[4] = {};
+    int piece = Lane().warp * loads;
     Chunks<halves, loads> next;
     PieceScales<parts, halves, loads> next_scales;
-    next.template load<alignment>(w, rows, lane.warp * loads);
-    next_scales.load(w, rows, lane.warp * loads);
-    for (int64_t piece = lane.warp * loads; piece < count; piece += warps * loads) {
+    next.load(rows, piece);
+    if (x.pieces > 0) next_scales.load(w, row_scales, piece);
+    for (; piece < x.pieces; piece += warps * loads) {
         const Chunks<halves, loads> now = next;
         const PieceScales<parts, halves, loads> scales = next_scales;
-        next.template load<alignment>(w, rows, piece + warps * loads);
-        next_scales.load(w, rows, piece + warps * loads);
+        next.load(rows, piece + warps * loads);
+        next_scales.load(w, row_scales, piece + warps * loads);
 #pragma unroll
         for (int i = 0; i < loads; ++i) {
-            if (piece + i >= count) break;
-            add_piece(lane_sums, now, scales, scale_dtype, i, x, piece + i);
+            if (piece + i >= x.pieces) break;
+            add_piece(lane_sums, now, scales, scale_dtype, i, x, x_row, piece + i);
         }
     }
     __shared__ BlockSums<float, halves> sums;

@@ -1,55 +1,72 @@
 // What linear layers of integers are made of: linear_int.cu puts these together.
 #pragma once
 
-#include <bit>
-
 #include "kernels/arguments.h"
 #include "kernels/cuda/quantise_rows.h"
 #include "kernels/cuda/weights.h"
 
 namespace mllama::cuda {
 
-/// Which group a column is in, by a shift where the size is a power of two.
-struct ColumnGroups {
-    Groups groups;
-    int shift;  ///< -1: the size is no power of two
-
-    explicit ColumnGroups(const Matrix& w) : groups(w.groups), shift(-1) {
-        const auto size = static_cast<uint64_t>(groups.size);
-        if (groups.size >= w.cols) {
-            shift = 62;  // every column is in group 0
-        } else if (std::has_single_bit(size)) {
-            shift = std::countr_zero(size);
-        }
-    }
-    __device__ int64_t group(int64_t col) const {
-        return shift >= 0 ? col >> shift : col / groups.size;
-    }
-};
+/// Columns that a matrix may have: sums of so many products of int8 stay below 2^31, and places in a
+/// row fit into 32 bits. No published model comes near.
+inline constexpr int64_t most_int_columns = int64_t{1} << 17;
 
 /// A matrix in int8 or int4 as these kernels read it.
 struct IntWeights {
     const uint8_t* data;
-    int64_t rows, cols;
-    int64_t row_bytes;
-    ColumnGroups groups;
-    bool aligned;  ///< pieces of 16 bytes can be read where they lie
+    int64_t rows;
+    int cols;
+    int row_bytes;
+    Groups groups;
+    int segments_per_group;  ///< of int4
+    int group_shift;         ///< their logarithm, or -1
+    bool aligned;            ///< pieces of 16 bytes can be read where they lie
 
-    explicit IntWeights(const Matrix& w)
+    IntWeights(const Matrix& w, const IntLayout& layout)
         : data(static_cast<const uint8_t*>(w.data)),
           rows(w.rows),
-          cols(w.cols),
-          row_bytes(w.coding == Coding::int4 ? int4_words(w.cols) * 4 : w.cols),
-          groups(w),
-          aligned(aligned_rows(data, row_bytes)) {}
+          cols(static_cast<int>(w.cols)),
+          row_bytes(static_cast<int>(layout.nibbles ? int4_words(w.cols) * 4 : w.cols)),
+          groups(w.groups),
+          aligned(aligned_rows(data, row_bytes)) {
+        const bool whole_row = groups.size >= w.cols;
+        segments_per_group = static_cast<int>(whole_row ? most_int_columns  // any segment is in 0
+                                                        : groups.size / layout.segment);
+        const auto count = static_cast<unsigned>(segments_per_group);
+        group_shift = std::has_single_bit(count) ? std::countr_zero(count) : -1;
+    }
+    __device__ const uint8_t* row(int64_t row) const { return data + row * row_bytes; }
+    __device__ int group(int segment) const {
+        return group_shift >= 0 ? segment >> group_shift : segment / segments_per_group;
+    }
 };
 
-/// A scale as it lies in memory: to be loaded some time before it is needed.
-__device__ inline uint32_t scale_bits(const Groups& groups, int64_t row, int64_t group) {
-    const int64_t i = row * groups.scale_row + group * groups.scale_group;
-    if (groups.scale_dtype == DType::f32) return static_cast<const uint32_t*>(groups.scale)[i];
-    return static_cast<const uint16_t*>(groups.scale)[i];
-}
+/// Scales and zeros of a row of int4; where there are several groups, their scales are neighbours.
+struct RowScales {
+    const void* scale;
+    const int32_t* zero;
+    int zero_shift;
+
+    __device__ RowScales(const Groups& groups, int64_t row)
+        : scale(groups.scale_dtype == DType::f32
+                    ? static_cast<const void*>(static_cast<const uint32_t*>(groups.scale) +
+                                               row * groups.scale_row)
+                    : static_cast<const uint16_t*>(groups.scale) + row * groups.scale_row),
+          zero(groups.zero + (groups.zero != nullptr ? row / 8 * groups.zero_row : 0)),
+          zero_shift(static_cast<int>(row % 8 * 4)) {}
+
+    /// A scale as it lies in memory: to be loaded some time before it is needed.
+    __device__ uint32_t bits(const Groups& groups, int group) const {
+        if (groups.scale_dtype == DType::f32) return static_cast<const uint32_t*>(scale)[group];
+        return static_cast<const uint16_t*>(scale)[group];
+    }
+    __device__ int32_t zero_number(const Groups& groups, int group) const {
+        if (groups.zero == nullptr) return groups.zero_add;
+        const auto word = static_cast<uint32_t>(zero[group * groups.zero_group]);
+        const uint32_t sum = word + static_cast<uint32_t>(groups.zero_add) * 0x11111111u;
+        return static_cast<int32_t>(sum >> zero_shift & 15u);
+    }
+};
 __device__ inline float scale_of_bits(uint32_t bits, DType dtype) {
     if (dtype == DType::f32) return std::bit_cast<float>(bits);
     const auto half = static_cast<uint16_t>(bits);
@@ -59,10 +76,10 @@ __device__ inline float scale_of_bits(uint32_t bits, DType dtype) {
 /// The bytes [at, at + 16) of a row whose bytes begin at a multiple of `alignment` only, zeros where
 /// the row has none.
 template <int alignment>
-__device__ uint4 load_crooked(const uint8_t* row, int64_t at, int64_t row_bytes) {
+__device__ uint4 load_crooked(const uint8_t* row, int at, int row_bytes) {
     uint32_t words[4] = {};
     for (int i = 0; i < 4; ++i) {
-        const int64_t place = at + 4 * i;
+        const int place = at + 4 * i;
         if constexpr (alignment == 4) {
             if (place < row_bytes) words[i] = *reinterpret_cast<const uint32_t*>(row + place);
         } else {

@@ -7,12 +7,12 @@
 //         int4: the sum of each segment becomes a float, with its scales
 //     scales of int8, epilogue
 //
-// Rows of a step lie in shared memory without gaps. What four lanes read of a row at a time, a unit,
-// is exchanged with others of the row such that lanes that read together meet different banks.
+// Rows of a step lie in shared memory without gaps; the 16 bytes of eight rows that are read together
+// are exchanged with others of their rows such that they meet different banks.
 //
-// The fragment of a lane (mma.h) is made of eight neighbouring numbers of a row of x, and of as many
-// of a row of w or of the low and high nibbles of one word: that is the order that quantise_rows gives
-// x. Which columns an mma calls which does not matter, as long as both factors agree.
+// Fragments of int8 are loaded as they lie. 16 bytes of int4 are 32 columns, of which the low nibbles
+// are every other one: quantise_rows has brought those of x together. Which columns an mma calls which
+// does not matter, as long as both factors agree.
 #include <type_traits>
 
 #include "kernels/cuda/epilogue.h"
@@ -39,22 +39,13 @@ struct TileShape {
     static constexpr int x_bytes = nibbles ? 128 : 64;
     static constexpr int w_bytes = 64;
     static constexpr int mma_steps = x_bytes / 32;
-    // What four lanes read of a row for an mma.
-    static constexpr int x_unit = 32;
-    static constexpr int w_unit = nibbles ? 16 : 32;
 };
 
-/// Where unit `unit` of a row begins; rows of so many bytes.
-template <int row_bytes, int unit_bytes>
-__device__ constexpr int unit_place(int row, int unit) {
-    constexpr int rows_of_all_banks = 128 / row_bytes, units = row_bytes / unit_bytes;
-    return row * row_bytes + (unit ^ (row / rows_of_all_banks % units)) * unit_bytes;
-}
-/// Where the 16 bytes `chunk` of a row begin.
-template <int row_bytes, int unit_bytes>
+/// Where the 16 bytes `chunk` begin in a row of so many bytes. It depends on row % 8 alone.
+template <int row_bytes>
 __device__ constexpr int chunk_place(int row, int chunk) {
-    return unit_place<row_bytes, unit_bytes>(row, chunk * 16 / unit_bytes) +
-           chunk * 16 % unit_bytes;
+    constexpr int rows_of_all_banks = 128 / row_bytes, chunks = row_bytes / 16;
+    return (chunk ^ (row / rows_of_all_banks % chunks)) * 16;
 }
 
 template <class Shape, bool nibbles>
@@ -81,93 +72,170 @@ struct Factors {
     int64_t row, column;
 };
 
-template <class Shape>
-__device__ void copy_x(Stage<Shape>& stage, const Factors& f, int64_t step) {
-    constexpr int row_chunks = Shape::x_bytes / 16;
-    for (int i = static_cast<int>(threadIdx.x); i < Shape::rows * row_chunks; i += Shape::threads) {
-        const int row = i / row_chunks, chunk = i % row_chunks;
-        const bool there = f.row + row < f.x.rows;
-        const int64_t at = (f.row + (there ? row : 0)) * f.x.layout.stride();
-        copy_async_16(stage.x + chunk_place<Shape::x_bytes, Shape::x_unit>(row, chunk),
-                      f.x.numbers + at + step * Shape::x_bytes + chunk * 16, there);
-    }
-}
+/// Copies rows of a step to shared memory: what a thread copies is found once, and moves along the rows.
+/// A thread has the same 16 bytes of every row_step-th row.
+template <int rows_, int row_bytes, int threads>
+struct RowCopies {
+    static constexpr int row_chunks = row_bytes / 16;
+    static constexpr int row_step = threads / row_chunks;
+    static constexpr int count = rows_ / row_step;
+    static_assert(count * row_step == rows_ && row_step % 8 == 0);
+    const uint8_t* from;
+    int64_t step;  ///< bytes to this thread's next row
+    int there;     ///< rows of it that are
+    int chunk;     ///< bytes into a row
+    int place;     ///< of the first one in shared memory
 
-template <class Shape>
-__device__ void copy_w(Stage<Shape>& stage, const Factors& f, int64_t step) {
-    constexpr int row_chunks = Shape::w_bytes / 16;
-    constexpr int crooked = Shape::nibbles ? 4 : 1;
-    for (int i = static_cast<int>(threadIdx.x); i < Shape::columns * row_chunks;
-         i += Shape::threads) {
-        const int row = i / row_chunks, chunk = i % row_chunks;
-        const int64_t at = step * Shape::w_bytes + chunk * 16;
-        const bool there = f.column + row < f.w.rows && at < f.w.row_bytes;
-        const uint8_t* from = f.w.data + (f.column + (there ? row : 0)) * f.w.row_bytes;
-        uint8_t* to = stage.w + chunk_place<Shape::w_bytes, Shape::w_unit>(row, chunk);
-        if (f.w.aligned) {
-            copy_async_16(to, there ? from + at : from, there);
-        } else {
-            *reinterpret_cast<uint4*>(to) =
-                there ? load_crooked<crooked>(from, at, f.w.row_bytes) : uint4{0, 0, 0, 0};
+    /// rows: those that there are from `data` on, `stride` bytes apart.
+    __device__ RowCopies(const void* data, int64_t stride, int64_t rows) {
+        const int thread = static_cast<int>(threadIdx.x);
+        const int row = thread / row_chunks;
+        chunk = thread % row_chunks * 16;
+        from = static_cast<const uint8_t*>(data) + (row < rows ? row * stride + chunk : 0);
+        step = row_step * stride;
+        const int behind = static_cast<int>(rows < rows_ ? rows : rows_) - row;
+        there = behind > 0 ? (behind - 1) / row_step + 1 : 0;
+        place = row * row_bytes + chunk_place<row_bytes>(row, thread % row_chunks);
+    }
+    /// `at`: the step's first byte in a row of `bytes`.
+    __device__ void copy(uint8_t* to, int at, int bytes) const {
+        const bool in_row = at + chunk < bytes;
+        for (int i = 0; i < count; ++i) {
+            copy_async_16(to + place + i * row_step * row_bytes, from + i * step + at,
+                          in_row && i < there);
         }
     }
-}
-
-/// Scales and sums of x.
-template <class Shape>
-__device__ void copy_x_scales(Stage<Shape>& stage, const Factors& f, int64_t step) {
-    constexpr int chunks = Shape::rows / 4;
-    const int64_t padded = f.x.padded_rows;
-    for (int i = static_cast<int>(threadIdx.x); i < (1 + Shape::parts) * chunks;
-         i += Shape::threads) {
-        const int part = i / chunks - 1, row = i % chunks * 4;
-        if (part < 0) {
-            copy_async_16(stage.x_scale + row, f.x.scales + step * padded + f.row + row, true);
-        } else {
-            copy_async_16(stage.x_sum[part] + row,
-                          f.x.sums + (step * Shape::parts + part) * padded + f.row + row, true);
+    /// The same for rows that are not aligned.
+    template <int alignment>
+    __device__ void copy_crooked(uint8_t* to, int at, int bytes) const {
+        for (int i = 0; i < count; ++i) {
+            *reinterpret_cast<uint4*>(to + place + i * row_step * row_bytes) =
+                i < there ? load_crooked<alignment>(from + i * step - chunk, at + chunk, bytes)
+                          : uint4{0, 0, 0, 0};
         }
     }
-}
+};
 
-/// Starts to copy a step.
+/// Copies the scales and sums of x: 16 bytes a thread.
 template <class Shape>
-__device__ void copy_step(Stage<Shape>& stage, const Factors& f, int64_t step, int64_t steps) {
-    if (step < steps) {
-        copy_x(stage, f, step);
-        copy_w(stage, f, step);
-        if constexpr (Shape::nibbles) copy_x_scales(stage, f, step);
+struct XScaleCopies {
+    static constexpr int row_chunks = Shape::rows / 4;
+    static_assert((1 + Shape::parts) * row_chunks <= Shape::threads);
+    const uint8_t* from;
+    int64_t step;
+
+    __device__ explicit XScaleCopies(const Factors& f) {
+        const int line = static_cast<int>(threadIdx.x) / row_chunks;  // scales, sums of part 0, ...
+        const int64_t row = f.row + static_cast<int>(threadIdx.x) % row_chunks * 4;
+        const int64_t padded = f.x.padded_rows;
+        from = reinterpret_cast<const uint8_t*>(f.x.scales + row);
+        step = 4 * padded;
+        if (line == 0) return;
+        from = reinterpret_cast<const uint8_t*>(f.x.sums + (line - 1) * padded + row);
+        step *= Shape::parts;
     }
-    copy_async_commit();
-}
+    __device__ void copy(Stage<Shape>& stage, int at_step) const {
+        const int thread = static_cast<int>(threadIdx.x);
+        if (thread >= (1 + Shape::parts) * row_chunks) return;
+        // The sums stand behind the scales in shared memory.
+        copy_async_16(reinterpret_cast<uint8_t*>(&stage) + thread * 16, from + at_step * step,
+                      true);
+    }
+};
 
 /// The scales and zeros of w of a step on their way through registers: they are of any type, and are
-/// loaded before a multiplication and stored behind it.
+/// loaded before a multiplication and stored behind it. A thread has one row of w, and every
+/// part_step-th part of a piece.
 template <class Shape>
-struct HeldScales {
-    static constexpr int all = Shape::parts * Shape::columns;
-    static constexpr int count = all / Shape::threads + 1;  // at most, of a thread
+struct WScaleCopies {
+    static constexpr int part_step = Shape::threads / Shape::columns;
+    static constexpr int count = (Shape::parts + part_step - 1) / part_step;
+    RowScales row;
+    int column, first_part;
+    bool there;
     uint32_t bits[count];
     int32_t zero[count];
 
-    __device__ void load(const Factors& f, int64_t step) {
-        for (int j = 0; j < count; ++j) {
-            const int i = static_cast<int>(threadIdx.x) + j * Shape::threads;
-            const int64_t column = f.column + i % Shape::columns;
-            const int64_t col = step * x_piece + i / Shape::columns * (x_piece / Shape::parts);
-            const bool there = i < all && column < f.w.rows && col < f.w.cols;
-            const int64_t group = f.w.groups.group(col);
-            bits[j] = there ? scale_bits(f.w.groups.groups, column, group) : 0;
-            zero[j] = there ? zero_number(f.w.groups.groups, column, group) : 0;
+    __device__ explicit WScaleCopies(const Factors& f)
+        : row(f.w.groups, column_of(f)),
+          column(static_cast<int>(threadIdx.x) % Shape::columns),
+          first_part(static_cast<int>(threadIdx.x) / Shape::columns),
+          there(f.column + column < f.w.rows) {}
+    static __device__ int64_t column_of(const Factors& f) {
+        const int64_t n = f.column + static_cast<int>(threadIdx.x) % Shape::columns;
+        return n < f.w.rows ? n : 0;
+    }
+    __device__ void load(const IntWeights& w, int step) {
+        constexpr int segment_columns = static_cast<int>(x_piece) / Shape::parts;
+        for (int i = 0; i < count; ++i) {
+            const int part = first_part + i * part_step;
+            const int segment = step * Shape::parts + part;
+            bits[i] = 0;
+            zero[i] = 0;
+            if (!there || part >= Shape::parts || segment * segment_columns >= w.cols) continue;
+            bits[i] = row.bits(w.groups, w.group(segment));
+            zero[i] = row.zero_number(w.groups, w.group(segment));
         }
     }
     __device__ void store(Stage<Shape>& stage, DType dtype) const {
-        for (int j = 0; j < count; ++j) {
-            const int i = static_cast<int>(threadIdx.x) + j * Shape::threads;
-            if (i >= all) continue;
-            stage.w_scale[i / Shape::columns][i % Shape::columns] = scale_of_bits(bits[j], dtype);
-            stage.w_zero[i / Shape::columns][i % Shape::columns] = zero[j];
+        for (int i = 0; i < count; ++i) {
+            const int part = first_part + i * part_step;
+            if (part >= Shape::parts) continue;
+            stage.w_scale[part][column] = scale_of_bits(bits[i], dtype);
+            stage.w_zero[part][column] = zero[i];
         }
+    }
+};
+
+/// What a thread copies to shared memory.
+template <class Shape, bool nibbles>
+struct ScaleCopies {
+    __device__ explicit ScaleCopies(const Factors&) {}
+    __device__ void start(Stage<Shape>&, const IntWeights&, int) {}
+    __device__ void finish(Stage<Shape>&, const IntWeights&) const {}
+};
+template <class Shape>
+struct ScaleCopies<Shape, true> {
+    XScaleCopies<Shape> x;
+    WScaleCopies<Shape> w;
+
+    __device__ explicit ScaleCopies(const Factors& f) : x(f), w(f) {}
+    __device__ void start(Stage<Shape>& stage, const IntWeights& weights, int step) {
+        if (step * static_cast<int>(x_piece) < weights.cols) x.copy(stage, step);
+        w.load(weights, step);
+    }
+    __device__ void finish(Stage<Shape>& stage, const IntWeights& weights) const {
+        w.store(stage, weights.groups.scale_dtype);
+    }
+};
+template <class Shape>
+struct Copies {
+    RowCopies<Shape::rows, Shape::x_bytes, Shape::threads> x;
+    RowCopies<Shape::columns, Shape::w_bytes, Shape::threads> w;
+    ScaleCopies<Shape, Shape::nibbles> scales;
+
+    __device__ explicit Copies(const Factors& f)
+        : x(f.x.numbers + f.row * f.x.stride, f.x.stride, f.x.rows - f.row),
+          w(f.w.row(f.column), f.w.row_bytes, f.w.rows - f.column),
+          scales(f) {}
+    /// Starts to copy a step.
+    __device__ void start(Stage<Shape>& stage, const Factors& f, int step) {
+        constexpr int crooked = Shape::nibbles ? 4 : 1;
+        const int at = step * Shape::w_bytes;
+        if (at < f.w.row_bytes) {
+            x.copy(stage.x, step * Shape::x_bytes, static_cast<int>(f.x.stride));
+            if (f.w.aligned) {
+                w.copy(stage.w, at, f.w.row_bytes);
+            } else {
+                w.template copy_crooked<crooked>(stage.w, at, f.w.row_bytes);
+            }
+        }
+        scales.start(stage, f.w, step);
+        copy_async_commit();
+    }
+    /// Stores what came through registers.
+    __device__ void finish(Stage<Shape>& stage, const Factors& f) const {
+        scales.finish(stage, f.w);
     }
 };
 
@@ -191,48 +259,56 @@ struct Products {
     T of[Shape::m_tiles][Shape::n_tiles][4];
 };
 
-/// Eight numbers of a row of x, of 32 columns.
-template <class Shape>
-__device__ uint2 load_x(const Stage<Shape>& stage, int row, int step) {
-    const int place = unit_place<Shape::x_bytes, Shape::x_unit>(row, step);
-    return *reinterpret_cast<const uint2*>(stage.x + place + 8 * LanePlace<Shape>().quad);
-}
-
+/// 16 rows of x and 32 columns.
 template <class Shape>
 __device__ void load_a(uint32_t (&a)[4], const Stage<Shape>& stage, int m, int step) {
-    const int row = LanePlace<Shape>().row(m);
-    const uint2 low = load_x(stage, row, step), high = load_x(stage, row + 8, step);
-    a[0] = low.x;
-    a[1] = high.x;
-    a[2] = low.y;
-    a[3] = high.y;
+    const int lane = static_cast<int>(threadIdx.x % warp_size), in_eight = lane % 8;
+    const int row = LanePlace<Shape>().warp_row + 16 * m + lane / 8 % 2 * 8 + in_eight;
+    load_matrices(a, stage.x + row * Shape::x_bytes +
+                         chunk_place<Shape::x_bytes>(in_eight, 2 * step + lane / 16));
 }
 
+/// Fragments of w.
 template <class Shape>
-__device__ void load_b(uint32_t (&b)[2], const Stage<Shape>& stage, int n, int step) {
-    const LanePlace<Shape> lane;
-    const int row = lane.warp_column + 8 * n + lane.group;
-    const uint8_t* unit = stage.w + unit_place<Shape::w_bytes, Shape::w_unit>(row, step);
-    if (Shape::nibbles) {
-        const uint32_t word = *reinterpret_cast<const uint32_t*>(unit + 4 * lane.quad);
-        b[0] = low_nibbles(word);
-        b[1] = high_nibbles(word);
-    } else {
-        const auto words = *reinterpret_cast<const uint2*>(unit + 8 * lane.quad);
-        b[0] = words.x;
-        b[1] = words.y;
+struct Fragments {
+    uint32_t of[Shape::n_tiles][2];
+
+    /// All rows of w of this warp, and 32 columns.
+    __device__ void load(const Stage<Shape>& stage, int step) {
+        constexpr int tiles = Shape::nibbles ? 4 : 2;  // of a load
+        const int lane = static_cast<int>(threadIdx.x % warp_size), in_eight = lane % 8;
+        const int tile = Shape::nibbles ? lane / 8 : lane / 16;
+        const int chunk = Shape::nibbles ? step : 2 * step + lane / 8 % 2;
+        const uint8_t* from =
+            stage.w + chunk_place<Shape::w_bytes>(in_eight, chunk) +
+            (LanePlace<Shape>().warp_column + 8 * tile + in_eight) * Shape::w_bytes;
+        for (int n = 0; n < Shape::n_tiles; n += tiles) {
+            uint32_t units[4];
+            load_matrices(units, from + 8 * n * Shape::w_bytes);
+            put(units, n);
+        }
     }
-}
+    __device__ void put(const uint32_t (&units)[4], int n) {
+        if constexpr (Shape::nibbles) {
+            for (int i = 0; i < 4; ++i) {
+                of[n + i][0] = low_nibbles(units[i]);
+                of[n + i][1] = high_nibbles(units[i]);
+            }
+        } else {
+            for (int i = 0; i < 4; ++i) of[n + i / 2][i % 2] = units[i];
+        }
+    }
+};
 
 /// c += the products of 32 columns.
 template <class Shape>
 __device__ void multiply(Products<Shape, int32_t>& c, const Stage<Shape>& stage, int step) {
-    uint32_t a[Shape::m_tiles][4];
-    for (int m = 0; m < Shape::m_tiles; ++m) load_a(a[m], stage, m, step);
-    for (int n = 0; n < Shape::n_tiles; ++n) {
-        uint32_t b[2];
-        load_b(b, stage, n, step);
-        for (int m = 0; m < Shape::m_tiles; ++m) mma_int8(c.of[m][n], a[m], b);
+    Fragments<Shape> b;
+    b.load(stage, step);
+    for (int m = 0; m < Shape::m_tiles; ++m) {
+        uint32_t a[4];
+        load_a(a, stage, m, step);
+        for (int n = 0; n < Shape::n_tiles; ++n) mma_int8(c.of[m][n], a, b.of[n]);
     }
 }
 
@@ -307,7 +383,7 @@ __device__ inline float result_of(float sum, const Factors&, int64_t, int64_t) {
     return sum;
 }
 __device__ inline float result_of(int32_t sum, const Factors& f, int64_t row, int64_t column) {
-    const float scale = f.w.cols > 0 ? scale_of(f.w.groups.groups, column, 0) : 0.0f;
+    const float scale = f.w.cols > 0 ? scale_of(f.w.groups, column, 0) : 0.0f;
     return scaled_sum(sum, f.x.scales[row], scale);
 }
 
@@ -334,25 +410,20 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     auto* stage = reinterpret_cast<Stage<Shape>*>(dynamic_shared());
     const Factors f{x, w, blockIdx.x % row_tiles * Shape::rows,
                     blockIdx.x / row_tiles * Shape::columns};
-    const int64_t steps = pieces(w.row_bytes, Shape::w_bytes);
-    const DType scale_dtype = w.groups.groups.scale_dtype;
-    HeldScales<Shape> scales;
+    const int steps = (w.row_bytes + Shape::w_bytes - 1) / Shape::w_bytes;
+    Copies<Shape> copies(f);
     for (int i = 0; i < stages - 1; ++i) {
-        copy_step(stage[i], f, i, steps);
-        if constexpr (Shape::nibbles) {
-            scales.load(f, i);
-            scales.store(stage[i], scale_dtype);
-        }
+        copies.start(stage[i], f, i);
+        copies.finish(stage[i], f);
     }
     Products<Shape, Sum> sums = {};
     int now = 0, free = stages - 1;
-    for (int64_t step = 0; step < steps; ++step) {
+    for (int step = 0; step < steps; ++step) {
         copy_async_wait<stages - 2>();
         __syncthreads();  // everybody's copies are there, and everybody has left the free stage
-        copy_step(stage[free], f, step + stages - 1, steps);
-        if constexpr (Shape::nibbles) scales.load(f, step + stages - 1);
+        copies.start(stage[free], f, step + stages - 1);
         multiply_step(sums, stage[now]);
-        if constexpr (Shape::nibbles) scales.store(stage[free], scale_dtype);
+        copies.finish(stage[free], f);
         free = now;
         now = now + 1 == stages ? 0 : now + 1;
     }

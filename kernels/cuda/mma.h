@@ -46,6 +46,17 @@ __device__ inline uint32_t pack_bf16(float low, float high) {
     return unit;
 }
 
+/// Loads four matrices of 8 rows of 16 bytes from shared memory: lane 8 i + r brings the address of
+/// row r of matrix i, and every lane gets unit lane % 4 of row lane / 4 of each. That is where mma has
+/// its factors.
+__device__ inline void load_matrices(uint32_t (&units)[4], const void* row) {
+    const auto address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(units[0]), "=r"(units[1]), "=r"(units[2]), "=r"(units[3])
+                 : "r"(address)
+                 : "memory");
+}
+
 /// Starts to copy 16 bytes to shared memory; none and zeros if not `there`. Both are aligned.
 __device__ inline void copy_async_16(void* shared, const void* global, bool there) {
     const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
@@ -111,6 +122,14 @@ inline void mma_int8(int32_t (&c)[4], const uint32_t (&a)[4], const uint32_t (&b
 
 inline uint32_t pack_bf16(float low, float high) {
     return f32_to_bf16(low) | static_cast<uint32_t>(f32_to_bf16(high)) << 16;
+}
+
+inline void load_matrices(uint32_t (&units)[4], const void* row) {
+    const unsigned lane = threadIdx.x % 32;
+    for (unsigned i = 0; i < 4; ++i) {
+        const auto* from = static_cast<const uint32_t*>(emulated::of_lane(row, 8 * i + lane / 4));
+        units[i] = from[lane % 4];
+    }
 }
 
 inline void copy_async_16(void* shared, const void* global, bool there) {

@@ -78,7 +78,7 @@ __device__ inline uint32_t round_four(const Four& x, const Steps& steps) {
 __global__ void quantise_whole_rows(const float* x, int64_t x_stride, IntRows to) {
     const IntLayout& layout = to.layout;
     const float* row = x + blockIdx.x * x_stride;
-    auto* words = reinterpret_cast<uint32_t*>(to.numbers + blockIdx.x * layout.stride());
+    auto* words = reinterpret_cast<uint32_t*>(to.numbers + blockIdx.x * to.stride);
     const int64_t first = int64_t{threadIdx.x} * 4, step = int64_t{blockDim.x} * 4;
     uint32_t largest = 0;
     for (int64_t col = first; col < layout.cols; col += step) {
@@ -86,12 +86,13 @@ __global__ void quantise_whole_rows(const float* x, int64_t x_stride, IntRows to
         largest = bits > largest ? bits : largest;
     }
     const Steps steps = steps_for(block_largest(largest));
-    for (int64_t col = first; col < layout.stride(); col += step)
+    for (int64_t col = first; col < to.stride; col += step)
         words[col / 4] = round_four(load_four(row, col, layout.cols), steps);
     if (threadIdx.x == 0) to.scales[blockIdx.x] = steps.scale;
 }
 
-/// Four numbers of this lane, and four of its neighbour, as 0 2 4 6 (even lanes) or 1 3 5 7.
+/// Of the four numbers of this lane and the four of its neighbour, those of even columns (in even
+/// lanes) or those of odd ones.
 __device__ inline uint32_t apart(uint32_t mine) {
     const uint32_t theirs = __shfl_xor_sync(whole_warp, mine, 1u);
     const bool odd = threadIdx.x % 2 == 1;
@@ -117,14 +118,15 @@ __device__ inline void store_sums(uint32_t word, int64_t piece, int64_t row, con
 __global__ void quantise_pieces(const float* x, int64_t x_stride, IntRows to) {
     const IntLayout& layout = to.layout;
     const int64_t warp = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / warp_size;
-    const int64_t row = warp / layout.scales(), piece = warp % layout.scales();
+    const int64_t row = warp / to.pieces, piece = warp % to.pieces;
     if (row >= to.rows) return;
     const int64_t col = piece * x_piece + int64_t{threadIdx.x % warp_size} * 4;
     const Four four = load_four(x + row * x_stride, col, layout.cols);
     const Steps steps = steps_for(warp_largest(largest_bits(four)));
     const uint32_t word = round_four(four, steps);
     store_sums(word, piece, row, to);
-    reinterpret_cast<uint32_t*>(to.numbers + row * layout.stride())[col / 4] = apart(word);
+    const int64_t place = col / 32 * 32 + col / 4 % 2 * 16 + col % 32 / 8 * 4;
+    *reinterpret_cast<uint32_t*>(to.numbers + row * to.stride + place) = apart(word);
     if (threadIdx.x % warp_size == 0) to.scales[piece * to.padded_rows + row] = steps.scale;
 }
 
@@ -154,7 +156,9 @@ IntRows quantise_rows(const float* x, int64_t rows, int64_t x_stride, const IntL
     to.layout = layout;
     to.rows = static_cast<int>(rows);
     to.padded_rows = static_cast<int>(round_up(rows, multiple));
-    to.numbers = memory.take<int8_t>(rows * layout.stride());
+    to.stride = layout.stride();
+    to.pieces = static_cast<int>(layout.scales());
+    to.numbers = memory.take<int8_t>(rows * to.stride);
     to.scales = memory.take<float>(layout.scales() * to.padded_rows);
     to.sums = memory.take<int32_t>(layout.sums() * to.padded_rows);
     if (layout.nibbles) {

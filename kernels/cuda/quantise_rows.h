@@ -33,8 +33,8 @@ struct IntLayout {
 
 IntLayout int_layout(const Matrix& w);
 
-/// Rows of x, rounded. numbers (rows, stride), with zeros behind the columns; for int4 each eight
-/// columns in the order 0 2 4 6 1 3 5 7, as the low and the high nibbles of a word come. What belongs
+/// Rows of x, rounded. numbers (rows, stride), with zeros behind the columns; for int4 each 32 columns
+/// in the order 0 2 4 ... 30 1 3 5 ... 31, as the low and the high nibbles of 16 bytes come. What belongs
 /// to a row stands row by row behind one another, so that a product of many rows finds those of its
 /// rows together: scales (layout.scales(), padded_rows), and of int4 the sums of the numbers of each
 /// segment (layout.sums(), padded_rows).
@@ -43,6 +43,8 @@ struct IntRows {
     int8_t* numbers = nullptr;
     float* scales = nullptr;
     int32_t* sums = nullptr;
+    int64_t stride = 0;  ///< layout.stride()
+    int pieces = 0;      ///< layout.scales()
     int rows = 0;
     int padded_rows = 0;
 };

@@ -123,9 +123,9 @@ std::vector<T> copied(const T* from, int64_t n) {
     return result;
 }
 
-/// Where column col of a row stands: 0 2 4 6 1 3 5 7 in int4.
+/// Where column col of a row stands: in int4 the even ones of 32 come first.
 int64_t place_of(int64_t col, bool nibbles) {
-    return nibbles ? col / 8 * 8 + col % 2 * 4 + col % 8 / 2 : col;
+    return nibbles ? col / 32 * 32 + col % 2 * 16 + col % 32 / 2 : col;
 }
 
 void check_rounding(int64_t width, bool nibbles, int64_t segment, int64_t multiple) {
@@ -276,7 +276,7 @@ TEST_CASE("cuda_linear_int_extreme_numbers_do_not_overflow") {
     }
 }
 
-TEST_CASE("cuda_linear_int_too_wide_for_sums_of_32_bits_is_an_error") {
+TEST_CASE("cuda_linear_int_what_sums_cannot_hold_is_an_error") {
     if (!has_device()) return;
     const DeviceArray<float> x(std::vector<float>(1));
     Matrix w{x.data(), DType::i8, 1, (int64_t{1} << 17) + 1, 0, Coding::int8, {}};
