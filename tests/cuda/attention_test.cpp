@@ -155,7 +155,7 @@ TEST_CASE("cuda_attention_random_ranges_and_key_bias_match_reference") {
     for (const DType type : fast_types) {
         for (const bool biased : {false, true}) {
             for (const int64_t queries : {1, 4, 60}) {
-                AttentionProblem problem({queries, 700, 4, 2, 24}, type);
+                AttentionProblem problem({queries, 400, 4, 2, 24}, type);
                 if (biased) problem.args.key_bias = problem.key_bias.data();
                 problem.random_mask();
                 check(problem, Compute::bf16);
@@ -167,6 +167,21 @@ TEST_CASE("cuda_attention_random_ranges_and_key_bias_match_reference") {
     problem.args.key_bias = problem.key_bias.data();
     problem.random_mask();
     check(problem, Compute::f32);
+}
+
+TEST_CASE("cuda_attention_ranges_that_are_empty_or_behind_the_last_key_show_nothing") {
+    if (!has_device()) return;
+    for (const DType type : fast_types) {
+        for (const int64_t queries : {1, 6}) {
+            AttentionProblem problem({queries, 128, 2, 1, 16}, type);
+            problem.ranges = {
+                {0, 0}, {70, 70}, {100, 110}, {126, 1000}, {1000, int64_t{1} << 40}, {128, 129}};
+            problem.first = {0, 5};
+            while (problem.first.size() <= static_cast<size_t>(queries)) problem.first.push_back(6);
+            problem.args.visible = {problem.first.data(), problem.ranges.data()};
+            for (const Compute compute : computes) check(problem, compute);
+        }
+    }
 }
 
 TEST_CASE("cuda_attention_large_logits_match_reference") {
