@@ -73,7 +73,7 @@ __device__ void block_logits(const Attention& args, const Sequence& sequence, co
                              int64_t range, int64_t begin, Compute compute, float* logits) {
     __shared__ float products[halves][block_keys];
     const unsigned j = threadIdx.x % block_keys;
-    const unsigned half = threadIdx.x / block_keys;
+    const unsigned half = threadIdx.x / static_cast<unsigned>(block_keys);
     const int64_t key = begin + j;
     const bool seen = (seen_bits(args, sequence, row.query, range, begin) >> j & 1) != 0;
     if (seen) products[half][j] = key_product<dtype>(args, row, key, compute, half, halves);

@@ -48,11 +48,15 @@ __device__ inline KeyRange seen_range(const Attention& args, const Sequence& seq
     return {range.begin, std::min(sequence.keys, range.end)};
 }
 
-/// The first range from i on that reaches behind `key`.
+/// The first range from i on that holds `key` or keys behind it: not one that is empty, or begins
+/// behind the last key.
 __device__ inline int64_t skip_ranges(const Attention& args, const Sequence& sequence,
                                       int64_t query, int64_t i, int64_t key) {
     const int64_t count = seen_ranges(args, sequence, query);
-    while (i < count && seen_range(args, sequence, query, i).end <= key) ++i;
+    for (; i < count; ++i) {
+        const KeyRange range = seen_range(args, sequence, query, i);
+        if (std::max(range.begin, key) < range.end) break;
+    }
     return i;
 }
 
