@@ -315,8 +315,8 @@ void TextModel::describe(const Workspace& workspace, std::vector<int64_t>& key) 
     key.insert(key.end(), {address(here.images.first), address(here.images.ranges)});
 }
 
-/// From the rows' ids to workspace.logits.
-void TextModel::run_layers(Workspace& workspace) const {
+/// From the rows' ids to logits (kept rows, vocab_size), where lm_head is.
+Tensor TextModel::run_layers(Workspace& workspace) const {
     const Batch& batch = workspace.batch;
     const ForwardTrace* trace = batch.trace;
     for (const Device device : {Device::cpu, Device::cuda}) {
@@ -359,7 +359,7 @@ void TextModel::run_layers(Workspace& workspace) const {
         norm_.forward(h, last);
         report(layers_.size(), last);
     }
-    workspace.logits = kept_logits(batch, h, workspace.on(h.device()));
+    return kept_logits(batch, h, workspace.on(h.device()));
 }
 
 Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& workspace,
@@ -379,11 +379,15 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& work
     }
     const bool a_token_each = batch.rows == static_cast<int64_t>(batch.parts.size());
     batch.recorded = on_gpu && a_token_each && !trace;
+    Tensor logits;
     if (batch.recorded) {
         describe(workspace, workspace.key);
-        workspace.recording.run(workspace.key, [&] { run_layers(workspace); });
+        // Other forwards between the repetitions have their logits elsewhere.
+        workspace.recording.run(workspace.key,
+                                [&] { workspace.recorded_logits = run_layers(workspace); });
+        logits = workspace.recorded_logits;
     } else {
-        run_layers(workspace);
+        logits = run_layers(workspace);
     }
     for (const Part& part : batch.parts) {
         Sequence& sequence = *part.input->sequence;
@@ -392,11 +396,11 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& work
             if (cache.width() > 0) cache.advance(tokens);
         sequence.advance(tokens);
     }
-    if (workspace.logits.device() == Device::cpu || batch.kept == 0) return workspace.logits;
-    if (workspace.host_logits.numel() < workspace.logits.numel())
-        workspace.host_logits = Tensor::pinned(workspace.logits.shape(), DType::f32);
+    if (logits.device() == Device::cpu || batch.kept == 0) return logits;
+    if (workspace.host_logits.numel() < logits.numel())
+        workspace.host_logits = Tensor::pinned(logits.shape(), DType::f32);
     Tensor host = workspace.host_logits.rows(0, batch.kept);
-    host.copy_from(workspace.logits);
+    host.copy_from(logits);
     return host;
 }
 

@@ -176,7 +176,7 @@ class TextModel {
 
     void lay_out(std::span<const SequenceInput> inputs, Batch& batch) const;
     void bring(Batch& batch, Arena& arena) const;
-    void run_layers(Workspace& workspace) const;
+    Tensor run_layers(Workspace& workspace) const;
     void self_attention(const SelfAttentionLayer& layer, size_t index, const Batch& batch,
                         Tensor& h, Arena& scratch) const;
     void cross_attention(const CrossAttentionLayer& layer, size_t index, const Batch& batch,
@@ -204,8 +204,8 @@ class TextModel {
 struct TextModel::Workspace {
     std::array<Arena, 2> arenas{Arena(Device::cpu), Arena(Device::cuda)};
     Batch batch;
-    Tensor logits;       // (kept rows, vocab_size) of the last forward, where lm_head is
-    Tensor host_logits;  // the same, if that is not the CPU
+    Tensor host_logits;      // (kept rows, vocab_size) of the last forward, if lm_head is on a GPU
+    Tensor recorded_logits;  // of the recorded step, where lm_head is
     Recording recording;
     std::vector<int64_t> key;  // of the recording
 
