@@ -75,7 +75,7 @@ TEST_CASE("limits_are_positive_with_every_table") {
 }
 
 TEST_CASE("limits_best_takes_the_larger_of_each") {
-    const Limits best = best({10, 1, 200, 300, 400}, {20, 8, 100, 350, 50});
+    const Limits best = mllama::best({10, 1, 200, 300, 400}, {20, 8, 100, 350, 50});
     CHECK(best.read_gb_s == 20);
     CHECK(best.read_streams == 8);
     CHECK(best.f32_gflop_s == 200);

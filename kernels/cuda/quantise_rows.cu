@@ -114,20 +114,22 @@ __device__ inline void store_sums(uint32_t word, int64_t piece, int64_t row, con
     to.sums[segment * to.padded_rows + row] = sum;
 }
 
-/// A warp for each piece of each row.
+/// A warp for each piece of each row; rows that only pad the scales and sums are zeros.
 __global__ void quantise_pieces(const float* x, int64_t x_stride, IntRows to) {
-    const IntLayout& layout = to.layout;
     const int64_t warp = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / warp_size;
     const int64_t row = warp / to.pieces, piece = warp % to.pieces;
-    if (row >= to.rows) return;
+    if (row >= to.padded_rows) return;
     const int64_t col = piece * x_piece + int64_t{threadIdx.x % warp_size} * 4;
-    const Four four = load_four(x + row * x_stride, col, layout.cols);
+    Four four{};
+    if (row < to.rows) four = load_four(x + row * x_stride, col, to.layout.cols);
     const Steps steps = steps_for(warp_largest(largest_bits(four)));
     const uint32_t word = round_four(four, steps);
     store_sums(word, piece, row, to);
-    const int64_t place = col / 32 * 32 + col / 4 % 2 * 16 + col % 32 / 8 * 4;
-    *reinterpret_cast<uint32_t*>(to.numbers + row * to.stride + place) = apart(word);
+    const uint32_t ordered = apart(word);
     if (threadIdx.x % warp_size == 0) to.scales[piece * to.padded_rows + row] = steps.scale;
+    if (row >= to.rows) return;
+    const int64_t place = col / 32 * 32 + col / 4 % 2 * 16 + col % 32 / 8 * 4;
+    *reinterpret_cast<uint32_t*>(to.numbers + row * to.stride + place) = ordered;
 }
 
 }  // namespace
@@ -163,7 +165,7 @@ IntRows quantise_rows(const float* x, int64_t rows, int64_t x_stride, const IntL
     to.sums = memory.take<int32_t>(layout.sums() * to.padded_rows);
     if (layout.nibbles) {
         constexpr unsigned threads = 256;
-        const int64_t warps = rows * layout.scales();
+        const int64_t warps = int64_t{to.padded_rows} * to.pieces;
         launch("quantise_rows", quantise_pieces,
                static_cast<unsigned>(pieces(warps * warp_size, threads)), threads, 0, x, x_stride,
                to);

@@ -37,7 +37,7 @@ IntLayout int_layout(const Matrix& w);
 /// in the order 0 2 4 ... 30 1 3 5 ... 31, as the low and the high nibbles of 16 bytes come. What belongs
 /// to a row stands row by row behind one another, so that a product of many rows finds those of its
 /// rows together: scales (layout.scales(), padded_rows), and of int4 the sums of the numbers of each
-/// segment (layout.sums(), padded_rows).
+/// segment (layout.sums(), padded_rows); those of int4 are zeros where there are no such rows.
 struct IntRows {
     IntLayout layout;
     int8_t* numbers = nullptr;

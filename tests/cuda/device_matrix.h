@@ -23,7 +23,7 @@ class DeviceMatrix {
   private:
     void* copy(const void* data, int64_t bytes, int64_t offset) {
         std::vector<std::byte> image(static_cast<size_t>(offset + bytes));
-        std::memcpy(image.data() + offset, data, static_cast<size_t>(bytes));
+        if (bytes > 0) std::memcpy(image.data() + offset, data, static_cast<size_t>(bytes));
         arrays_.push_back(std::make_unique<DeviceBytes>(image.data(), offset + bytes));
         return static_cast<std::byte*>(arrays_.back()->data()) + offset;
     }
