@@ -15,6 +15,7 @@
 #include "kernels/error.h"
 
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -75,7 +76,8 @@ struct Block {
 
 Block block;
 
-// AddressSanitizer is told which stack is used.
+// AddressSanitizer is told which stack is used, and which frames will not be returned from: it marks
+// the ends of their variables in memory that the next fiber begins in.
 
 void before_switch([[maybe_unused]] void** keep, [[maybe_unused]] const void* stack,
                    [[maybe_unused]] size_t bytes) {
@@ -91,6 +93,18 @@ void after_switch([[maybe_unused]] void* kept, [[maybe_unused]] const void** old
 #endif
 }
 
+void before_last_switch() {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_handle_no_return();
+#endif
+}
+
+void forget_frames([[maybe_unused]] const std::byte* stack, [[maybe_unused]] size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(stack, bytes);
+#endif
+}
+
 const Stacks& stacks() {
     static const Stacks all;
     return all;
@@ -101,6 +115,7 @@ void wait_as(State state) {
     Fiber& fiber = block.fibers[block.running];
     fiber.state = state;
     const bool last = state == State::done;
+    if (last) before_last_switch();
     before_switch(last ? nullptr : &fiber.fake_stack, block.scheduler_stack,
                   block.scheduler_stack_bytes);
     switch_fiber(fiber.context, block.scheduler);
@@ -157,13 +172,21 @@ bool release_barrier() {
     return any;
 }
 
+/// Gives up a block whose threads may be in the midst of it.
+void abandon_block() {
+    for (unsigned i = 0; i < block.fibers.size(); ++i) forget_frames(stacks().of(i), stack_bytes);
+}
+
 /// Runs a warp as far as it gets without the others: they may be that far behind.
 void run_warp(unsigned first) {
     do {
         for (unsigned i = 0; i < 32; ++i) {
             const unsigned thread = first + (block.reversed ? 31 - i : i);
             if (block.fibers[thread].state == State::ready) resume(thread);
-            if (block.error) std::rethrow_exception(std::exchange(block.error, nullptr));
+            if (block.error) {
+                abandon_block();
+                std::rethrow_exception(std::exchange(block.error, nullptr));
+            }
         }
     } while (release_exchange(first));
 }
@@ -180,6 +203,7 @@ void run_block() {
         for (unsigned i = 0; i < threads; i += 32) run_warp(block.reversed ? threads - 32 - i : i);
     } while (release_barrier());
     if (!all_in(State::done, 0, threads)) {
+        abandon_block();
         fail("emulated CUDA: ", block.name, ": block ", blockIdx.x, ",", blockIdx.y, ",",
              blockIdx.z, ": threads wait at a barrier or shuffle that not all reach");
     }

@@ -119,6 +119,15 @@ __global__ void barrier_after_some_have_ended(float* out) {
     out[threadIdx.x] = 1;
 }
 
+/// Thread 5 throws while those before it wait.
+__global__ void throwing_kernel(float* out) {
+    float values[16] = {};  // with marked ends, in a frame that is never returned from
+    values[threadIdx.x % 16] = 1;
+    if (threadIdx.x == 5) throw Error("from a kernel");
+    __syncwarp();
+    out[threadIdx.x] = values[threadIdx.x % 16];
+}
+
 __global__ void nothing() {}
 
 }  // namespace
@@ -127,6 +136,7 @@ TEST_CASE("emulation_reports_a_barrier_that_not_all_threads_reach") {
     const DeviceArray<float> out(std::vector<float>(threads, 0.0f));
     CHECK_THROWS_AS(launch("test", two_barriers_for_one_warp, 1, threads, 0), Error);
     CHECK_THROWS_AS(launch("test", shuffle_without_the_last_lane, 1, warp, 0, out.data()), Error);
+    CHECK_THROWS_AS(launch("test", throwing_kernel, 1, threads, 0, out.data()), Error);
     // and goes on with the next kernel as if nothing had been
     launch("test", barrier_after_some_have_ended, 1, threads, 0, out.data());
     CHECK(out.values()[0] == 1.0f);

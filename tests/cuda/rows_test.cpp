@@ -24,11 +24,11 @@ constexpr Activation activations[] = {Activation::none,      Activation::gelu,
 /// Around a thread's four elements, a warp's 128 and a block's 1024.
 const std::vector<int64_t> widths = {0, 1, 3, 4, 5, 8, 33, 127, 128, 132, 1000, 1023, 1024, 1028};
 
-/// Where two operands of an operation begin: aligned, or one of them not.
+/// How many elements behind an aligned address the operands of an operation begin.
 struct Shifts {
-    int64_t x, other;
+    int64_t x = 0, other = 0, out = 0;
 };
-constexpr Shifts all_shifts[] = {{0, 0}, {1, 0}, {0, 1}};
+constexpr Shifts all_shifts[] = {{0, 0, 0}, {1, 0, 0}, {0, 1, 0}, {0, 0, 1}};
 
 /// An array of the device that begins `shift` elements behind an aligned address and ends with its
 /// last element.
@@ -88,7 +88,7 @@ void check_norms(int64_t rows, int64_t width, float low, float high, DType dtype
 
     reference::rms_norm(x.data(), rows, width, weight.data(), dtype, 1e-5f, expected.data());
     check(expected, tolerance, [&] {
-        const Placed out(x, shifts.x);
+        const Placed out(x, in_place ? shifts.x : shifts.out);
         cuda::rms_norm((in_place ? out : in).floats(), rows, width, w.data(), dtype, 1e-5f,
                        out.floats());
         return out.values();
@@ -96,7 +96,7 @@ void check_norms(int64_t rows, int64_t width, float low, float high, DType dtype
     reference::layer_norm(x.data(), rows, width, weight.data(), bias.data(), dtype, 1e-5f,
                           expected.data());
     check(expected, tolerance, [&] {
-        const Placed out(x, shifts.x);
+        const Placed out(x, in_place ? shifts.x : shifts.out);
         cuda::layer_norm((in_place ? out : in).floats(), rows, width, w.data(), b.data(), dtype,
                          1e-5f, out.floats());
         return out.values();
@@ -122,7 +122,7 @@ TEST_CASE("cuda_norms_of_rows_that_the_registers_do_not_hold_match_reference") {
     if (!has_device()) return;
     for (const int64_t width : {8192, 8196, 8197, 20000}) {
         for (const int64_t shift : {0, 1})
-            check_norms(2, width, -2, 2, DType::bf16, {shift, 0}, true);
+            check_norms(2, width, -2, 2, DType::bf16, {shift, 0, 0}, true);
     }
 }
 
@@ -176,7 +176,7 @@ TEST_CASE("cuda_rope_angles_match_reference") {
 TEST_CASE("cuda_rope_every_size_matches_reference") {
     if (!has_device()) return;
     for (const int64_t half : {0, 1, 4, 5, 8, 33, 64}) {
-        for (const int64_t heads : {0, 1, 9}) {
+        for (const int64_t heads : {0, 1, 2, 9}) {
             for (const int64_t gap : {0, 3, 4}) {  // between rows
                 CAPTURE(half);
                 CAPTURE(heads);
@@ -187,7 +187,7 @@ TEST_CASE("cuda_rope_every_size_matches_reference") {
                 std::vector<float> expected = x;
                 reference::rope(expected.data(), rows, heads, 2 * half, stride, cosines.data(),
                                 sines.data());
-                const Placed cos(cosines, 0), sin(sines, heads == 1 ? 1 : 0);
+                const Placed cos(cosines, heads == 9 ? 1 : 0), sin(sines, heads == 1 ? 1 : 0);
                 check(expected, {4 * unit_roundoff, 0.0}, [&] {
                     const Placed found(x, gap % 2);
                     cuda::rope(found.floats(), rows, heads, 2 * half, stride, cos.floats(),
@@ -254,7 +254,7 @@ TEST_CASE("cuda_gated_every_activation_and_width_matches_reference") {
     if (!has_device()) return;
     for (const Activation activation : activations) {
         for (const int64_t width : widths) {
-            for (const auto [gap, apart] : all_shifts) {
+            for (const auto [gap, apart, out_shift] : all_shifts) {
                 CAPTURE(width);
                 // Rows that begin aligned, but need not end so; and rows that do not begin so.
                 const int64_t whole = (width + 3) / 4 * 4;
@@ -267,7 +267,7 @@ TEST_CASE("cuda_gated_every_activation_and_width_matches_reference") {
                                  activation, expected.data(), out_stride);
                 const Placed gate(both, gap);
                 check(expected, activation_tolerance, [&] {
-                    const Placed out(before, gap);
+                    const Placed out(before, out_shift);
                     cuda::gated(gate.floats(), gate.floats() + whole + apart, rows, width, stride,
                                 activation, out.floats(), out_stride);
                     return out.values();
@@ -350,7 +350,7 @@ TEST_CASE("cuda_embedding_of_every_type_matches_reference") {
             reference::embedding(ids.data(), 5, table.data(), dtype, width, expected.data());
             for (const Shifts shifts : all_shifts) {
                 const Placed entries(table, 9 * width, shifts.other);
-                const Placed out(std::vector<float>(expected.size(), 7.0f), shifts.x);
+                const Placed out(std::vector<float>(expected.size(), 7.0f), shifts.out);
                 cuda::embedding(device_ids.data(), 5, entries.data(), dtype, width, out.floats());
                 CHECK(compare_bits(out.values(), expected) == "");
             }
