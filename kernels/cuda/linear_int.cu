@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/linear_int.h"
 #include "kernels/cuda/linear_int_parts.h"
+#include "kernels/cuda/linear_parts.h"
 #include "kernels/error.h"
 
 namespace mllama::cuda {
@@ -17,12 +18,6 @@ void check_sums(const Matrix& w) {
     }
     const int32_t zero = w.groups.zero == nullptr ? w.groups.zero_add : 0;
     if (zero <= -zero_limit || zero >= zero_limit) fail("CUDA: zero points of ", zero, " in int4");
-}
-
-/// The epilogue of the rows from `first` on.
-Epilogue from_row(Epilogue epilogue, int64_t first, int64_t out_stride) {
-    if (epilogue.residual != nullptr) epilogue.residual += first * out_stride;
-    return epilogue;
 }
 
 }  // namespace
@@ -41,7 +36,7 @@ void linear_int(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
         Workspace memory;
         const IntRows numbers = quantise_rows(x + r * x_stride, std::min(most, rows - r), x_stride,
                                               layout, multiple, memory);
-        multiply(numbers, weights, from_row(epilogue, r, out_stride), out + r * out_stride,
+        multiply(numbers, weights, part_of(epilogue, r, 0, out_stride), out + r * out_stride,
                  out_stride);
     }
 }

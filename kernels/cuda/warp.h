@@ -38,17 +38,30 @@ __device__ inline float warp_sums(float (&x)[n]) {
     return x[0];
 }
 
-/// The sum over the block, the same in every thread; threads: a multiple of 32. All threads call.
-__device__ inline float block_sum(float x) {
+/// A number of each warp, where all threads of the block can read them until the next call; threads: a
+/// multiple of 32. All threads call.
+__device__ inline const float* of_warps(float x) {
     __shared__ float of_warp[32];
-    const unsigned warps = blockDim.x / warp_size;
-    x = warp_sum(x);
-    __syncthreads();  // the last call's sums have been read
+    __syncthreads();  // those of the last call have been read
     if (threadIdx.x % warp_size == 0) of_warp[threadIdx.x / warp_size] = x;
     __syncthreads();
+    return of_warp;
+}
+
+/// The sum over the block, the same in every thread.
+__device__ inline float block_sum(float x) {
+    const float* of_warp = of_warps(warp_sum(x));
     float sum = 0;
-    for (unsigned i = 0; i < warps; ++i) sum += of_warp[i];
+    for (unsigned i = 0; i < blockDim.x / warp_size; ++i) sum += of_warp[i];
     return sum;
+}
+
+/// The largest over the block, by the same rules; a NaN counts for nothing.
+__device__ inline float block_max(float x) {
+    x = warp_max(x);
+    const float* of_warp = of_warps(x);
+    for (unsigned i = 0; i < blockDim.x / warp_size; ++i) x = fmaxf(x, of_warp[i]);
+    return x;
 }
 
 /// IEEE binary16 by the GPU's own conversion; f16_to_f32 of dtype.h.
@@ -74,18 +87,6 @@ __device__ inline uint4 load_once(const void* address) {
 #else
     return *static_cast<const uint4*>(address);
 #endif
-}
-
-/// The largest over the block, by the same rules; a NaN counts for nothing.
-__device__ inline float block_max(float x) {
-    __shared__ float of_warp[32];
-    const unsigned warps = blockDim.x / warp_size;
-    x = warp_max(x);
-    __syncthreads();  // the last call's have been read
-    if (threadIdx.x % warp_size == 0) of_warp[threadIdx.x / warp_size] = x;
-    __syncthreads();
-    for (unsigned i = 0; i < warps; ++i) x = fmaxf(x, of_warp[i]);
-    return x;
 }
 
 /// 2^x within a few units in the last place; 0 where it is below 2^-126.
