@@ -34,13 +34,11 @@ bool compiled();
 std::string unavailable();
 
 struct DeviceInfo {
-    std::string name;             ///< "NVIDIA H100 80GB HBM3"; "emulated" in tests
-    int major = 0, minor = 0;     ///< compute capability
-    int processors = 0;           ///< streaming multiprocessors
-    int64_t memory_bytes = 0;     ///< in all
-    int64_t free_bytes = 0;       ///< now
-    double bytes_per_second = 0;  ///< of its memory, by clock and width; 0 if not known
-    int driver = 0, runtime = 0;  ///< versions as CUDA gives them: 13000 is 13.0
+    std::string name;          ///< "NVIDIA H100 80GB HBM3"; "emulated" in tests
+    int major = 0, minor = 0;  ///< compute capability
+    int processors = 0;        ///< streaming multiprocessors
+    int64_t memory_bytes = 0;  ///< in all
+    int64_t free_bytes = 0;    ///< now
 };
 DeviceInfo device_info();
 

@@ -8,13 +8,8 @@
 
 namespace mllama {
 
-/// Name, memory, compute capability, driver.
+/// Name, memory, compute capability.
 using GpuInfo = cuda::DeviceInfo;
-
-/// Whether this program has kernels for one.
-inline bool built_for_gpu() {
-    return cuda::compiled();
-}
 
 /// Why there is none to compute on, as a sentence; "" if there is one.
 inline std::string gpu_unavailable() {
