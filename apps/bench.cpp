@@ -102,17 +102,12 @@ BenchPlan make_plan(const Arguments& arguments, const TextConfig& config,
     return plan;
 }
 
-/// Where most of it is computed.
-Device device_of(const Model& model) {
-    return model.device_plan() ? Device::cuda : Device::cpu;
-}
-
 std::vector<Checked> check(const Model& model, const ModelOptions& options,
                            ProgressLine& progress) {
     const DType stored = model.text().embedding_dtype();
     int64_t step = 0;
     std::vector<Checked> checked =
-        check_operations(model.config(), stored, options, CheckedPaths::ops(device_of(model)),
+        check_operations(model.config(), stored, options, CheckedPaths::ops(model.device()),
                          [&](const std::string& what) {
                              progress.update("comparing with the reference: " + what, ++step, 0);
                          });
@@ -211,7 +206,7 @@ void run(const Arguments& arguments) {
     report.compute = model.text().compute();
     report.vision_compute = model.vision().compute();
     report.last_level_cache = cpu::last_level_cache();
-    if (model.device_plan()) describe_gpu(model, report);
+    if (model.device() == Device::cuda) describe_gpu(model, report);
     report.model = arguments.random_weights
                        ? arguments.config + ", random weights, " +
                              std::to_string(model.config().text.num_hidden_layers) + " layers"
@@ -229,7 +224,7 @@ void run(const Arguments& arguments) {
     Workloads workloads(model, plan);
     const std::vector<Workload> list = workloads.list(report.notes);
     time_all(list, arguments.repeats, weights_of_a_token(model, arguments.images > 0),
-             limits_of(device_of(model)), progress, report);
+             limits_of(model.device()), progress, report);
     progress.finish("");
     report.anonymous_mb = anonymous_mb();
     std::cout << (arguments.json ? to_json(report).dump() + "\n" : table_text(report));

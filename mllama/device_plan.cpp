@@ -42,8 +42,8 @@ DevicePlan begin_device_plan(const ModelConfig& config, DType kv_dtype, int64_t 
     plan.free_bytes = std::max(gpu.free_bytes, largest_free_piece() + plan.overhead);
     plan.layers = layers;
     plan.all_layers = t.num_hidden_layers;
-    plan.scratch =
-        scratch_bytes(config, Device::cuda, std::min(gpu_prefill_rows, t.max_position_embeddings));
+    plan.scratch = scratch_bytes(config, Device::cuda,
+                                 std::min(prefill_rows(Device::cuda), t.max_position_embeddings));
     const KvLayout layout{t.num_key_value_heads, t.head_dim(), kv_dtype};
     for (int64_t layer = t.num_hidden_layers - layers; layer < t.num_hidden_layers; ++layer) {
         (t.is_cross_attention(layer) ? plan.kv_per_image : plan.kv_per_token) +=

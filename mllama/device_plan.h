@@ -38,9 +38,6 @@ struct DevicePlan {
 /// Throws Error if there is no GPU.
 DevicePlan begin_device_plan(const ModelConfig& config, DType kv_dtype, int64_t layers);
 
-/// Rows of a forward that `scratch` is for, at most.
-inline constexpr int64_t gpu_prefill_rows = 2048;
-
 /// What there is room for beside the weights: `tokens` and `images` are filled in, as many as one
 /// text of the model can have, or as fit. Throws Error with figures if it is less than
 /// a short text and a picture; `largest_layer` bytes of weights tell how many layers would fit.

@@ -12,7 +12,6 @@ namespace mllama {
 namespace {
 
 constexpr int64_t f32_bytes = 4;
-constexpr int64_t rows_of_a_forward = 512;  // Model::prefill_chunk
 
 /// The vision tower at its widest: the state, the kept states, x, q, k, v, and a part of the
 /// feed-forward network; then the rows of a tile behind the tower and all rows behind the
@@ -88,7 +87,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
     plan.kv_per_token = (t.num_hidden_layers - cross) * layout.bytes_of_key();
     plan.kv_per_image =
         cross * layout.bytes_of_key() * config.vision.max_num_tiles * config.vision.num_patches();
-    plan.scratch = scratch_bytes(config, Device::cpu, std::min(context, rows_of_a_forward));
+    plan.scratch = scratch_bytes(config, Device::cpu, std::min(context, prefill_rows(Device::cpu)));
     return plan;
 }
 

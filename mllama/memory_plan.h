@@ -25,6 +25,11 @@ struct MemoryPlan {
     }
 };
 
+/// Rows of a forward that are worth being fed together.
+constexpr int64_t prefill_rows(Device device) {
+    return device == Device::cuda ? 2048 : 512;
+}
+
 /// Intermediates at their largest: of the vision tower with all that comes behind it, or of a
 /// forward of `rows` rows of the text tower.
 int64_t scratch_bytes(const ModelConfig& config, Device device, int64_t rows);

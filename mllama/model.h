@@ -11,6 +11,7 @@
 
 #include "mllama/config.h"
 #include "mllama/device_plan.h"
+#include "mllama/memory_plan.h"
 #include "mllama/quantise.h"
 #include "mllama/text.h"
 #include "mllama/vision.h"
@@ -70,7 +71,9 @@ class Model {
     /// What is on a GPU; none: nothing.
     [[nodiscard]] const std::optional<DevicePlan>& device_plan() const { return device_plan_; }
     /// Rows of a forward that are worth being fed together.
-    [[nodiscard]] int64_t prefill_chunk() const { return device_plan_ ? gpu_prefill_rows : 512; }
+    [[nodiscard]] int64_t prefill_chunk() const { return prefill_rows(device()); }
+    /// Where the model is computed, most of it where layers stay on the CPU.
+    [[nodiscard]] Device device() const { return device_plan_ ? Device::cuda : Device::cpu; }
 
     /// Vision tower and projector: rows (tiles * num_patches, text hidden_size).
     VisionRows encode_image(const ProcessedImage& image, const VisionProgress& progress = {}) const;

@@ -42,7 +42,7 @@ void Sequence::add_image(const TileLayout& layout, int64_t rows_per_tile) {
     const Tensor bias = Tensor::from(bias_);
     for (const KvCache& cache : cross_attention) {
         if (cache.width() == 0) continue;
-        Tensor& here = key_bias_[static_cast<size_t>(cache.device())];
+        Tensor& here = key_bias_[cache.device()];
         if (here.numel() != bias.numel()) here = bias.to(cache.device());
     }
 }

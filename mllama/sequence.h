@@ -2,7 +2,6 @@
 // for cross-attention.
 #pragma once
 
-#include <array>
 #include <span>
 #include <vector>
 
@@ -54,15 +53,13 @@ class Sequence {
     [[nodiscard]] const std::vector<ImageKeys>& images() const { return images_; }
     /// (keys) f32: log of how many tiles a padding tile stands for; undefined if that is nowhere
     /// more than one, and on a device that no cross-attention layer uses.
-    [[nodiscard]] const Tensor& key_bias(Device device) const {
-        return key_bias_[static_cast<size_t>(device)];
-    }
+    [[nodiscard]] const Tensor& key_bias(Device device) const { return key_bias_[device]; }
 
   private:
     int64_t length_ = 0;
     std::vector<ImageKeys> images_;
     std::vector<float> bias_;
-    std::array<Tensor, 2> key_bias_;  // by device
+    PerDevice<Tensor> key_bias_;
 };
 
 }  // namespace mllama

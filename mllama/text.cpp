@@ -138,7 +138,7 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, co
         layer.q_proj.forward(x, q);
         layer.k_proj.forward(x, k);
         layer.v_proj.forward(x, v);
-        const Batch::Tensors& here = batch.on[static_cast<size_t>(h.device())];
+        const Batch::Tensors& here = batch.on[h.device()];
         ops::rope(q, c.head_dim(), here.cos, here.sin);
         ops::rope(k, c.head_dim(), here.cos, here.sin);
         for (const Part& part : batch.parts) {
@@ -165,7 +165,7 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, co
 void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, const Batch& batch,
                                 Tensor& h, Arena& scratch) const {
     const TextConfig& c = config_;
-    const Batch::Tensors& here = batch.on[static_cast<size_t>(h.device())];
+    const Batch::Tensors& here = batch.on[h.device()];
     const Arena::Scope scope(scratch);
     Tensor x = scratch.take(h.shape());  // (image_rows, hidden_size)
     {
@@ -232,7 +232,7 @@ void TextModel::lay_out(std::span<const SequenceInput> inputs, Batch& batch) con
 
 /// The batch's numbers as tensors of a device.
 void TextModel::bring(Batch& batch, Arena& arena) const {
-    Batch::Tensors& here = batch.on[static_cast<size_t>(arena.device())];
+    Batch::Tensors& here = batch.on[arena.device()];
     here.ids = arena.take_copy(std::span<const int64_t>(batch.ids));
     here.positions = arena.take_copy(std::span<const int64_t>(batch.positions));
     here.pasts = arena.take_copy(std::span<const int64_t>(batch.pasts));
@@ -311,7 +311,7 @@ void TextModel::describe(const Workspace& workspace, std::vector<int64_t>& key) 
         }
         for (const KvCache& cache : sequence.cross_attention) key.push_back(cache.length());
     }
-    const Batch::Tensors& here = batch.on[static_cast<size_t>(Device::cuda)];
+    const Batch::Tensors& here = batch.on[Device::cuda];
     key.insert(key.end(), {address(here.images.first), address(here.images.ranges)});
 }
 
@@ -320,7 +320,7 @@ Tensor TextModel::run_layers(Workspace& workspace) const {
     const Batch& batch = workspace.batch;
     const ForwardTrace* trace = batch.trace;
     for (const Device device : {Device::cpu, Device::cuda}) {
-        Batch::Tensors& here = workspace.batch.on[static_cast<size_t>(device)];
+        Batch::Tensors& here = workspace.batch.on[device];
         if (here.cos.defined()) rotary_embedding_.angles(here.positions, here.cos, here.sin);
     }
     const auto report = [&](size_t layer, const Tensor& state) {
@@ -338,7 +338,7 @@ Tensor TextModel::run_layers(Workspace& workspace) const {
     };
     const Device first = embed_tokens_.device();
     Tensor h = workspace.on(first).take({batch.rows, config_.hidden_size});
-    ops::embedding(batch.on[static_cast<size_t>(first)].ids, embed_tokens_, h);
+    ops::embedding(batch.on[first].ids, embed_tokens_, h);
     for (size_t i = 0; i < layers_.size(); ++i) {
         const auto* self = std::get_if<SelfAttentionLayer>(&layers_[i]);
         if (!self && batch.image_rows == 0) continue;
@@ -406,13 +406,13 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& work
 
 void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const {
     const int64_t rows_per_tile = image.rows.rows() / image.layout.tiles();
-    std::array<Tensor, 2> image_rows;  // by device, where they are needed
+    PerDevice<Tensor> image_rows;  // where they are needed
     for (size_t i = 0; i < layers_.size(); ++i) {
         const auto* layer = std::get_if<CrossAttentionLayer>(&layers_[i]);
         if (!layer) continue;
         KvCache& cache = sequence.cross_attention[i];
         cache.reserve(cache.length() + image.rows.rows());
-        Tensor& here = image_rows[static_cast<size_t>(cache.device())];
+        Tensor& here = image_rows[cache.device()];
         if (!here.defined()) here = image.rows.to(cache.device());
         Arena& scratch = workspace.on(cache.device());
         const Arena::Scope scope(scratch);

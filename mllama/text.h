@@ -13,7 +13,6 @@
 // transformers 4.56.2.
 #pragma once
 
-#include <array>
 #include <functional>
 #include <span>
 #include <variant>
@@ -169,7 +168,7 @@ class TextModel {
             Tensor row_factor;      // (image_rows) f32: sees_image, if there are blind rows
             Tensor cos, sin;        // (rows, head_dim / 2)
         };
-        std::array<Tensors, 2> on;  // by device
+        PerDevice<Tensors> on;
 
         void clear();
     };
@@ -202,14 +201,14 @@ class TextModel {
 
 /// What a forward works in.
 struct TextModel::Workspace {
-    std::array<Arena, 2> arenas{Arena(Device::cpu), Arena(Device::cuda)};
+    PerDevice<Arena> arenas{{Arena(Device::cpu), Arena(Device::cuda)}};
     Batch batch;
     Tensor host_logits;      // (kept rows, vocab_size) of the last forward, if lm_head is on a GPU
     Tensor recorded_logits;  // of the recorded step, where lm_head is
     Recording recording;
     std::vector<int64_t> key;  // of the recording
 
-    Arena& on(Device device) { return arenas[static_cast<size_t>(device)]; }
+    Arena& on(Device device) { return arenas[device]; }
 };
 
 }  // namespace mllama

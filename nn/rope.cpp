@@ -36,7 +36,7 @@ RotaryEmbedding::RotaryEmbedding(int64_t head_dim, const RopeConfig& config) {
         frequencies.push_back(config.type == RopeConfig::Type::llama3 ? stretch(frequency, config)
                                                                       : frequency);
     }
-    inverse_frequencies_[0] = Tensor::from(frequencies);
+    inverse_frequencies_[Device::cpu] = Tensor::from(frequencies);
 }
 
 }  // namespace mllama

@@ -1,7 +1,6 @@
 // Rotary position embedding (Su et al. 2021), with the stretched wavelengths of Llama 3.1.
 #pragma once
 
-#include <array>
 #include <cstdint>
 
 #include "tensor/ops.h"
@@ -30,21 +29,22 @@ class RotaryEmbedding {
     /// cos, sin (positions, head_dim / 2) f32 of the angles at these positions, all on one device.
     /// positions (positions) i64.
     void angles(const Tensor& positions, Tensor& cos, Tensor& sin) const {
-        ops::rope_angles(positions, inverse_frequencies_[static_cast<size_t>(cos.device())], cos,
-                         sin);
+        ops::rope_angles(positions, inverse_frequencies_[cos.device()], cos, sin);
     }
 
     /// (head_dim / 2) radians a position. Float32 as in the reference: at position 100,000 the last
     /// bit of a frequency shows.
-    [[nodiscard]] const Tensor& inverse_frequencies() const { return inverse_frequencies_[0]; }
+    [[nodiscard]] const Tensor& inverse_frequencies() const {
+        return inverse_frequencies_[Device::cpu];
+    }
 
     /// Gives a device frequencies of its own; angles then serves it too.
     void add_device(Device device) {
-        inverse_frequencies_[static_cast<size_t>(device)] = inverse_frequencies_[0].to(device);
+        inverse_frequencies_[device] = inverse_frequencies().to(device);
     }
 
   private:
-    std::array<Tensor, 2> inverse_frequencies_;  // (head_dim / 2) f32, by device
+    PerDevice<Tensor> inverse_frequencies_;  // (head_dim / 2) f32
 };
 
 }  // namespace mllama

@@ -3,12 +3,28 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 
 namespace mllama {
 
 /// Where bytes live, and where what is made of them is computed.
 enum class Device : uint8_t { cpu, cuda };
+
+/// One of each device's own.
+template <class T>
+struct PerDevice {
+    T of[2];
+
+    [[nodiscard]] T& operator[](Device device) { return of[static_cast<size_t>(device)]; }
+    [[nodiscard]] const T& operator[](Device device) const {
+        return of[static_cast<size_t>(device)];
+    }
+    [[nodiscard]] T* begin() { return std::begin(of); }
+    [[nodiscard]] T* end() { return std::end(of); }
+    [[nodiscard]] const T* begin() const { return std::begin(of); }
+    [[nodiscard]] const T* end() const { return std::end(of); }
+};
 
 /// A block of bytes, shared by the tensors that are views of it. Never copied, never resized.
 class Storage {

@@ -16,7 +16,7 @@ namespace {
 class RunClock {
   public:
     void stop(BenchRun& run, const Model& model) const {
-        if (model.device_plan()) gpu_synchronise();
+        if (model.device() == Device::cuda) gpu_synchronise();
         run.seconds = watch_.seconds();
         const double processor =
             static_cast<double>(std::clock() - start_) / static_cast<double>(CLOCKS_PER_SEC);
@@ -101,7 +101,7 @@ std::vector<Workload> Workloads::list(std::vector<std::string>& left_out) {
         for (const int64_t batch : plan_.decode_batches) {
             if (!first && batch != plan_.decode_batches.front()) continue;
             Workload workload = decode(context, batch);
-            if (!model_.device_plan() && available > 0 &&
+            if (model_.device() == Device::cpu && available > 0 &&
                 workload.bytes_touched > 0.75 * available) {
                 left_out.push_back(workload.label + ": not enough memory");
             } else {
