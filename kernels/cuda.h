@@ -104,6 +104,8 @@ inline constexpr int64_t workspace_bytes = int64_t{288} << 20;
 
 /// With Compute::int8 and a matrix for which multiplies_integers holds, products of integers; other
 /// coded matrices are multiplied as the bfloat16 (or, Compute::f32, float32) that they decode to.
+/// The matrix, and weights of norms, may be read while the operations queued in front still run:
+/// none of those may write them (a copy may).
 void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
             const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride);
 

@@ -61,6 +61,7 @@ __device__ inline Best block_best(Best best) {
 /// Block (row, part of the row).
 template <bool vectors>
 __global__ void argmax_parts(const float* x, int64_t width, Best* of_part) {
+    after_previous();
     const float* row = x + blockIdx.x * width;
     const int64_t first = blockIdx.y * part + four * threadIdx.x;
     constexpr int64_t step = four * threads;
@@ -80,6 +81,7 @@ __global__ void argmax_parts(const float* x, int64_t width, Best* of_part) {
 
 /// A block for each row.
 __global__ void argmax_rows(const Best* of_part, int64_t parts, int64_t* index) {
+    after_previous();
     Best best{};
     for (int64_t i = threadIdx.x; i < parts; i += threads)
         best = better(best, of_part[blockIdx.x * parts + i]);

@@ -156,6 +156,7 @@ __device__ void store_row(const Attention& args, const Row& row, const Softmax& 
 /// Shared: q (head_dim), out (head_dim).
 template <DType dtype>
 __global__ void plain_kernel(Attention args, Compute compute, Partials partials) {
+    after_previous();
     __shared__ float logits[block_keys];
     __shared__ float p[block_keys];
     const Sequence sequence = sequence_of(args);
@@ -227,6 +228,7 @@ __device__ float largest_of(const float* logits, int64_t n) {
 
 /// A block for each query and head.
 __global__ void merge_kernel(Attention args, Partials partials) {
+    after_previous();
     __shared__ float out_of_warp[merge_warps][merge_columns * warp_size];
     __shared__ float sum_of_warp[merge_warps];
     const int64_t row = blockIdx.x;
@@ -259,6 +261,7 @@ __global__ void merge_kernel(Attention args, Partials partials) {
 /// A block for each query and head. weights (heads, queries, keys): first the logits.
 template <DType dtype>
 __global__ void weights_kernel(Attention args, float* weights) {
+    after_previous();
     const Sequence sequence = sequence_of(args);
     auto* q = reinterpret_cast<float*>(dynamic_shared());
     const Row row = row_of(args, blockIdx.x, q, Compute::f32);

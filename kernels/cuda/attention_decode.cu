@@ -79,31 +79,44 @@ __device__ void load_query(const Attention& args, const Work& work, int row, int
     for (int i = 0; i < 4; ++i) to[i] = there ? from[i] : 0.0f;
 }
 
-/// Scores of 16 rows and the warp's 32 keys, the first of which is `begin`.
+/// The warp's keys, of which a lane has a patch for every 16 dimensions.
 template <DType dtype, int columns>
-__device__ void multiply_keys(const Attention& args, const Work& work, int64_t begin,
-                              float (&scores)[4][4]) {
-    constexpr int steps = columns / 16;
+struct Keys {
+    Patch<dtype> patches[columns / 16];
+};
+
+/// The keys from `begin` on.
+template <DType dtype, int columns>
+__device__ void load_keys(const Attention& args, const Work& work, int64_t begin,
+                          Keys<dtype, columns>& keys) {
     const Lane lane = this_lane();
     const KvLayout layout{args.kv_heads, args.head_dim, dtype};
     constexpr int unit = static_cast<int>(KvLayout::unit_bytes / dtype_size(dtype));
-    const auto* keys = reinterpret_cast<const uint32_t*>(static_cast<const char*>(args.k) +
+    const auto* from = reinterpret_cast<const uint32_t*>(static_cast<const char*>(args.k) +
                                                          layout.key_block(work.kv_head, begin)) +
                        begin % KvLayout::block + 4 * lane.group;
-    Patch<dtype> patches[steps] = {};
-    for (int step = 0; step < steps; ++step) {
+    for (int step = 0; step < columns / 16; ++step) {
         const int d = 16 * step + 4 * lane.quad;
-        if (d < args.head_dim)
-            patches[step] = load_patch<dtype>(keys + d / unit * KvLayout::block, KvLayout::block);
+        if (d < args.head_dim) {
+            keys.patches[step] =
+                load_patch<dtype>(from + d / unit * KvLayout::block, KvLayout::block);
+        }
     }
-    for (int step = 0; step < steps; ++step) {
+}
+
+/// Scores of 16 rows and the warp's 32 keys.
+template <DType dtype, int columns>
+__device__ void multiply_keys(const Attention& args, const Work& work,
+                              const Keys<dtype, columns>& keys, float (&scores)[4][4]) {
+    const Lane lane = this_lane();
+    for (int step = 0; step < columns / 16; ++step) {
         const int d = 16 * step + 4 * lane.quad;
         float low_row[4], high_row[4];
         load_query(args, work, lane.group, d, low_row);
         load_query(args, work, lane.group + 8, d, high_row);
         const QueryPart q = query_part(low_row, high_row);
         for (int n = 0; n < 4; ++n) {
-            const Pair pair = bf16_of(patches[step], n);
+            const Pair pair = bf16_of(keys.patches[step], n);
             mma_bf16(scores[n], q.at, {pair.low, pair.high});
         }
     }
@@ -281,24 +294,28 @@ __device__ void store_nothing(const Attention& args, const Work& work, const Par
 /// Shared: the sums of the warps (warps, tile_rows, columns).
 template <DType dtype, int columns>
 __global__ void __launch_bounds__(threads) decode_kernel(Attention args, Partials partials) {
+    after_previous();
     __shared__ uint64_t seen[tile_rows][piece_blocks];
     __shared__ float max[warps][tile_rows];
     __shared__ float sum[warps][tile_rows];
     auto out_of_warps = reinterpret_cast<OutOfWarps<columns>>(dynamic_shared());
     const Work work = work_of(args);
     if (work.piece >= work.sequence.keys) return;
+    // All loads begin at once, before it is known which keys are seen. Values of four-byte elements do
+    // not fit into registers beside the keys.
+    constexpr bool early = dtype != DType::f32;
+    const int64_t begin = work.piece + this_lane().warp * warp_keys;
+    const bool there = begin < work.sequence.keys;
+    Keys<dtype, columns> keys{};
+    Values<dtype, columns> values{};
+    if (there) load_keys(args, work, begin, keys);
+    if (early && there) load_values(args, work, begin, values);
     if (!find_seen(args, work, seen)) {
         store_nothing(args, work, partials);
         return;
     }
-    const int64_t begin = work.piece + this_lane().warp * warp_keys;
-    const bool there = begin < work.sequence.keys;
-    // Values of four-byte elements do not fit into registers beside the keys.
-    constexpr bool early = dtype != DType::f32;
-    Values<dtype, columns> values{};
     float p[4][4] = {};
-    if (there) multiply_keys<dtype, columns>(args, work, begin, p);
-    if (early && there) load_values(args, work, begin, values);
+    if (there) multiply_keys(args, work, keys, p);
     make_logits(args, work, begin, seen, p);
     make_probabilities(p, max, sum);
     scale_by_values(args, work, begin, p);

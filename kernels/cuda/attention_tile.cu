@@ -544,6 +544,7 @@ __device__ void store_rows(const Attention& args, int fragment, const float (&su
 /// Grid: tiles of rows, key heads. Shared: Memory, and CodedMemory for int8.
 template <int columns, bool coded>
 __global__ void __launch_bounds__(threads) tile_kernel(Attention args) {
+    after_previous();
     auto& memory = *reinterpret_cast<Memory<columns>*>(dynamic_shared());
     auto& raw = *reinterpret_cast<CodedMemory<columns>*>(dynamic_shared() + sizeof(memory));
     const auto kv_head = static_cast<int>(blockIdx.y);

@@ -36,6 +36,7 @@ template <class Source, class To>
 __global__ void __launch_bounds__(threads)
     decode_kernel(Source source, int64_t first, int64_t rows, int64_t cols, unsigned column_blocks,
                   To* to, int64_t to_stride) {
+    after_previous();
     const Place place = place_in_block<Source>();
     const int64_t row = int64_t{blockIdx.x / column_blocks} * block_rows + place.row;
     const int64_t load = int64_t{blockIdx.x % column_blocks} * block_loads + place.load;

@@ -45,6 +45,8 @@ std::string find_fault() {
     return {};
 }
 
+__global__ void probe_kernel() {}
+
 /// The first device, current, and the stream of everything.
 cudaStream_t open_stream() {
     const std::string fault = unavailable();
@@ -60,6 +62,16 @@ cudaStream_t open_stream() {
 cudaStream_t stream() {
     static const cudaStream_t the_stream = open_stream();
     return the_stream;
+}
+
+bool begins_early() {
+    static const bool early = [] {
+        // Code for older devices does not wait: all kernels are compiled for the same ones.
+        cudaFuncAttributes compiled_as{};
+        check(cudaFuncGetAttributes(&compiled_as, probe_kernel), "asking about a kernel");
+        return compiled_as.ptxVersion >= 90 && device_info().major >= 9;
+    }();
+    return early;
 }
 
 bool compiled() {

@@ -32,6 +32,7 @@ enum class State { ready, at_block_barrier, at_exchange, done };
 struct Fiber {
     FiberContext context;
     State state = State::done;
+    bool is_after_previous = false;
     unsigned exchanges = 0;  // so far: the parity says which buffer the next one uses
     void* fake_stack = nullptr;
 };
@@ -126,6 +127,8 @@ void fiber_main() {
     after_switch(nullptr, &block.scheduler_stack, &block.scheduler_stack_bytes);
     try {
         (*block.kernel)();
+        if (!block.fibers[block.running].is_after_previous)
+            fail("emulated CUDA: ", block.name, ": a thread does not call after_previous()");
     } catch (...) {
         block.error = std::current_exception();
     }
@@ -223,6 +226,10 @@ const std::byte* exchange(const void* mine, size_t bytes) {
     if (bytes > 0) std::memcpy(warp + thread % 32 * exchange_bytes, mine, bytes);
     wait_as(State::at_exchange);
     return warp;
+}
+
+void after_previous() {
+    block.fibers[block.running].is_after_previous = true;
 }
 
 std::byte* dynamic_shared() {

@@ -72,6 +72,7 @@ T of_lane(T mine, unsigned lane) {
 }
 
 std::byte* dynamic_shared();
+void after_previous();
 
 }  // namespace emulated
 
@@ -82,6 +83,11 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, unsigned
         emulated::run(name, grid, threads, shared_bytes,
                       [&] { kernel(static_cast<Parameters>(arguments)...); });
     });
+}
+
+/// See launch.h. A kernel whose threads do not all call it is reported.
+inline void after_previous() {
+    emulated::after_previous();
 }
 
 inline unsigned char* dynamic_shared() {

@@ -77,6 +77,7 @@ __device__ void store_element(const Stored& stored, int64_t index, float value, 
 /// Neighbouring threads take neighbouring keys, whose units are neighbours; if there is one row,
 /// neighbouring units of it.
 __global__ void store_keys_kernel(Stored stored) {
+    after_previous();
     __shared__ float scales[tile_rows];
     const Tile tile = tile_of(stored);
     const KvLayout& layout = stored.layout;
@@ -96,6 +97,7 @@ __global__ void store_keys_kernel(Stored stored) {
 
 /// Neighbouring threads take neighbouring columns.
 __global__ void store_values_kernel(Stored stored) {
+    after_previous();
     __shared__ float scales[tile_rows];
     const Tile tile = tile_of(stored);
     const KvLayout& layout = stored.layout;

@@ -18,6 +18,7 @@ constexpr int64_t loads = 8;  // of 16 bytes, in flight for each thread
 
 /// A block reads threads * loads vectors: sums (blocks) keeps the compiler from reading nothing.
 __global__ void read_kernel(const uint4* memory, uint32_t* sums) {
+    after_previous();
     const int64_t first = static_cast<int64_t>(blockIdx.x) * threads * loads + threadIdx.x;
     uint32_t sum = 0;
     for (int64_t i = 0; i < loads; ++i) {

@@ -23,6 +23,7 @@ constexpr int64_t epilogue_rows = 4;  // of a block: enough loads on their way
 __global__ void __launch_bounds__(threads)
     epilogue_kernel(const float* sums, int64_t sums_stride, int64_t rows, int64_t cols,
                     unsigned column_blocks, Epilogue epilogue, float* out, int64_t out_stride) {
+    after_previous();
     const int64_t first = blockIdx.x / column_blocks * epilogue_rows;
     const int64_t column = int64_t{blockIdx.x % column_blocks} * threads + threadIdx.x;
     if (column >= cols) return;

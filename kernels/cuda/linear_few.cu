@@ -80,24 +80,35 @@ __device__ int64_t piece_column(int64_t begin, int i) {
     return begin + (i / n * 4 + quad) * (8 * n) + i % n * 8;
 }
 
-/// Adds the products of a step. whole: all of its columns are there. rows: of w, this lane's.
-template <bool whole, class Source, class Element, int tiles>
-__device__ void add_step(float (&sums)[tiles][4], const Source& w, const FewRows<Element>& x,
-                         const int64_t (&rows)[tiles], int64_t begin, int64_t cols) {
-    constexpr int n = Source::pieces;
-    typename Source::Raw raw[tiles][Step<Source>::loads] = {};
-    for (int i = 0; i < Step<Source>::loads; ++i) {
-        const int64_t col = piece_column<Source>(begin, i * n);
-        if (!whole && col >= cols) continue;
-        for (int t = 0; t < tiles; ++t) raw[t][i] = w.load(rows[t], col);
+/// What a lane loads of its rows of w for a step.
+template <class Source, int tiles>
+struct StepWeights {
+    typename Source::Raw raw[tiles][Step<Source>::loads];
+
+    /// rows: of w, this lane's; columns behind the last become zeros.
+    __device__ void load(const Source& w, const int64_t (&rows)[tiles], int64_t begin,
+                         int64_t cols) {
+        for (int i = 0; i < Step<Source>::loads; ++i) {
+            const int64_t col = piece_column<Source>(begin, i * Source::pieces);
+            for (int t = 0; t < tiles; ++t)
+                raw[t][i] = col < cols ? w.load(rows[t], col) : typename Source::Raw{};
+        }
     }
+};
+
+/// Adds the products of a step. whole: all of its columns are there.
+template <bool whole, class Source, class Element, int tiles>
+__device__ void add_step(float (&sums)[tiles][4], const Source& w,
+                         const StepWeights<Source, tiles>& weights, const FewRows<Element>& x,
+                         int64_t begin, int64_t cols) {
+    constexpr int n = Source::pieces;
     const int x_row = static_cast<int>(threadIdx.x % warp_size / 4);
     for (int i = 0; i < Step<Source>::pieces; ++i) {
         const int64_t col = piece_column<Source>(begin, i);
         uint4 x_piece{0, 0, 0, 0};
         if (whole || col < cols) x_piece = load_piece(x, x_row, col);
         for (int t = 0; t < tiles; ++t)
-            multiply_piece(sums[t], x_piece, bf16_piece(w, raw[t][i / n], i % n));
+            multiply_piece(sums[t], x_piece, bf16_piece(w, weights.raw[t][i / n], i % n));
     }
 }
 
@@ -114,11 +125,14 @@ __device__ void store_sums(const float (&of_warp)[warps][n], int64_t first, int6
     out[row * out_stride + column] = result_of(epilogue, sum, row, column, out_stride);
 }
 
-/// Block b: the rows [8 tiles b, 8 tiles (b + 1)) of w. out (x.rows, w_rows).
+/// Block b: the rows [8 tiles b, 8 tiles (b + 1)) of w. out (x.rows, w_rows). Weights of a step are
+/// loaded before those of the last one are multiplied; the first, if w `stands` (nothing queued
+/// writes it), before the kernel in front has ended.
 template <class Source, class Element, int tiles>
 __global__ void __launch_bounds__(threads, 2)
-    few_bf16_kernel(Source w, int64_t w_rows, int64_t cols, FewRows<Element> x, Epilogue epilogue,
-                    float* out, int64_t out_stride) {
+    few_bf16_kernel(Source w, bool stands, int64_t w_rows, int64_t cols, FewRows<Element> x,
+                    Epilogue epilogue, float* out, int64_t out_stride) {
+    if (!stands) after_previous();
     constexpr int block_rows = tile * tiles;
     const int64_t first = int64_t{blockIdx.x} * block_rows;
     const int lane = static_cast<int>(threadIdx.x % warp_size);
@@ -130,11 +144,16 @@ __global__ void __launch_bounds__(threads, 2)
     }
     float sums[tiles][4] = {};  // (rows of x, rows of w) as mma.h has c
     constexpr int64_t step = Step<Source>::columns;
+    StepWeights<Source, tiles> next;
+    next.load(w, rows, warp * step, cols);
+    after_previous();
     for (int64_t begin = warp * step; begin < cols; begin += warps * step) {
+        const StepWeights<Source, tiles> now = next;
+        next.load(w, rows, begin + warps * step, cols);
         if (begin + step <= cols) {
-            add_step<true>(sums, w, x, rows, begin, cols);
+            add_step<true>(sums, w, now, x, begin, cols);
         } else {
-            add_step<false>(sums, w, x, rows, begin, cols);
+            add_step<false>(sums, w, now, x, begin, cols);
         }
     }
     __shared__ float of_warp[warps][tile * block_rows];  // (warp, row of x, row of w)
@@ -154,6 +173,7 @@ template <class Source, int x_rows>
 __global__ void __launch_bounds__(threads, 2)
     few_f32_kernel(Source w, int64_t w_rows, int64_t cols, FewRows<float> x, Epilogue epilogue,
                    float* out, int64_t out_stride) {
+    after_previous();
     constexpr int columns = 8 * Source::pieces;
     const int64_t first = int64_t{blockIdx.x} * f32_rows;
     float sums[x_rows * f32_rows] = {};  // (x_rows, f32_rows)
@@ -198,19 +218,26 @@ template <class Source>
 constexpr bool has_two_tiles = std::is_same_v<Source, HalfSource<DType::bf16>>;
 constexpr int64_t many_rows = 4096;
 
+/// A matrix of weights. stands: nothing that is queued writes it.
+struct Weights {
+    const Matrix& matrix;
+    bool stands;
+};
+
 template <int tiles, class Source, class Element>
-void launch_bf16(const Source& source, const Matrix& w, const FewRows<Element>& x,
+void launch_bf16(const Source& source, const Weights& weights, const FewRows<Element>& x,
                  const Output& out) {
+    const Matrix& w = weights.matrix;
     const auto blocks = static_cast<unsigned>(pieces(w.rows, tile * tiles));
-    launch("linear", few_bf16_kernel<Source, Element, tiles>, blocks, threads, 0, source, w.rows,
-           w.cols, x, out.epilogue, out.data, out.stride);
+    launch("linear", few_bf16_kernel<Source, Element, tiles>, blocks, threads, 0, source,
+           weights.stands, w.rows, w.cols, x, out.epilogue, out.data, out.stride);
 }
 
 template <class Element>
-void multiply_bf16(const Matrix& w, const FewRows<Element>& x, const Output& out) {
-    with_fast_source(w, [&]<class Source>(const Source& source) {
+void multiply_bf16(const Weights& w, const FewRows<Element>& x, const Output& out) {
+    with_fast_source(w.matrix, [&]<class Source>(const Source& source) {
         if constexpr (has_two_tiles<Source>) {
-            if (w.rows >= many_rows) return launch_bf16<2>(source, w, x, out);
+            if (w.matrix.rows >= many_rows) return launch_bf16<2>(source, w, x, out);
         }
         launch_bf16<1>(source, w, x, out);
     });
@@ -238,7 +265,7 @@ FewRows<Element> panel_of(const Matrix& x, DType dtype, void* room) {
 }
 
 /// w has a fast source.
-void multiply(const Matrix& x, const Matrix& w, DType factor, const Output& out, void* x_room) {
+void multiply(const Matrix& x, const Weights& w, DType factor, const Output& out, void* x_room) {
     const bool lies = lies_as_panel(x);
     const FewRows<float> as_it_lies{static_cast<const float*>(x.data), x.stride,
                                     static_cast<int>(x.rows)};
@@ -246,7 +273,7 @@ void multiply(const Matrix& x, const Matrix& w, DType factor, const Output& out,
     // kernel of its own.
     constexpr int64_t rounded_on_the_way = 2;
     if (factor == DType::f32) {
-        multiply_f32(w, lies ? as_it_lies : panel_of<float>(x, DType::f32, x_room), out);
+        multiply_f32(w.matrix, lies ? as_it_lies : panel_of<float>(x, DType::f32, x_room), out);
     } else if (lies && x.rows <= rounded_on_the_way) {
         multiply_bf16(w, as_it_lies, out);
     } else {
@@ -263,7 +290,7 @@ void linear_few(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
     Workspace memory;
     auto* x_room = memory.take<std::byte>(panel_bytes);
     if (has_fast_source(w)) {
-        multiply(x_rows, w, factor, {epilogue, out, out_stride}, x_room);
+        multiply(x_rows, {w, true}, factor, {epilogue, out, out_stride}, x_room);
         return;
     }
     // What no source reads fast is decoded first, in panels that stay in the second-level cache.
@@ -275,8 +302,8 @@ void linear_few(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
         const int64_t count = std::min(panel, w.rows - first);
         decode(w, first, count, factor, w_room);
         const Epilogue part = part_of(epilogue, 0, first, out_stride);
-        multiply(x_rows, {w_room, factor, count, stride, stride}, factor,
-                 {part, out + first, out_stride}, x_room);
+        const Matrix decoded{w_room, factor, count, stride, stride};
+        multiply(x_rows, {decoded, false}, factor, {part, out + first, out_stride}, x_room);
     }
 }
 

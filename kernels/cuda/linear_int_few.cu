@@ -122,6 +122,7 @@ __global__ void __launch_bounds__(threads)
     int chunk = Lane().warp * loads;
     Chunks<halves, loads> next;
     next.load(rows, chunk);
+    after_previous();
     for (; chunk < chunks; chunk += warps * loads) {
         const Chunks<halves, loads> now = next;
         next.load(rows, chunk + warps * loads);
@@ -255,6 +256,7 @@ __global__ void __launch_bounds__(threads)
     PieceScales<parts, halves, loads> next_scales;
     next.load(rows, piece);
     if (x.pieces > 0) next_scales.load(w, row_scales, piece);
+    after_previous();
     for (; piece < x.pieces; piece += warps * loads) {
         const Chunks<halves, loads> now = next;
         const PieceScales<parts, halves, loads> scales = next_scales;

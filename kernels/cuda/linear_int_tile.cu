@@ -405,6 +405,7 @@ template <class Shape>
 __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     tile_kernel(IntWeights w, IntRows x, int64_t row_tiles, Epilogue epilogue, float* out,
                 int64_t out_stride) {
+    after_previous();
     using Sum = std::conditional_t<Shape::nibbles, float, int32_t>;
     constexpr int stages = Shape::stages;
     auto* stage = reinterpret_cast<Stage<Shape>*>(dynamic_shared());

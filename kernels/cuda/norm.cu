@@ -82,8 +82,9 @@ __global__ void __launch_bounds__(most_threads)
     float* to = out + blockIdx.x * width;
     const Place place = place_of_thread(width);
     Four values[kept], weights[kept];
-    load_fours<vectors>(values, row, DType::f32, place.first, place.step, width);
     load_fours<vectors>(weights, weight, weight_dtype, place.first, place.step, width);
+    after_previous();
+    load_fours<vectors>(values, row, DType::f32, place.first, place.step, width);
     const float norm = norm_of(sum_of_row<vectors, true>(row, values, 0.0f, place), width, eps);
     scale(values, norm, weights);
     store_pieces<vectors>(values, to, place.first, place);
@@ -111,9 +112,10 @@ __global__ void __launch_bounds__(most_threads)
     float* to = out + blockIdx.x * width;
     const Place place = place_of_thread(width);
     Four values[kept], weights[kept], biases[kept];
-    load_fours<vectors>(values, row, DType::f32, place.first, place.step, width);
     load_fours<vectors>(weights, weight, weight_dtype, place.first, place.step, width);
     load_fours<vectors>(biases, bias, weight_dtype, place.first, place.step, width);
+    after_previous();
+    load_fours<vectors>(values, row, DType::f32, place.first, place.step, width);
     const float mean =
         sum_of_row<vectors, false>(row, values, 0.0f, place) / static_cast<float>(width);
     const float norm = norm_of(sum_of_row<vectors, true>(row, values, mean, place), width, eps);

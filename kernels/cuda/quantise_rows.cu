@@ -76,6 +76,7 @@ __device__ inline uint32_t round_four(const Four& x, const Steps& steps) {
 
 /// A block for each row, which has one scale.
 __global__ void quantise_whole_rows(const float* x, int64_t x_stride, IntRows to) {
+    after_previous();
     const IntLayout& layout = to.layout;
     const float* row = x + blockIdx.x * x_stride;
     auto* words = reinterpret_cast<uint32_t*>(to.numbers + blockIdx.x * to.stride);
@@ -116,6 +117,7 @@ __device__ inline void store_sums(uint32_t word, int64_t piece, int64_t row, con
 
 /// A warp for each piece of each row; rows that only pad the scales and sums are zeros.
 __global__ void quantise_pieces(const float* x, int64_t x_stride, IntRows to) {
+    after_previous();
     const int64_t warp = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / warp_size;
     const int64_t row = warp / to.pieces, piece = warp % to.pieces;
     if (row >= to.padded_rows) return;

@@ -39,6 +39,7 @@ __device__ inline int64_t thread_of_row() {
 
 __global__ void rope_angles_kernel(const int64_t* positions, const float* inverse_frequencies,
                                    int64_t pairs, float* cos, float* sin) {
+    after_previous();
     const int64_t i = thread_of_row();
     if (i >= pairs) return;
     const float angle = inverse_frequencies[i] * static_cast<float>(positions[blockIdx.x]);
@@ -50,6 +51,7 @@ __global__ void rope_angles_kernel(const int64_t* positions, const float* invers
 template <bool vectors>
 __global__ void rope_kernel(float* x, int64_t heads, int64_t half, int64_t x_stride,
                             const float* cos, const float* sin) {
+    after_previous();
     const auto pieces_of_head = static_cast<unsigned>(pieces(half, four));
     const auto thread = static_cast<unsigned>(thread_of_row());
     const int64_t head = thread / pieces_of_head;
@@ -73,6 +75,7 @@ __global__ void rope_kernel(float* x, int64_t heads, int64_t half, int64_t x_str
 template <bool vectors>
 __global__ void gated_kernel(const float* gate, const float* up, int64_t width, int64_t in_stride,
                              Activation kind, float* out, int64_t out_stride) {
+    after_previous();
     const int64_t i = four * thread_of_row();
     Four values = load_four<vectors>(gate + blockIdx.x * in_stride, i, width);
     const Four factors = load_four<vectors>(up + blockIdx.x * in_stride, i, width);
@@ -82,6 +85,7 @@ __global__ void gated_kernel(const float* gate, const float* up, int64_t width, 
 
 template <bool vectors>
 __global__ void activate_kernel(float* x, int64_t n, Activation kind) {
+    after_previous();
     const int64_t i = four * thread_of_array();
     Four values = load_four<vectors>(x, i, n);
     for (float& value : values.at) value = activation(value, kind);
@@ -100,17 +104,20 @@ __device__ inline void add(float* y, const void* x, DType x_dtype, float scale, 
 
 template <bool vectors>
 __global__ void add_scaled_kernel(float* y, const void* x, DType x_dtype, float scale, int64_t n) {
+    after_previous();
     add<vectors>(y, x, x_dtype, scale, four * thread_of_array(), n);
 }
 
 template <bool vectors>
 __global__ void add_to_rows_kernel(float* y, int64_t width, const void* x, DType x_dtype,
                                    float scale) {
+    after_previous();
     add<vectors>(y + blockIdx.x * width, x, x_dtype, scale, four * thread_of_row(), width);
 }
 
 template <bool vectors>
 __global__ void scale_rows_kernel(float* x, int64_t width, const float* factors) {
+    after_previous();
     float* row = x + blockIdx.x * width;
     const float factor = factors[blockIdx.x];
     const int64_t i = four * thread_of_row();
@@ -123,6 +130,7 @@ __global__ void scale_rows_kernel(float* x, int64_t width, const float* factors)
 template <bool vectors>
 __global__ void embedding_kernel(const int64_t* ids, const void* table, DType table_dtype,
                                  int64_t width, float* out) {
+    after_previous();
     const int64_t i = four * thread_of_row();
     const int64_t entry = ids[blockIdx.x] * width;
     const Four values = load_four<vectors>(table, table_dtype, entry + i, entry + width);
@@ -132,6 +140,7 @@ __global__ void embedding_kernel(const int64_t* ids, const void* table, DType ta
 template <bool vectors>
 __global__ void convert_kernel(const void* from, DType from_dtype, void* to, DType to_dtype,
                                int64_t n) {
+    after_previous();
     const int64_t i = four * thread_of_array();
     store_four<vectors>(load_four<vectors>(from, from_dtype, i, n), to, to_dtype, i, n);
 }
@@ -141,6 +150,7 @@ constexpr int64_t vector_bytes = sizeof(uint4);
 /// 16 bytes a thread; one by one unless `vectors` (both are aligned), and at the end.
 __global__ void copy_kernel(const unsigned char* from, unsigned char* to, int64_t bytes,
                             bool vectors) {
+    after_previous();
     const int64_t begin = vector_bytes * thread_of_array();
     if (vectors && begin + vector_bytes <= bytes) {
         *reinterpret_cast<uint4*>(to + begin) = *reinterpret_cast<const uint4*>(from + begin);
@@ -159,6 +169,7 @@ void copy(const void* from, void* to, int64_t bytes) {
 /// A block row for each patch, a thread for each of its pixels.
 __global__ void unfold_patches_kernel(const float* pixels, int64_t channels, int64_t side,
                                       unsigned patch, float* out) {
+    after_previous();
     const int64_t patch_pixels = channels * patch * patch;
     const int64_t i = thread_of_row();
     if (i >= patch_pixels) return;
@@ -179,6 +190,7 @@ struct States {
 
 __global__ void interleave_kernel(const __grid_constant__ States states, unsigned count,
                                   int64_t width, float* out, int64_t out_stride) {
+    after_previous();
     const int64_t i = thread_of_row();
     if (i >= width * count) return;
     const auto at = static_cast<unsigned>(i);

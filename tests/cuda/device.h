@@ -19,7 +19,8 @@ class DeviceBytes {
   public:
     explicit DeviceBytes(int64_t bytes) : bytes_(bytes), data_(cuda::allocate(bytes)) {}
     DeviceBytes(const void* from, int64_t bytes) : DeviceBytes(bytes) {
-        if (bytes > 0) cuda::Uploader().copy(data_, from, bytes);
+        static cuda::Uploader uploader;  // making one takes longer than most tests
+        if (bytes > 0) uploader.copy(data_, from, bytes);
     }
     ~DeviceBytes() { cuda::release(data_); }
     DeviceBytes(const DeviceBytes&) = delete;

@@ -21,6 +21,7 @@
 namespace mllama::test {
 namespace {
 
+using cuda::after_previous;
 using cuda::dynamic_shared;
 using cuda::launch;
 
@@ -29,6 +30,7 @@ constexpr unsigned warp = cuda::warp_size;
 
 /// out[t] = x[the next thread], by way of shared memory.
 __global__ void give_to_neighbour(const float* x, float* out, bool with_barrier) {
+    after_previous();
     __shared__ float values[threads];
     values[threadIdx.x] = x[threadIdx.x];
     if (with_barrier) __syncthreads();
@@ -39,6 +41,7 @@ __global__ void give_to_neighbour(const float* x, float* out, bool with_barrier)
 
 /// The same within a warp.
 __global__ void give_in_warp(const float* x, float* out, bool with_barrier) {
+    after_previous();
     __shared__ float values[warp];
     values[threadIdx.x] = x[threadIdx.x];
     if (with_barrier) __syncwarp();
@@ -49,6 +52,7 @@ __global__ void give_in_warp(const float* x, float* out, bool with_barrier) {
 
 /// out[t] = the first of the other warp; a warp that is ahead writes it again after a shuffle.
 __global__ void give_to_other_warp(const float* x, float* out, bool with_barrier) {
+    after_previous();
     __shared__ float of_warp[threads / warp];
     if (threadIdx.x % warp == 0) of_warp[threadIdx.x / warp] = x[threadIdx.x];
     __syncthreads();
@@ -100,6 +104,7 @@ namespace {
 
 /// Half of a warp waits for the block, the other half for the warp.
 __global__ void two_barriers_for_one_warp() {
+    after_previous();
     if (threadIdx.x < warp / 2) {
         __syncthreads();
     } else {
@@ -108,12 +113,14 @@ __global__ void two_barriers_for_one_warp() {
 }
 
 __global__ void shuffle_without_the_last_lane(float* out) {
+    after_previous();
     if (threadIdx.x == warp - 1) return;
     out[threadIdx.x] = __shfl_sync(cuda::whole_warp, out[threadIdx.x], 0);
 }
 
 /// On a GPU too, threads that have ended are not waited for.
 __global__ void barrier_after_some_have_ended(float* out) {
+    after_previous();
     if (threadIdx.x >= warp) return;
     __syncthreads();
     out[threadIdx.x] = 1;
@@ -121,6 +128,7 @@ __global__ void barrier_after_some_have_ended(float* out) {
 
 /// Thread 5 throws while those before it wait.
 __global__ void throwing_kernel(float* out) {
+    after_previous();
     float values[16] = {};  // with marked ends, in a frame that is never returned from
     values[threadIdx.x % 16] = 1;
     if (threadIdx.x == 5) throw Error("from a kernel");
@@ -128,7 +136,13 @@ __global__ void throwing_kernel(float* out) {
     out[threadIdx.x] = values[threadIdx.x % 16];
 }
 
-__global__ void nothing() {}
+__global__ void nothing() {
+    after_previous();
+}
+
+__global__ void not_after_previous() {
+    if (threadIdx.x != 3) after_previous();
+}
 
 }  // namespace
 
@@ -150,9 +164,14 @@ TEST_CASE("emulation_refuses_blocks_that_a_gpu_would") {
     launch("test", nothing, dim3(0, 3), 32, 0);
 }
 
+TEST_CASE("emulation_reports_a_thread_that_does_not_wait_for_the_kernel_in_front") {
+    CHECK_THROWS_AS(launch("test", not_after_previous, 1, 32, 0), Error);
+}
+
 namespace {
 
 __global__ void align_of_frame(float* out) {
+    after_previous();
     out[threadIdx.x] =
         static_cast<float>(reinterpret_cast<uintptr_t>(__builtin_frame_address(0)) % 16);
 }
@@ -168,12 +187,14 @@ TEST_CASE("emulation_stacks_are_aligned_as_compilers_expect") {
 namespace {
 
 __global__ void count_threads(float* out) {
+    after_previous();
     const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     out[block * blockDim.x + threadIdx.x] += static_cast<float>(threadIdx.x + 1);
 }
 
 /// 1 if all of the block's dynamic memory is NaN, as float and as bfloat16; then writes it.
 __global__ void look_at_shared(float* out, unsigned floats) {
+    after_previous();
     auto* const values = reinterpret_cast<float*>(dynamic_shared());
     if (threadIdx.x == 0) {
         bool all = true;
@@ -212,6 +233,7 @@ namespace {
 /// (3, threads): what each lane gets from lane 5, from the lane with bit 2 changed, and from the one
 /// 7 further on.
 __global__ void shuffle(const float* x, float* out) {
+    after_previous();
     const float mine = x[threadIdx.x];
     out[threadIdx.x] = __shfl_sync(cuda::whole_warp, mine, 5);
     out[threads + threadIdx.x] = __shfl_xor_sync(cuda::whole_warp, mine, 4);
@@ -220,6 +242,7 @@ __global__ void shuffle(const float* x, float* out) {
 
 /// (3, threads): sum and largest of the warp, and the second of two sums of the block.
 __global__ void reduce(const float* x, float* out) {
+    after_previous();
     const float mine = x[threadIdx.x];
     out[threadIdx.x] = cuda::warp_sum(mine);
     out[threads + threadIdx.x] = cuda::warp_max(mine);
@@ -280,6 +303,7 @@ constexpr unsigned mma_rows = 16, mma_columns = 8, units = 8;  // units of 4 byt
 /// a (16, 8 units), b (8 columns, 8 units), c (16, 8): c += a b, by the table of mma.h.
 template <class Sum>
 __global__ void multiply(const uint32_t* a, const uint32_t* b, Sum* c) {
+    after_previous();
     const unsigned group = threadIdx.x / 4, quad = threadIdx.x % 4;
     const uint32_t mine_of_a[4] = {a[group * units + quad], a[(group + 8) * units + quad],
                                    a[group * units + quad + 4], a[(group + 8) * units + quad + 4]};
