@@ -356,7 +356,7 @@ struct State {
     static constexpr int fragments = Shape::fragments;
     float out[fragments][Shape::columns / 8][4] = {};  ///< sums of 2^(x - max) v
     float sum[fragments][2] = {};  ///< sums of 2^(x - max), a lane's part of them
-    float max[fragments][2];       ///< the largest score so far, times `factor` a logit
+    float max[fragments][2];       ///< about the largest score so far, times `factor` a logit
 
     __device__ State() {
         for (auto& of_fragment : max) of_fragment[0] = of_fragment[1] = minus_infinity;
@@ -462,33 +462,52 @@ __device__ void hide_unseen(const uint64_t (&seen)[Shape::rows], Scores<Shape>& 
     }
 }
 
-/// Takes the largest scores into account: what was summed so far is brought to the new max. shift:
-/// what is subtracted from the logits of each row.
+/// The largest of a row's scores, half `row_half` of the fragment.
+template <int halves>
+__device__ float largest(const float (&scores)[halves][4][4], int row_half) {
+    float max = minus_infinity;
+    for (int half = 0; half < halves; ++half) {
+        for (int n = 0; n < 4; ++n) {
+            const float(&of)[4] = scores[half][n];
+            max = fmaxf(max, fmaxf(of[2 * row_half], of[2 * row_half + 1]));
+        }
+    }
+    return row_max(max);
+}
+
+/// What was summed so far times a correction for each row.
+template <class Shape>
+__device__ void correct(const float (&by)[Shape::fragments][2], State<Shape>& state) {
+    for (int f = 0; f < Shape::fragments; ++f) {
+        for (int product = 0; product < Shape::columns / 8; ++product) {
+            for (int i = 0; i < 4; ++i) state.out[f][product][i] *= by[f][i / 2];
+        }
+        for (int row_half = 0; row_half < 2; ++row_half) state.sum[f][row_half] *= by[f][row_half];
+    }
+}
+
+/// Takes the largest scores into account: where the max is raised, what was summed so far is brought
+/// to the new one. shift: what is subtracted from the logits of each row.
 template <class Shape>
 __device__ void raise_max(float factor, const Scores<Shape>& scores, State<Shape>& state,
                           float (&shift)[Shape::fragments][2]) {
+    constexpr float slack = 8;  // exponents up to this are as exact: most steps correct nothing
+    float correction[Shape::fragments][2];
+    bool raised = false;
     for (int f = 0; f < Shape::fragments; ++f) {
         for (int row_half = 0; row_half < 2; ++row_half) {
-            const int first = 2 * row_half;
-            float max = minus_infinity;
-            for (int half = 0; half < scores.halves; ++half) {
-                for (int n = 0; n < 4; ++n) {
-                    const float(&of)[4] = scores.of[f][half][n];
-                    max = fmaxf(max, fmaxf(of[first], of[first + 1]));
-                }
-            }
-            max = fmaxf(state.max[f][row_half], row_max(max));
+            float& max = state.max[f][row_half];
+            const float found = largest(scores.of[f], row_half);
+            // Of the row's own numbers alone: a row never depends on others of its warp.
+            const bool raise = found > max && !((found - max) * factor <= slack);
+            const float old = max;
+            if (raise) max = found;
             shift[f][row_half] = shift_of(max * factor);
-            const float correction =
-                exp2_fast(state.max[f][row_half] * factor - shift[f][row_half]);
-            state.max[f][row_half] = max;
-            state.sum[f][row_half] *= correction;
-            for (int product = 0; product < Shape::columns / 8; ++product) {
-                state.out[f][product][first] *= correction;
-                state.out[f][product][first + 1] *= correction;
-            }
+            correction[f][row_half] = raise ? exp2_fast(old * factor - shift[f][row_half]) : 1.0f;
+            raised = raised || raise;
         }
     }
+    if (__any_sync(whole_warp, raised)) correct(correction, state);
 }
 
 /// Half of a lane's scores of 32 keys to 2^(x - max).
