@@ -84,9 +84,10 @@ struct Memory {
     uint4 query[Shape::warps][Shape::columns / 16][Shape::fragments][warp_size];  ///< lane by lane
     Factors<Shape> factors[Shape::coded ? 1 : 2];
     std::conditional_t<Shape::coded, Raw<Shape>, Nothing> raw;
-    uint64_t seen[2][Shape::rows];  ///< keys, bit by bit
-    float key_scales[Shape::keys];  ///< of int8
-    float value_scales[Shape::keys];
+    uint64_t seen[2][Shape::rows];     ///< keys, bit by bit
+    float key_scales[2][Shape::keys];  ///< of int8
+    float value_scales[2][Shape::keys];
+    float key_bias[2][Shape::keys];
     int first[Shape::warps], whole[Shape::warps];
 };
 
@@ -261,7 +262,24 @@ __device__ void copy_values(const TileCall& call, int begin, uint32_t* to) {
     }
 }
 
-/// Starts to copy the keys and values of a step, one group of copies.
+/// The numbers that a step's keys have beside them, 0 behind the last.
+template <class Shape>
+__device__ void copy_numbers(const TileCall& call, const Step& step, Memory<Shape>& memory) {
+    const Attention& args = call.args;
+    const int j = static_cast<int>(threadIdx.x);
+    if (j >= Shape::keys) return;
+    const bool there = j < keys_in<Shape>(args, step.begin);
+    const int from = there ? step.begin + j : 0;
+    if (args.key_bias != nullptr)
+        copy_async_4(&memory.key_bias[step.buffer][j], args.key_bias + from, there);
+    if constexpr (Shape::coded) {
+        const int64_t i = args.layout().scale_index(blockIdx.y, from);
+        copy_async_4(&memory.key_scales[step.buffer][j], args.k_scales + i, there);
+        copy_async_4(&memory.value_scales[step.buffer][j], args.v_scales + i, there);
+    }
+}
+
+/// Starts to copy what a step takes, one group of copies.
 template <class Shape>
 __device__ void start_copies(const TileCall& call, const Step& step, Memory<Shape>& memory) {
     if constexpr (Shape::coded) {
@@ -273,6 +291,7 @@ __device__ void start_copies(const TileCall& call, const Step& step, Memory<Shap
         copy_keys<Shape, Shape::columns / 2, Shape::key_stride>(call, step.begin, to.keys[0]);
         copy_values<Shape, 2, Shape::value_stride, true>(call, step.begin, to.values[0]);
     }
+    copy_numbers(call, step, memory);
     copy_async_commit();
 }
 
@@ -325,23 +344,12 @@ __device__ void convert_values(const Raw<Shape>& raw, Factors<Shape>& factors) {
     }
 }
 
-/// The scales of a step's keys or values, 0 behind the last.
-template <class Shape>
-__device__ void load_scales(const Attention& args, int begin, const float* scales, float* to) {
-    const int j = static_cast<int>(threadIdx.x);
-    if (j >= Shape::keys) return;
-    const float* from = scales + args.layout().scale_index(blockIdx.y, begin);
-    to[j] = j < keys_in<Shape>(args, begin) ? from[j] : 0.0f;
-}
-
 /// What was copied becomes what is multiplied; then all threads may read it.
 template <class Shape>
 __device__ void prepare(const Attention& args, const Step& step, Memory<Shape>& memory) {
     if constexpr (Shape::coded) {
         convert_keys(memory.raw, memory.factors[0]);
         convert_values(memory.raw, memory.factors[0]);
-        load_scales<Shape>(args, step.begin, args.k_scales, memory.key_scales);
-        load_scales<Shape>(args, step.begin, args.v_scales, memory.value_scales);
         __syncthreads();
     } else {
         clear_behind(args, step.begin, memory.factors[step.buffer]);
@@ -422,17 +430,17 @@ __device__ void multiply_keys(const Memory<Shape>& memory, const Factors<Shape>&
 
 /// Scores to logits in units of ln 2, for keys with scales or a bias.
 template <class Shape>
-__device__ void make_logits(const Attention& args, int begin, const float* key_scales,
+__device__ void make_logits(const Attention& args, int buffer, const Memory<Shape>& memory,
                             Scores<Shape>& scores) {
     const float factor = args.scale * log2_e;
-    const int keys = keys_in<Shape>(args, begin);
+    const bool biased = args.key_bias != nullptr;
     for (int half = 0; half < scores.halves; ++half) {
         for (int n = 0; n < 4; ++n) {
             for (int i = 0; i < 2; ++i) {
                 const int j = 32 * half + key_of(n, i);
-                const float scale = args.k_scales != nullptr ? factor * key_scales[j] : factor;
-                const bool biased = args.key_bias != nullptr && j < keys;
-                const float bias = biased ? log2_e * args.key_bias[begin + j] : 0.0f;
+                float scale = factor;
+                if constexpr (Shape::coded) scale *= memory.key_scales[buffer][j];
+                const float bias = biased ? log2_e * memory.key_bias[buffer][j] : 0.0f;
                 for (int f = 0; f < Shape::fragments; ++f) {
                     float(&of)[4] = scores.of[f][half][n];
                     of[i] = of[i] * scale + bias;
@@ -533,8 +541,8 @@ __device__ void scale_by_values(const float* scales, int step, float (&p)[4][4])
 
 /// out += p v, 32 columns at a time, and the last 16.
 template <class Shape>
-__device__ void multiply_values(const Memory<Shape>& memory, const Factors<Shape>& factors,
-                                float factor, Scores<Shape>& scores, State<Shape>& state) {
+__device__ void multiply_values(const float* scales, const Factors<Shape>& factors, float factor,
+                                Scores<Shape>& scores, State<Shape>& state) {
     constexpr int stride = Shape::value_stride;
     constexpr int whole_parts = Shape::columns / 32;
     const Lane lane = this_lane();
@@ -545,7 +553,7 @@ __device__ void multiply_values(const Memory<Shape>& memory, const Factors<Shape
         for (int f = 0; f < Shape::fragments; ++f) {
             float(&p)[4][4] = scores.of[f][step / 2];
             take_in(factor, shift[f], p, step % 2, state.sum[f]);
-            if constexpr (Shape::coded) scale_by_values(memory.value_scales, step, p);
+            if constexpr (Shape::coded) scale_by_values(scales, step, p);
             a[f] = probability_part(p, step % 2);
         }
         const uint32_t* row = factors.values[step / 2 * 16 + step % 2 * 8 + lane.quad];
@@ -620,9 +628,10 @@ __device__ void take_step(const Attention& args, const Step& step, const Memory<
     const bool adjusted = Shape::coded || args.key_bias != nullptr;
     Scores<Shape> scores;
     multiply_keys(memory, factors, scores);
-    if (adjusted) make_logits(args, step.begin, memory.key_scales, scores);
+    if (adjusted) make_logits(args, step.buffer, memory, scores);
     if (!step.whole) hide_unseen(memory.seen[step.buffer], scores);
-    multiply_values(memory, factors, adjusted ? 1.0f : args.scale * log2_e, scores, state);
+    const float factor = adjusted ? 1.0f : args.scale * log2_e;
+    multiply_values(memory.value_scales[step.buffer], factors, factor, scores, state);
 }
 
 /// Grid: tiles of rows, key heads. Shared: Memory.
