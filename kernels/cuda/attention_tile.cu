@@ -3,13 +3,17 @@
 // goes through the blocks of 64 keys that any of them sees; each of its four warps holds 32 rows:
 // their scores, the state of their softmax and the sums of values stay in registers.
 //
-// Keys and values are copied to shared memory while the other of them is multiplied:
+// Keys and values are copied to shared memory a whole step ahead, into the buffers that the last step
+// has left:
 //
-//     copy keys        | values               | next keys
-//     compute          | scores = q k^T       | softmax, out += p v
+//     copy         | step 1                               | step 2
+//     compute      | step 0: scores = q k^T, softmax,     | step 1
+//                  |         out += p v                   |
 //
 // int8 is copied as it is and converted to bfloat16, exactly, in shared memory; its scales are
 // factors of scores and of probabilities.
+#include <type_traits>
+
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_mma.h"
 #include "kernels/rounding.h"
@@ -17,47 +21,74 @@
 namespace mllama::cuda {
 namespace {
 
-constexpr int warps = 4;
-constexpr int threads = warps * static_cast<int>(warp_size);
-constexpr int fragments = 2;  ///< of 16 rows, of a warp
-constexpr int warp_rows = 16 * fragments;
-constexpr int tile_rows = warps * warp_rows;
-static_assert(tile_rows == threads);  // a thread plans for each row
 constexpr int block_keys = KvLayout::block;
 constexpr int no_key = std::numeric_limits<int>::max();
 
-/// Keys that are taken in one step. Of wide heads half a block: the scores of a whole one would not
-/// fit into registers beside the sums of values.
-constexpr int keys_of_step(int columns) {
-    return columns > 80 ? block_keys / 2 : block_keys;
-}
+/// What a block of threads is made of. `columns`: head_dim rounded up to a multiple of 16; coded: int8.
+template <int columns_, bool coded_>
+struct TileShape {
+    static constexpr int columns = columns_;
+    static constexpr bool coded = coded_;
+    static constexpr int fragments = 2;  ///< of 16 rows, of a warp
+    static constexpr int warps = 4;
+    static constexpr int threads = warps * static_cast<int>(warp_size);
+    static constexpr int warp_rows = 16 * fragments;
+    static constexpr int rows = warps * warp_rows;
+    static_assert(rows <= threads);  // a thread plans for each row
 
-// Strides in units for which the 8 lanes that load 16 bytes each at a time, two groups by four quads,
-// meet all 32 banks: rows of neighbouring quads begin 8 banks apart.
-constexpr int key_stride(int columns) {
-    return keys_of_step(columns) + 4;  // a quad takes two rows
-}
-constexpr int value_stride(int columns) {
-    return static_cast<int>(round_up(columns - 8, 32)) + 8;
-}
+    /// Keys that are taken in one step. Of wide heads half a block: the scores of a whole one would
+    /// not fit into registers beside the sums of values.
+    static constexpr int keys = fragments * columns > 160 ? block_keys / 2 : block_keys;
 
-/// Shared memory. `columns`: head_dim rounded up to a multiple of 16.
-template <int columns>
-struct Memory {
-    uint4 query[warps][columns / 16][fragments][warp_size];  ///< fragments, lane by lane
-    uint32_t keys[columns / 2][key_stride(columns)];
-    uint32_t values[keys_of_step(columns) / 2][value_stride(columns)];  ///< rows as value_slot says
-    uint64_t seen[2][tile_rows];              ///< keys of this step and of the next, bit by bit
-    float key_scales[keys_of_step(columns)];  ///< of int8
-    float value_scales[keys_of_step(columns)];
-    int first[warps], whole[warps];
+    // Strides in units for which the 8 lanes that load 16 bytes each at a time, two groups by four
+    // quads, meet all 32 banks: rows of neighbouring quads begin 8 banks apart.
+    static constexpr int key_stride = keys + 4;  // a quad takes two rows
+    static constexpr int value_stride = static_cast<int>(round_up(columns - 8, 32)) + 8;
 };
 
-/// int8 as it is copied, behind Memory.
-template <int columns>
-struct CodedMemory {
-    uint32_t keys[columns / 4][keys_of_step(columns)];
-    uint32_t values[keys_of_step(columns) / 4][columns];
+/// A call, and what is worked out of it on the host: a division of 64 bits costs as much as
+/// many products.
+struct TileCall {
+    Attention args;
+    int group;                       ///< heads that use a key head
+    int key_rows, part_width;        ///< as KvLayout says
+    int64_t key_bytes, value_bytes;  ///< of one head in a block
+    explicit TileCall(const Attention& call)
+        : args(call),
+          group(static_cast<int>(call.heads / call.kv_heads)),
+          key_rows(static_cast<int>(call.layout().key_rows())),
+          part_width(static_cast<int>(call.layout().part_width())),
+          key_bytes(call.layout().key_units() * KvLayout::unit_bytes),
+          value_bytes(call.layout().value_units() * KvLayout::unit_bytes) {}
+};
+
+/// A step's keys and values as they are multiplied.
+template <class Shape>
+struct Factors {
+    uint32_t keys[Shape::columns / 2][Shape::key_stride];
+    uint32_t values[Shape::keys / 2][Shape::value_stride];  ///< rows as value_slot says
+};
+
+/// int8 as it is copied.
+template <class Shape>
+struct Raw {
+    uint32_t keys[Shape::columns / 4][Shape::keys];
+    uint32_t values[Shape::keys / 4][Shape::columns];
+};
+
+struct Nothing {};
+
+/// Shared memory. Of two buffers one is this step's and the other the next one's.
+template <class Shape>
+struct Memory {
+    uint4 query[Shape::warps][Shape::columns / 16][Shape::fragments][warp_size];  ///< lane by lane
+    Factors<Shape> factors[Shape::coded ? 1 : 2];
+    std::conditional_t<Shape::coded, Raw<Shape>, Nothing> raw;
+    uint64_t seen[2][Shape::rows];     ///< keys, bit by bit
+    float key_scales[2][Shape::keys];  ///< of int8
+    float value_scales[2][Shape::keys];
+    float key_bias[2][Shape::keys];
+    int first[Shape::warps], whole[Shape::warps];
 };
 
 /// Where row `row` of units of values lies: quads, which take the rows 4 quad + i, find
@@ -70,18 +101,17 @@ __device__ int value_slot(int row) {
 /// that use kv_head the one (first_row + r) % group.
 struct Tile {
     int64_t first_row;
-    int rows;  ///< of the tile, at most tile_rows
+    int rows;  ///< of the tile, at most Shape::rows
     int kv_head, group;
 };
 
 /// Worked out again where it is needed, rather than kept in registers.
-__device__ Tile tile_of(const Attention& args) {
-    const int64_t group = args.heads / args.kv_heads;
+template <class Shape>
+__device__ Tile tile_of(const TileCall& call) {
     // The last tiles see the most keys if the rule is causal: they begin first.
-    const int64_t first_row = int64_t{gridDim.x - 1 - blockIdx.x} * tile_rows;
-    const int64_t rows = std::min<int64_t>(tile_rows, args.queries * group - first_row);
-    return {first_row, static_cast<int>(rows), static_cast<int>(blockIdx.y),
-            static_cast<int>(group)};
+    const int64_t first_row = int64_t{gridDim.x - 1 - blockIdx.x} * Shape::rows;
+    const int64_t rows = std::min<int64_t>(Shape::rows, call.args.queries * call.group - first_row);
+    return {first_row, static_cast<int>(rows), static_cast<int>(blockIdx.y), call.group};
 }
 
 __device__ int64_t query_of(const Tile& tile, int row) {
@@ -91,15 +121,17 @@ __device__ int64_t head_of(const Tile& tile, int row) {
     return int64_t{tile.kv_head} * tile.group + (tile.first_row + row) % tile.group;
 }
 /// The query of a row, -1 if there is no such row.
-__device__ int query_to_plan(const Attention& args, int row) {
-    const Tile tile = tile_of(args);
+template <class Shape>
+__device__ int query_to_plan(const TileCall& call, int row) {
+    const Tile tile = tile_of<Shape>(call);
     return row < tile.rows ? static_cast<int>(query_of(tile, row)) : -1;
 }
 
 /// The row that element i of c of a fragment belongs to.
+template <class Shape>
 __device__ int row_of(int fragment, int half) {
     const Lane lane = this_lane();
-    return lane.warp * warp_rows + fragment * 16 + half * 8 + lane.group;
+    return lane.warp * Shape::warp_rows + fragment * 16 + half * 8 + lane.group;
 }
 
 // ---- which keys ----
@@ -124,8 +156,8 @@ __device__ int warp_min(int x) {
 }
 
 /// The least over the threads of two numbers.
-template <int columns>
-__device__ void block_min(Memory<columns>& memory, int& first, int& whole) {
+template <class Shape>
+__device__ void block_min(Memory<Shape>& memory, int& first, int& whole) {
     first = warp_min(first);
     whole = warp_min(whole);
     __syncthreads();  // the last ones have been read
@@ -134,7 +166,7 @@ __device__ void block_min(Memory<columns>& memory, int& first, int& whole) {
         memory.whole[threadIdx.x / warp_size] = whole;
     }
     __syncthreads();
-    for (int w = 0; w < warps; ++w) {
+    for (int w = 0; w < Shape::warps; ++w) {
         first = std::min(first, memory.first[w]);
         whole = std::min(whole, memory.whole[w]);
     }
@@ -142,10 +174,10 @@ __device__ void block_min(Memory<columns>& memory, int& first, int& whole) {
 
 /// The first step from key `begin` on of which any row sees a key; who sees which goes to
 /// seen[buffer].
-template <int columns>
+template <class Shape>
 __device__ Step next_step(const Attention& args, Plan& plan, int begin, int buffer,
-                          Memory<columns>& memory) {
-    constexpr int n = keys_of_step(columns);
+                          Memory<Shape>& memory) {
+    constexpr int n = Shape::keys;
     const Sequence sequence = sequence_of(args);
     while (begin >= plan.whole_until) {
         int first = no_key;
@@ -165,8 +197,9 @@ __device__ Step next_step(const Attention& args, Plan& plan, int begin, int buff
         plan.whole_until = whole;
         if (begin < whole) break;
         if (first == begin) {
-            memory.seen[buffer][threadIdx.x] =
+            const uint64_t seen =
                 plan.query >= 0 ? seen_bits(args, sequence, plan.query, plan.range, begin) : 0;
+            if (threadIdx.x < Shape::rows) memory.seen[buffer][threadIdx.x] = seen;
             return {begin, false, buffer};
         }
         begin = first;
@@ -177,91 +210,101 @@ __device__ Step next_step(const Attention& args, Plan& plan, int begin, int buff
 // ---- copies ----
 
 /// Keys of a step.
-template <int columns>
+template <class Shape>
 __device__ int keys_in(const Attention& args, int begin) {
-    return static_cast<int>(
-        std::min<int64_t>(keys_of_step(columns), sequence_of(args).keys - begin));
+    return static_cast<int>(std::min<int64_t>(Shape::keys, sequence_of(args).keys - begin));
 }
 
-/// Starts to copy `keys` keys: `rows` rows of units to rows `stride` units apart; zeros for rows
-/// that are not there, up to all_rows.
-template <int keys, int all_rows, int stride>
-__device__ void copy_keys(const Attention& args, int kv_head, int begin, int rows, uint32_t* to) {
-    constexpr int row_threads = keys / 4;
-    constexpr int pass_rows = threads / row_threads;
-    const auto* from = reinterpret_cast<const uint32_t*>(static_cast<const char*>(args.k) +
-                                                         args.layout().key_block(kv_head, begin)) +
-                       begin % block_keys;
+/// Where the block of one head that holds key `begin` lies, in blocks of so many bytes.
+__device__ const uint32_t* block_of(const TileCall& call, const void* blocks, int64_t bytes,
+                                    int begin) {
+    const int64_t i = int64_t{begin / block_keys} * call.args.kv_heads + blockIdx.y;
+    return reinterpret_cast<const uint32_t*>(static_cast<const char*>(blocks) + i * bytes);
+}
+
+/// Starts to copy a step's keys: rows of units to `all_rows` rows `stride` units apart; zeros for
+/// rows that are not there.
+template <class Shape, int all_rows, int stride>
+__device__ void copy_keys(const TileCall& call, int begin, uint32_t* to) {
+    constexpr int row_threads = Shape::keys / 4;
+    constexpr int pass_rows = Shape::threads / row_threads;
+    const uint32_t* from = block_of(call, call.args.k, call.key_bytes, begin) + begin % block_keys;
     const int first_row = static_cast<int>(threadIdx.x) / row_threads;
     const int column = static_cast<int>(threadIdx.x) % row_threads * 4;
     for (int row = first_row; row < all_rows; row += pass_rows) {
-        const bool there = row < rows;
+        const bool there = row < call.key_rows;
         copy_async_16(to + row * stride + column, there ? from + row * block_keys + column : from,
                       there);
     }
-    copy_async_commit();
 }
 
-/// The same for values: `rows` rows of `columns` units, zeros behind head_dim and in rows of units
-/// that hold no key. Row r goes to row value_slot(r), or r if they are not `slotted` yet.
-template <int unit, int columns, int stride, bool slotted>
-__device__ void copy_values(const Attention& args, int kv_head, int begin, uint32_t* to) {
-    constexpr int rows = keys_of_step(columns) / unit;
+/// The same for values: rows of `columns` units, zeros behind head_dim and in rows of units that hold
+/// no key. Row r goes to row value_slot(r), or r if they are not `slotted` yet.
+template <class Shape, int unit, int stride, bool slotted>
+__device__ void copy_values(const TileCall& call, int begin, uint32_t* to) {
+    constexpr int rows = Shape::keys / unit;
     constexpr int row_threads = 4;  // the parts of a row begin at multiples of 16 units
-    constexpr int pass_columns = 4 * threads / rows;
-    const KvLayout layout = args.layout();
-    const int width = static_cast<int>(layout.part_width());
-    const auto* from = reinterpret_cast<const uint32_t*>(static_cast<const char*>(args.v) +
-                                                         layout.value_block(kv_head, begin)) +
-                       begin % block_keys / unit * width;
+    constexpr int pass_columns = 4 * Shape::threads / rows;
+    const int width = call.part_width;
+    const uint32_t* from =
+        block_of(call, call.args.v, call.value_bytes, begin) + begin % block_keys / unit * width;
     const int thread = static_cast<int>(threadIdx.x);
     const int row = thread / row_threads % rows;
     const int first_column = thread / (row_threads * rows) * 16 + thread % row_threads * 4;
-    const bool row_there = row * unit < keys_in<columns>(args, begin);
+    const bool row_there = row * unit < keys_in<Shape>(call.args, begin);
     to += (slotted ? value_slot(row) : row) * stride;
-    for (int column = first_column; column < columns; column += pass_columns) {
-        const bool there = row_there && column < args.head_dim;
+    for (int column = first_column; column < Shape::columns; column += pass_columns) {
+        const bool there = row_there && column < call.args.head_dim;
         const int part = column >= width ? 1 : 0;  // there are at most two
         const uint32_t* place =
             from + row * width + column + part * (block_keys / unit - 1) * width;
         copy_async_16(to + column, there ? place : from, there);
     }
+}
+
+/// The numbers that a step's keys have beside them, 0 behind the last.
+template <class Shape>
+__device__ void copy_numbers(const TileCall& call, const Step& step, Memory<Shape>& memory) {
+    const Attention& args = call.args;
+    const int j = static_cast<int>(threadIdx.x);
+    if (j >= Shape::keys) return;
+    const bool there = j < keys_in<Shape>(args, step.begin);
+    const int from = there ? step.begin + j : 0;
+    if (args.key_bias != nullptr)
+        copy_async_4(&memory.key_bias[step.buffer][j], args.key_bias + from, there);
+    if constexpr (Shape::coded) {
+        const int64_t i = args.layout().scale_index(blockIdx.y, from);
+        copy_async_4(&memory.key_scales[step.buffer][j], args.k_scales + i, there);
+        copy_async_4(&memory.value_scales[step.buffer][j], args.v_scales + i, there);
+    }
+}
+
+/// Starts to copy what a step takes, one group of copies.
+template <class Shape>
+__device__ void start_copies(const TileCall& call, const Step& step, Memory<Shape>& memory) {
+    if constexpr (Shape::coded) {
+        auto& raw = memory.raw;
+        copy_keys<Shape, Shape::columns / 4, Shape::keys>(call, step.begin, raw.keys[0]);
+        copy_values<Shape, 4, Shape::columns, false>(call, step.begin, raw.values[0]);
+    } else {
+        auto& to = memory.factors[step.buffer];
+        copy_keys<Shape, Shape::columns / 2, Shape::key_stride>(call, step.begin, to.keys[0]);
+        copy_values<Shape, 2, Shape::value_stride, true>(call, step.begin, to.values[0]);
+    }
+    copy_numbers(call, step, memory);
     copy_async_commit();
 }
 
-/// Starts to copy the keys (values) of a step.
-template <int columns, bool coded>
-__device__ void start_keys(const Attention& args, int kv_head, int begin, Memory<columns>& memory,
-                           CodedMemory<columns>& raw) {
-    constexpr int keys = keys_of_step(columns);
-    const auto rows = static_cast<int>(args.layout().key_rows());
-    if constexpr (coded) {
-        copy_keys<keys, columns / 4, keys>(args, kv_head, begin, rows, raw.keys[0]);
-    } else {
-        copy_keys<keys, columns / 2, key_stride(columns)>(args, kv_head, begin, rows,
-                                                          memory.keys[0]);
-    }
-}
-template <int columns, bool coded>
-__device__ void start_values(const Attention& args, int kv_head, int begin, Memory<columns>& memory,
-                             CodedMemory<columns>& raw) {
-    if constexpr (coded) {
-        copy_values<4, columns, columns, false>(args, kv_head, begin, raw.values[0]);
-    } else {
-        copy_values<2, columns, value_stride(columns), true>(args, kv_head, begin,
-                                                             memory.values[0]);
-    }
-}
-
 /// If the last row of units is half a key, the other half, which is no number, becomes 0. All
-/// threads call; true: others are to wait for it.
-template <int columns>
-__device__ bool clear_behind(const Attention& args, int begin, Memory<columns>& memory) {
-    const int keys = keys_in<columns>(args, begin);
-    if (keys % 2 == 0) return false;
-    uint32_t* row = memory.values[value_slot(keys / 2)];
-    for (int i = static_cast<int>(threadIdx.x); i < columns; i += threads) row[i] &= 0xFFFFu;
-    return true;
+/// threads call.
+template <class Shape>
+__device__ void clear_behind(const Attention& args, int begin, Factors<Shape>& factors) {
+    const int keys = keys_in<Shape>(args, begin);
+    if (keys % 2 == 0) return;
+    uint32_t* row = factors.values[value_slot(keys / 2)];
+    for (int i = static_cast<int>(threadIdx.x); i < Shape::columns; i += Shape::threads)
+        row[i] &= 0xFFFFu;
+    __syncthreads();
 }
 
 /// Four units of int8 to two rows of bfloat16.
@@ -277,54 +320,62 @@ __device__ void convert_units(const uint32_t* from, uint32_t* low, uint32_t* hig
     store_units(high, highs);
 }
 
-template <int columns>
-__device__ void convert_keys(const CodedMemory<columns>& coded, Memory<columns>& memory) {
-    constexpr int row_copies = keys_of_step(columns) / 4;
-    for (int i = static_cast<int>(threadIdx.x); i < columns / 4 * row_copies; i += threads) {
+template <class Shape>
+__device__ void convert_keys(const Raw<Shape>& raw, Factors<Shape>& factors) {
+    constexpr int row_copies = Shape::keys / 4;
+    for (int i = static_cast<int>(threadIdx.x); i < Shape::columns / 4 * row_copies;
+         i += Shape::threads) {
         const int row = i / row_copies;
         const int column = i % row_copies * 4;
-        convert_units(&coded.keys[row][column], &memory.keys[2 * row][column],
-                      &memory.keys[2 * row + 1][column]);
+        convert_units(&raw.keys[row][column], &factors.keys[2 * row][column],
+                      &factors.keys[2 * row + 1][column]);
     }
 }
 
-template <int columns>
-__device__ void convert_values(const CodedMemory<columns>& coded, Memory<columns>& memory) {
-    constexpr int row_copies = columns / 4;
-    for (int i = static_cast<int>(threadIdx.x); i < keys_of_step(columns) / 4 * row_copies;
-         i += threads) {
+template <class Shape>
+__device__ void convert_values(const Raw<Shape>& raw, Factors<Shape>& factors) {
+    constexpr int row_copies = Shape::columns / 4;
+    for (int i = static_cast<int>(threadIdx.x); i < Shape::keys / 4 * row_copies;
+         i += Shape::threads) {
         const int row = i / row_copies;
         const int column = i % row_copies * 4;
-        convert_units(&coded.values[row][column], &memory.values[value_slot(2 * row)][column],
-                      &memory.values[value_slot(2 * row + 1)][column]);
+        convert_units(&raw.values[row][column], &factors.values[value_slot(2 * row)][column],
+                      &factors.values[value_slot(2 * row + 1)][column]);
     }
 }
 
-/// The scales of a step's keys or values, 0 behind the last.
-template <int columns>
-__device__ void load_scales(const Attention& args, int kv_head, int begin, const float* scales,
-                            float* to) {
-    const int j = static_cast<int>(threadIdx.x);
-    if (j >= keys_of_step(columns)) return;
-    const float* from = scales + args.layout().scale_index(kv_head, begin);
-    to[j] = j < keys_in<columns>(args, begin) ? from[j] : 0.0f;
+/// What was copied becomes what is multiplied; then all threads may read it.
+template <class Shape>
+__device__ void prepare(const Attention& args, const Step& step, Memory<Shape>& memory) {
+    if constexpr (Shape::coded) {
+        convert_keys(memory.raw, memory.factors[0]);
+        convert_values(memory.raw, memory.factors[0]);
+        __syncthreads();
+    } else {
+        clear_behind(args, step.begin, memory.factors[step.buffer]);
+    }
 }
 
 // ---- arithmetic ----
 
 /// What a warp holds of its rows in registers.
-template <int columns>
+template <class Shape>
 struct State {
-    float out[fragments][columns / 8][4] = {};  ///< sums of 2^(x - max) v
-    float max[fragments][2];  ///< the largest score so far, times `factor` a logit
-    float sum[fragments][2];  ///< sums of 2^(x - max), a lane's part of them
+    static constexpr int fragments = Shape::fragments;
+    float out[fragments][Shape::columns / 8][4] = {};  ///< sums of 2^(x - max) v
+    float sum[fragments][2] = {};  ///< sums of 2^(x - max), a lane's part of them
+    float max[fragments][2];       ///< about the largest score so far, times `factor` a logit
+
+    __device__ State() {
+        for (auto& of_fragment : max) of_fragment[0] = of_fragment[1] = minus_infinity;
+    }
 };
 
 /// Scores of the keys of a step: of each 32 of them the four products of attention_mma.h.
-template <int columns>
+template <class Shape>
 struct Scores {
-    static constexpr int halves = keys_of_step(columns) / 32;
-    float of[fragments][halves][4][4];
+    static constexpr int halves = Shape::keys / 32;
+    float of[Shape::fragments][halves][4][4];
 };
 
 __device__ void load_query(const Attention& args, const Tile& tile, int row, int d,
@@ -336,15 +387,15 @@ __device__ void load_query(const Attention& args, const Tile& tile, int row, int
 }
 
 /// Each lane keeps its own parts of fragments: nobody waits for them.
-template <int columns>
-__device__ void keep_query(const Attention& args, Memory<columns>& memory) {
-    const Tile tile = tile_of(args);
+template <class Shape>
+__device__ void keep_query(const TileCall& call, Memory<Shape>& memory) {
+    const Tile tile = tile_of<Shape>(call);
     const Lane lane = this_lane();
-    for (int step = 0; step < columns / 16; ++step) {
-        for (int f = 0; f < fragments; ++f) {
+    for (int step = 0; step < Shape::columns / 16; ++step) {
+        for (int f = 0; f < Shape::fragments; ++f) {
             float low_row[4], high_row[4];
-            load_query(args, tile, row_of(f, 0), 16 * step + 4 * lane.quad, low_row);
-            load_query(args, tile, row_of(f, 1), 16 * step + 4 * lane.quad, high_row);
+            load_query(call.args, tile, row_of<Shape>(f, 0), 16 * step + 4 * lane.quad, low_row);
+            load_query(call.args, tile, row_of<Shape>(f, 1), 16 * step + 4 * lane.quad, high_row);
             const QueryPart part = query_part(low_row, high_row);
             memory.query[lane.warp][step][f][threadIdx.x % warp_size] = {part.at[0], part.at[1],
                                                                          part.at[2], part.at[3]};
@@ -352,24 +403,25 @@ __device__ void keep_query(const Attention& args, Memory<columns>& memory) {
     }
 }
 
-template <int columns>
-__device__ void multiply_keys(const Memory<columns>& memory, Scores<columns>& scores) {
-    constexpr int stride = key_stride(columns);
+template <class Shape>
+__device__ void multiply_keys(const Memory<Shape>& memory, const Factors<Shape>& factors,
+                              Scores<Shape>& scores) {
+    constexpr int stride = Shape::key_stride;
     const Lane lane = this_lane();
     scores = {};
-    for (int step = 0; step < columns / 16; ++step) {
-        QueryPart q[fragments];
-        for (int f = 0; f < fragments; ++f) {
+    for (int step = 0; step < Shape::columns / 16; ++step) {
+        QueryPart q[Shape::fragments];
+        for (int f = 0; f < Shape::fragments; ++f) {
             const uint4 part = memory.query[lane.warp][step][f][threadIdx.x % warp_size];
             q[f] = {{part.x, part.y, part.z, part.w}};
         }
         for (int half = 0; half < scores.halves; ++half) {
             const uint32_t* from =
-                &memory.keys[8 * step + 2 * lane.quad][32 * half + 4 * lane.group];
+                &factors.keys[8 * step + 2 * lane.quad][32 * half + 4 * lane.group];
             const Units low = load_units(from);
             const Units high = load_units(from + stride);
             for (int n = 0; n < 4; ++n) {
-                for (int f = 0; f < fragments; ++f)
+                for (int f = 0; f < Shape::fragments; ++f)
                     mma_bf16(scores.of[f][half][n], q[f].at, {low.at[n], high.at[n]});
             }
         }
@@ -377,19 +429,19 @@ __device__ void multiply_keys(const Memory<columns>& memory, Scores<columns>& sc
 }
 
 /// Scores to logits in units of ln 2, for keys with scales or a bias.
-template <int columns>
-__device__ void make_logits(const Attention& args, int begin, const float* key_scales,
-                            Scores<columns>& scores) {
+template <class Shape>
+__device__ void make_logits(const Attention& args, int buffer, const Memory<Shape>& memory,
+                            Scores<Shape>& scores) {
     const float factor = args.scale * log2_e;
-    const int keys = keys_in<columns>(args, begin);
+    const bool biased = args.key_bias != nullptr;
     for (int half = 0; half < scores.halves; ++half) {
         for (int n = 0; n < 4; ++n) {
             for (int i = 0; i < 2; ++i) {
                 const int j = 32 * half + key_of(n, i);
-                const float scale = args.k_scales != nullptr ? factor * key_scales[j] : factor;
-                const bool biased = args.key_bias != nullptr && j < keys;
-                const float bias = biased ? log2_e * args.key_bias[begin + j] : 0.0f;
-                for (int f = 0; f < fragments; ++f) {
+                float scale = factor;
+                if constexpr (Shape::coded) scale *= memory.key_scales[buffer][j];
+                const float bias = biased ? log2_e * memory.key_bias[buffer][j] : 0.0f;
+                for (int f = 0; f < Shape::fragments; ++f) {
                     float(&of)[4] = scores.of[f][half][n];
                     of[i] = of[i] * scale + bias;
                     of[i + 2] = of[i + 2] * scale + bias;
@@ -400,11 +452,11 @@ __device__ void make_logits(const Attention& args, int begin, const float* key_s
 }
 
 /// Scores of keys that are not seen become -inf, whatever they are.
-template <int columns>
-__device__ void hide_unseen(const uint64_t (&seen)[tile_rows], Scores<columns>& scores) {
-    for (int f = 0; f < fragments; ++f) {
+template <class Shape>
+__device__ void hide_unseen(const uint64_t (&seen)[Shape::rows], Scores<Shape>& scores) {
+    for (int f = 0; f < Shape::fragments; ++f) {
         for (int row_half = 0; row_half < 2; ++row_half) {
-            const uint64_t bits = seen[row_of(f, row_half)];
+            const uint64_t bits = seen[row_of<Shape>(f, row_half)];
             for (int half = 0; half < scores.halves; ++half) {
                 const auto mine = static_cast<uint32_t>(bits >> (32 * half));
                 for (int n = 0; n < 4; ++n) {
@@ -418,33 +470,52 @@ __device__ void hide_unseen(const uint64_t (&seen)[tile_rows], Scores<columns>& 
     }
 }
 
-/// Takes the largest scores into account: what was summed so far is brought to the new max. shift:
-/// what is subtracted from the logits of each row.
-template <int columns>
-__device__ void raise_max(float factor, const Scores<columns>& scores, State<columns>& state,
-                          float (&shift)[fragments][2]) {
-    for (int f = 0; f < fragments; ++f) {
-        for (int row_half = 0; row_half < 2; ++row_half) {
-            const int first = 2 * row_half;
-            float max = minus_infinity;
-            for (int half = 0; half < scores.halves; ++half) {
-                for (int n = 0; n < 4; ++n) {
-                    const float(&of)[4] = scores.of[f][half][n];
-                    max = fmaxf(max, fmaxf(of[first], of[first + 1]));
-                }
-            }
-            max = fmaxf(state.max[f][row_half], row_max(max));
-            shift[f][row_half] = shift_of(max * factor);
-            const float correction =
-                exp2_fast(state.max[f][row_half] * factor - shift[f][row_half]);
-            state.max[f][row_half] = max;
-            state.sum[f][row_half] *= correction;
-            for (int product = 0; product < columns / 8; ++product) {
-                state.out[f][product][first] *= correction;
-                state.out[f][product][first + 1] *= correction;
-            }
+/// The largest of a row's scores, half `row_half` of the fragment.
+template <int halves>
+__device__ float largest(const float (&scores)[halves][4][4], int row_half) {
+    float max = minus_infinity;
+    for (int half = 0; half < halves; ++half) {
+        for (int n = 0; n < 4; ++n) {
+            const float(&of)[4] = scores[half][n];
+            max = fmaxf(max, fmaxf(of[2 * row_half], of[2 * row_half + 1]));
         }
     }
+    return row_max(max);
+}
+
+/// What was summed so far times a correction for each row.
+template <class Shape>
+__device__ void correct(const float (&by)[Shape::fragments][2], State<Shape>& state) {
+    for (int f = 0; f < Shape::fragments; ++f) {
+        for (int product = 0; product < Shape::columns / 8; ++product) {
+            for (int i = 0; i < 4; ++i) state.out[f][product][i] *= by[f][i / 2];
+        }
+        for (int row_half = 0; row_half < 2; ++row_half) state.sum[f][row_half] *= by[f][row_half];
+    }
+}
+
+/// Takes the largest scores into account: where the max is raised, what was summed so far is brought
+/// to the new one. shift: what is subtracted from the logits of each row.
+template <class Shape>
+__device__ void raise_max(float factor, const Scores<Shape>& scores, State<Shape>& state,
+                          float (&shift)[Shape::fragments][2]) {
+    constexpr float slack = 8;  // exponents up to this are as exact: most steps correct nothing
+    float correction[Shape::fragments][2];
+    bool raised = false;
+    for (int f = 0; f < Shape::fragments; ++f) {
+        for (int row_half = 0; row_half < 2; ++row_half) {
+            float& max = state.max[f][row_half];
+            const float found = largest(scores.of[f], row_half);
+            // Of the row's own numbers alone: a row never depends on others of its warp.
+            const bool raise = found > max && !((found - max) * factor <= slack);
+            const float old = max;
+            if (raise) max = found;
+            shift[f][row_half] = shift_of(max * factor);
+            correction[f][row_half] = raise ? exp2_fast(old * factor - shift[f][row_half]) : 1.0f;
+            raised = raised || raise;
+        }
+    }
+    if (__any_sync(whole_warp, raised)) correct(correction, state);
 }
 
 /// Half of a lane's scores of 32 keys to 2^(x - max).
@@ -469,36 +540,36 @@ __device__ void scale_by_values(const float* scales, int step, float (&p)[4][4])
 }
 
 /// out += p v, 32 columns at a time, and the last 16.
-template <int columns, bool coded>
-__device__ void multiply_values(const Memory<columns>& memory, float factor,
-                                Scores<columns>& scores, State<columns>& state) {
-    constexpr int stride = value_stride(columns);
-    constexpr int whole_parts = columns / 32;
+template <class Shape>
+__device__ void multiply_values(const float* scales, const Factors<Shape>& factors, float factor,
+                                Scores<Shape>& scores, State<Shape>& state) {
+    constexpr int stride = Shape::value_stride;
+    constexpr int whole_parts = Shape::columns / 32;
     const Lane lane = this_lane();
-    float shift[fragments][2];
+    float shift[Shape::fragments][2];
     raise_max(factor, scores, state, shift);
     for (int step = 0; step < 2 * scores.halves; ++step) {
-        QueryPart a[fragments];
-        for (int f = 0; f < fragments; ++f) {
+        QueryPart a[Shape::fragments];
+        for (int f = 0; f < Shape::fragments; ++f) {
             float(&p)[4][4] = scores.of[f][step / 2];
             take_in(factor, shift[f], p, step % 2, state.sum[f]);
-            if constexpr (coded) scale_by_values(memory.value_scales, step, p);
+            if constexpr (Shape::coded) scale_by_values(scales, step, p);
             a[f] = probability_part(p, step % 2);
         }
-        const uint32_t* row = memory.values[step / 2 * 16 + step % 2 * 8 + lane.quad];
+        const uint32_t* row = factors.values[step / 2 * 16 + step % 2 * 8 + lane.quad];
         for (int part = 0; part < whole_parts; ++part) {
             const Units low = load_units(row + 32 * part + 4 * lane.group);
             const Units high = load_units(row + 4 * stride + 32 * part + 4 * lane.group);
             for (int n = 0; n < 4; ++n) {
-                for (int f = 0; f < fragments; ++f)
+                for (int f = 0; f < Shape::fragments; ++f)
                     mma_bf16(state.out[f][4 * part + n], a[f].at, {low.at[n], high.at[n]});
             }
         }
-        if constexpr (columns % 32 != 0) {
+        if constexpr (Shape::columns % 32 != 0) {
             const uint32_t* last = row + 32 * whole_parts + 2 * lane.group;
             const uint2 low = *reinterpret_cast<const uint2*>(last);
             const uint2 high = *reinterpret_cast<const uint2*>(last + 4 * stride);
-            for (int f = 0; f < fragments; ++f) {
+            for (int f = 0; f < Shape::fragments; ++f) {
                 mma_bf16(state.out[f][4 * whole_parts], a[f].at, {low.x, high.x});
                 mma_bf16(state.out[f][4 * whole_parts + 1], a[f].at, {low.y, high.y});
             }
@@ -531,82 +602,80 @@ __device__ void store_half(const Attention& args, const Tile& tile, int row, flo
     }
 }
 
-template <int columns>
-__device__ void store_rows(const Attention& args, int fragment, const float (&sum)[2],
-                           const float (&out)[columns / 8][4]) {
-    const Tile tile = tile_of(args);
-    store_half<columns, 0>(args, tile, row_of(fragment, 0), sum[0], out);
-    store_half<columns, 1>(args, tile, row_of(fragment, 1), sum[1], out);
+template <class Shape>
+__device__ void store_fragment(const TileCall& call, int f, const float (&sum)[2],
+                               const float (&out)[Shape::columns / 8][4]) {
+    const Tile tile = tile_of<Shape>(call);
+    store_half<Shape::columns, 0>(call.args, tile, row_of<Shape>(f, 0), sum[0], out);
+    store_half<Shape::columns, 1>(call.args, tile, row_of<Shape>(f, 1), sum[1], out);
+}
+
+/// No loop, which might not be unrolled: registers have no index.
+template <class Shape>
+__device__ void store_rows(const TileCall& call, const State<Shape>& state) {
+    static_assert(Shape::fragments <= 2);
+    store_fragment<Shape>(call, 0, state.sum[0], state.out[0]);
+    if constexpr (Shape::fragments == 2) store_fragment<Shape>(call, 1, state.sum[1], state.out[1]);
 }
 
 // ---- the kernel ----
 
-/// Grid: tiles of rows, key heads. Shared: Memory, and CodedMemory for int8.
-template <int columns, bool coded>
-__global__ void __launch_bounds__(threads) tile_kernel(Attention args) {
-    after_previous();
-    auto& memory = *reinterpret_cast<Memory<columns>*>(dynamic_shared());
-    auto& raw = *reinterpret_cast<CodedMemory<columns>*>(dynamic_shared() + sizeof(memory));
-    const auto kv_head = static_cast<int>(blockIdx.y);
-    const auto row = static_cast<int>(threadIdx.x);
-    Plan plan{query_to_plan(args, row)};
-    const bool adjusted = coded || args.key_bias != nullptr;
+/// A step's part of the sums.
+template <class Shape>
+__device__ void take_step(const Attention& args, const Step& step, const Memory<Shape>& memory,
+                          State<Shape>& state) {
+    const Factors<Shape>& factors = memory.factors[Shape::coded ? 0 : step.buffer];
+    const bool adjusted = Shape::coded || args.key_bias != nullptr;
+    Scores<Shape> scores;
+    multiply_keys(memory, factors, scores);
+    if (adjusted) make_logits(args, step.buffer, memory, scores);
+    if (!step.whole) hide_unseen(memory.seen[step.buffer], scores);
     const float factor = adjusted ? 1.0f : args.scale * log2_e;
-    State<columns> state;
-    for (int f = 0; f < fragments; ++f) {
-        for (int half = 0; half < 2; ++half) {
-            state.max[f][half] = minus_infinity;
-            state.sum[f][half] = 0.0f;
-        }
-    }
-    keep_query(args, memory);
+    multiply_values(memory.value_scales[step.buffer], factors, factor, scores, state);
+}
 
-    Step step = next_step(args, plan, 0, 0, memory);
-    if (step.begin != no_key) start_keys<columns, coded>(args, kv_head, step.begin, memory, raw);
-    while (step.begin != no_key) {
+/// Grid: tiles of rows, key heads. Shared: Memory.
+template <int columns, bool coded>
+__global__ void __launch_bounds__(TileShape<columns, coded>::threads)
+    tile_kernel(const __grid_constant__ TileCall call) {
+    using Shape = TileShape<columns, coded>;
+    auto& memory = *reinterpret_cast<Memory<Shape>*>(dynamic_shared());
+    Plan plan{query_to_plan<Shape>(call, static_cast<int>(threadIdx.x))};
+    State<Shape> state;
+    keep_query(call, memory);
+
+    // The first turn only starts copies, so that the code of a turn is there once.
+    for (Step step{-Shape::keys, true, 1}; step.begin != no_key;) {
+        const bool there = step.begin >= 0;
         copy_async_wait<0>();
-        __syncthreads();  // the keys are there, the last values have been read
-        start_values<columns, coded>(args, kv_head, step.begin, memory, raw);
+        __syncthreads();  // this step's copies are there, the last step's have been read
+        if (there) prepare(call.args, step, memory);
         const Step next =
-            next_step(args, plan, step.begin + keys_of_step(columns), 1 - step.buffer, memory);
-        if constexpr (coded) {
-            convert_keys(raw, memory);
-            load_scales<columns>(args, kv_head, step.begin, args.k_scales, memory.key_scales);
-            __syncthreads();
-        }
-        Scores<columns> scores;
-        multiply_keys(memory, scores);
-        if (adjusted) make_logits(args, step.begin, memory.key_scales, scores);
-        if (!step.whole) hide_unseen(memory.seen[step.buffer], scores);
-
-        copy_async_wait<0>();
-        __syncthreads();  // the values are there, the keys have been read
-        if (next.begin != no_key)
-            start_keys<columns, coded>(args, kv_head, next.begin, memory, raw);
-        if constexpr (coded) {
-            convert_values(raw, memory);
-            load_scales<columns>(args, kv_head, step.begin, args.v_scales, memory.value_scales);
-            __syncthreads();
-        } else {
-            if (clear_behind(args, step.begin, memory)) __syncthreads();
-        }
-        multiply_values<columns, coded>(memory, factor, scores, state);
+            next_step(call.args, plan, step.begin + Shape::keys, 1 - step.buffer, memory);
+        if (next.begin != no_key) start_copies(call, next, memory);
+        if (there) take_step(call.args, step, memory, state);
         step = next;
     }
-    static_assert(fragments == 2);
-    store_rows<columns>(args, 0, state.sum[0], state.out[0]);
-    store_rows<columns>(args, 1, state.sum[1], state.out[1]);
+    store_rows(call, state);
+}
+
+template <int columns, bool coded>
+void attend_as(const Attention& args) {
+    using Shape = TileShape<columns, coded>;
+    const int64_t rows = args.queries * (args.heads / args.kv_heads);
+    const dim3 grid(static_cast<unsigned>(pieces(rows, Shape::rows)),
+                    static_cast<unsigned>(args.kv_heads));
+    launch("attention_tile", tile_kernel<columns, coded>, grid, Shape::threads,
+           static_cast<int64_t>(sizeof(Memory<Shape>)), TileCall(args));
 }
 
 template <int columns>
 void attend(const Attention& args) {
-    const bool coded = args.kv_dtype == DType::i8;
-    const int64_t rows = args.queries * (args.heads / args.kv_heads);
-    const dim3 grid(static_cast<unsigned>(pieces(rows, tile_rows)),
-                    static_cast<unsigned>(args.kv_heads));
-    const size_t bytes = sizeof(Memory<columns>) + (coded ? sizeof(CodedMemory<columns>) : 0);
-    launch("attention_tile", coded ? tile_kernel<columns, true> : tile_kernel<columns, false>, grid,
-           threads, static_cast<int64_t>(bytes), args);
+    if (args.kv_dtype == DType::i8) {
+        attend_as<columns, true>(args);
+    } else {
+        attend_as<columns, false>(args);
+    }
 }
 
 }  // namespace

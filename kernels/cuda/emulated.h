@@ -116,6 +116,16 @@ T __shfl_down_sync(unsigned, T value, unsigned by) {
     const unsigned lane = threadIdx.x % 32;
     return mllama::cuda::emulated::of_lane(value, lane + by < 32 ? lane + by : lane);
 }
+inline int __any_sync(unsigned, int predicate) {
+    const std::byte* all = mllama::cuda::emulated::exchange(&predicate, sizeof(predicate));
+    int any = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        int of_lane;
+        std::memcpy(&of_lane, all + lane * mllama::cuda::emulated::exchange_bytes, sizeof(of_lane));
+        any |= of_lane;
+    }
+    return any;
+}
 
 /// The sum c + a[0] b[0] + ... + a[3] b[3] of signed bytes.
 inline int __dp4a(int a, int b, int c) {

@@ -65,6 +65,14 @@ __device__ inline void copy_async_16(void* shared, const void* global, bool ther
                  "r"(bytes)
                  : "memory");
 }
+/// The same for one float.
+__device__ inline void copy_async_4(float* shared, const float* global, bool there) {
+    const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    const int bytes = there ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(global),
+                 "r"(bytes)
+                 : "memory");
+}
 /// Ends a group of copies.
 __device__ inline void copy_async_commit() {
     asm volatile("cp.async.commit_group;\n" ::: "memory");
@@ -138,6 +146,9 @@ inline void copy_async_16(void* shared, const void* global, bool there) {
     } else {
         *static_cast<uint4*>(shared) = uint4{};
     }
+}
+inline void copy_async_4(float* shared, const float* global, bool there) {
+    *shared = there ? *global : 0.0f;
 }
 inline void copy_async_commit() {}
 template <int groups>
