@@ -638,6 +638,7 @@ __device__ void take_step(const Attention& args, const Step& step, const Memory<
 template <int columns, bool coded>
 __global__ void __launch_bounds__(TileShape<columns, coded>::threads)
     tile_kernel(const __grid_constant__ TileCall call) {
+    after_previous();
     using Shape = TileShape<columns, coded>;
     auto& memory = *reinterpret_cast<Memory<Shape>*>(dynamic_shared());
     Plan plan{query_to_plan<Shape>(call, static_cast<int>(threadIdx.x))};
