@@ -24,13 +24,30 @@ namespace {
 constexpr int block_keys = KvLayout::block;
 constexpr int no_key = std::numeric_limits<int>::max();
 
+// Variants that wait to be timed; whoever has chosen takes these out.
+#ifndef TILE_FRAGMENTS
+#define TILE_FRAGMENTS 2
+#endif
+#ifndef TILE_WARPS
+#define TILE_WARPS 4
+#endif
+#ifndef TILE_KEYS  // 0: as TileShape chooses
+#define TILE_KEYS 0
+#endif
+#ifndef TILE_BLOCKS  // on a multiprocessor, at least; 0: as TileShape chooses
+#define TILE_BLOCKS 0
+#endif
+#ifndef TILE_QUERY_REGISTERS
+#define TILE_QUERY_REGISTERS (TILE_FRAGMENTS == 1)
+#endif
+
 /// What a block of threads is made of. `columns`: head_dim rounded up to a multiple of 16; coded: int8.
 template <int columns_, bool coded_>
 struct TileShape {
     static constexpr int columns = columns_;
     static constexpr bool coded = coded_;
-    static constexpr int fragments = 2;  ///< of 16 rows, of a warp
-    static constexpr int warps = 4;
+    static constexpr int fragments = TILE_FRAGMENTS;  ///< of 16 rows, of a warp
+    static constexpr int warps = TILE_WARPS;
     static constexpr int threads = warps * static_cast<int>(warp_size);
     static constexpr int warp_rows = 16 * fragments;
     static constexpr int rows = warps * warp_rows;
@@ -38,7 +55,17 @@ struct TileShape {
 
     /// Keys that are taken in one step. Of wide heads half a block: the scores of a whole one would
     /// not fit into registers beside the sums of values.
-    static constexpr int keys = fragments * columns > 160 ? block_keys / 2 : block_keys;
+    static constexpr int keys = TILE_KEYS > 0              ? TILE_KEYS
+                                : fragments* columns > 160 ? block_keys / 2
+                                                           : block_keys;
+    /// Blocks of a multiprocessor for which registers are given out.
+    static constexpr int blocks = TILE_BLOCKS > 0  ? TILE_BLOCKS
+                                  : fragments == 2 ? 1
+                                  : columns > 80   ? 8 / warps
+                                                   : 12 / warps;
+    /// Whether a warp keeps its query there, rather than in shared memory.
+    static constexpr bool query_in_registers =
+        TILE_QUERY_REGISTERS != 0 && fragments * columns <= 160;
 
     // Strides in units for which the 8 lanes that load 16 bytes each at a time, two groups by four
     // quads, meet all 32 banks: rows of neighbouring quads begin 8 banks apart.
@@ -76,14 +103,20 @@ struct Raw {
     uint32_t values[Shape::keys / 4][Shape::columns];
 };
 
+/// Fragments of the query, lane by lane.
+template <class Shape>
+struct QueryMemory {
+    uint4 at[Shape::warps][Shape::columns / 16][Shape::fragments][warp_size];
+};
+
 struct Nothing {};
 
 /// Shared memory. Of two buffers one is this step's and the other the next one's.
 template <class Shape>
 struct Memory {
-    uint4 query[Shape::warps][Shape::columns / 16][Shape::fragments][warp_size];  ///< lane by lane
-    Factors<Shape> factors[Shape::coded ? 1 : 2];
-    std::conditional_t<Shape::coded, Raw<Shape>, Nothing> raw;
+    alignas(16) Factors<Shape> factors[Shape::coded ? 1 : 2];
+    alignas(16) std::conditional_t<Shape::query_in_registers, Nothing, QueryMemory<Shape>> query;
+    alignas(16) std::conditional_t<Shape::coded, Raw<Shape>, Nothing> raw;
     uint64_t seen[2][Shape::rows];     ///< keys, bit by bit
     float key_scales[2][Shape::keys];  ///< of int8
     float value_scales[2][Shape::keys];
@@ -358,6 +391,21 @@ __device__ void prepare(const Attention& args, const Step& step, Memory<Shape>& 
 
 // ---- arithmetic ----
 
+/// mma_bf16; TILE_K8: as two products of half the k, whose b need not lie in neighbouring registers.
+__device__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDACC__) && defined(TILE_K8)
+    for (int i = 0; i < 2; ++i) {
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 "
+            "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(b[i]));
+    }
+#else
+    mma_bf16(c, a, b);
+#endif
+}
+
 /// What a warp holds of its rows in registers.
 template <class Shape>
 struct State {
@@ -386,9 +434,32 @@ __device__ void load_query(const Attention& args, const Tile& tile, int row, int
     for (int i = 0; i < 4; ++i) to[i] = there ? from[i] : 0.0f;
 }
 
+/// A warp's query.
+template <class Shape>
+struct Query {
+    QueryPart at[Shape::columns / 16][Shape::fragments];
+};
+
+/// Where the query lies: if it is to go on to registers, where other things come later.
+template <class Shape>
+__device__ QueryMemory<Shape>& query_memory(Memory<Shape>& memory) {
+    if constexpr (Shape::query_in_registers) {
+        static_assert(sizeof(QueryMemory<Shape>) <= sizeof(memory));
+        return reinterpret_cast<QueryMemory<Shape>&>(memory);
+    } else {
+        return memory.query;
+    }
+}
+
+template <class Shape>
+__device__ QueryPart kept_query(const QueryMemory<Shape>& memory, int step, int f) {
+    const uint4 part = memory.at[this_lane().warp][step][f][threadIdx.x % warp_size];
+    return {{part.x, part.y, part.z, part.w}};
+}
+
 /// Each lane keeps its own parts of fragments: nobody waits for them.
 template <class Shape>
-__device__ void keep_query(const TileCall& call, Memory<Shape>& memory) {
+__device__ void keep_query(const TileCall& call, QueryMemory<Shape>& memory) {
     const Tile tile = tile_of<Shape>(call);
     const Lane lane = this_lane();
     for (int step = 0; step < Shape::columns / 16; ++step) {
@@ -397,23 +468,35 @@ __device__ void keep_query(const TileCall& call, Memory<Shape>& memory) {
             load_query(call.args, tile, row_of<Shape>(f, 0), 16 * step + 4 * lane.quad, low_row);
             load_query(call.args, tile, row_of<Shape>(f, 1), 16 * step + 4 * lane.quad, high_row);
             const QueryPart part = query_part(low_row, high_row);
-            memory.query[lane.warp][step][f][threadIdx.x % warp_size] = {part.at[0], part.at[1],
-                                                                         part.at[2], part.at[3]};
+            memory.at[lane.warp][step][f][threadIdx.x % warp_size] = {part.at[0], part.at[1],
+                                                                      part.at[2], part.at[3]};
         }
     }
 }
 
 template <class Shape>
-__device__ void multiply_keys(const Memory<Shape>& memory, const Factors<Shape>& factors,
-                              Scores<Shape>& scores) {
+__device__ void load_registers(const QueryMemory<Shape>& memory, Query<Shape>& query) {
+#pragma unroll
+    for (int step = 0; step < Shape::columns / 16; ++step) {
+        for (int f = 0; f < Shape::fragments; ++f) query.at[step][f] = kept_query(memory, step, f);
+    }
+}
+
+template <class Shape>
+__device__ void multiply_keys(const Query<Shape>& query, const Memory<Shape>& memory,
+                              const Factors<Shape>& factors, Scores<Shape>& scores) {
     constexpr int stride = Shape::key_stride;
     const Lane lane = this_lane();
     scores = {};
+#pragma unroll
     for (int step = 0; step < Shape::columns / 16; ++step) {
         QueryPart q[Shape::fragments];
         for (int f = 0; f < Shape::fragments; ++f) {
-            const uint4 part = memory.query[lane.warp][step][f][threadIdx.x % warp_size];
-            q[f] = {{part.x, part.y, part.z, part.w}};
+            if constexpr (Shape::query_in_registers) {
+                q[f] = query.at[step][f];
+            } else {
+                q[f] = kept_query(memory.query, step, f);
+            }
         }
         for (int half = 0; half < scores.halves; ++half) {
             const uint32_t* from =
@@ -422,7 +505,7 @@ __device__ void multiply_keys(const Memory<Shape>& memory, const Factors<Shape>&
             const Units high = load_units(from + stride);
             for (int n = 0; n < 4; ++n) {
                 for (int f = 0; f < Shape::fragments; ++f)
-                    mma_bf16(scores.of[f][half][n], q[f].at, {low.at[n], high.at[n]});
+                    multiply_add(scores.of[f][half][n], q[f].at, {low.at[n], high.at[n]});
             }
         }
     }
@@ -562,7 +645,7 @@ __device__ void multiply_values(const float* scales, const Factors<Shape>& facto
             const Units high = load_units(row + 4 * stride + 32 * part + 4 * lane.group);
             for (int n = 0; n < 4; ++n) {
                 for (int f = 0; f < Shape::fragments; ++f)
-                    mma_bf16(state.out[f][4 * part + n], a[f].at, {low.at[n], high.at[n]});
+                    multiply_add(state.out[f][4 * part + n], a[f].at, {low.at[n], high.at[n]});
             }
         }
         if constexpr (Shape::columns % 32 != 0) {
@@ -570,8 +653,8 @@ __device__ void multiply_values(const float* scales, const Factors<Shape>& facto
             const uint2 low = *reinterpret_cast<const uint2*>(last);
             const uint2 high = *reinterpret_cast<const uint2*>(last + 4 * stride);
             for (int f = 0; f < Shape::fragments; ++f) {
-                mma_bf16(state.out[f][4 * whole_parts], a[f].at, {low.x, high.x});
-                mma_bf16(state.out[f][4 * whole_parts + 1], a[f].at, {low.y, high.y});
+                multiply_add(state.out[f][4 * whole_parts], a[f].at, {low.x, high.x});
+                multiply_add(state.out[f][4 * whole_parts + 1], a[f].at, {low.y, high.y});
             }
         }
     }
@@ -622,12 +705,12 @@ __device__ void store_rows(const TileCall& call, const State<Shape>& state) {
 
 /// A step's part of the sums.
 template <class Shape>
-__device__ void take_step(const Attention& args, const Step& step, const Memory<Shape>& memory,
-                          State<Shape>& state) {
+__device__ void take_step(const Attention& args, const Step& step, const Query<Shape>& query,
+                          const Memory<Shape>& memory, State<Shape>& state) {
     const Factors<Shape>& factors = memory.factors[Shape::coded ? 0 : step.buffer];
     const bool adjusted = Shape::coded || args.key_bias != nullptr;
     Scores<Shape> scores;
-    multiply_keys(memory, factors, scores);
+    multiply_keys(query, memory, factors, scores);
     if (adjusted) make_logits(args, step.buffer, memory, scores);
     if (!step.whole) hide_unseen(memory.seen[step.buffer], scores);
     const float factor = adjusted ? 1.0f : args.scale * log2_e;
@@ -636,14 +719,17 @@ __device__ void take_step(const Attention& args, const Step& step, const Memory<
 
 /// Grid: tiles of rows, key heads. Shared: Memory.
 template <int columns, bool coded>
-__global__ void __launch_bounds__(TileShape<columns, coded>::threads)
+__global__ void __launch_bounds__(TileShape<columns, coded>::threads,
+                                  TileShape<columns, coded>::blocks)
     tile_kernel(const __grid_constant__ TileCall call) {
     after_previous();
     using Shape = TileShape<columns, coded>;
     auto& memory = *reinterpret_cast<Memory<Shape>*>(dynamic_shared());
     Plan plan{query_to_plan<Shape>(call, static_cast<int>(threadIdx.x))};
     State<Shape> state;
-    keep_query(call, memory);
+    Query<Shape> query;
+    keep_query(call, query_memory(memory));
+    if constexpr (Shape::query_in_registers) load_registers(query_memory(memory), query);
 
     // The first turn only starts copies, so that the code of a turn is there once.
     for (Step step{-Shape::keys, true, 1}; step.begin != no_key;) {
@@ -654,7 +740,7 @@ __global__ void __launch_bounds__(TileShape<columns, coded>::threads)
         const Step next =
             next_step(call.args, plan, step.begin + Shape::keys, 1 - step.buffer, memory);
         if (next.begin != no_key) start_copies(call, next, memory);
-        if (there) take_step(call.args, step, memory, state);
+        if (there) take_step(call.args, step, query, memory, state);
         step = next;
     }
     store_rows(call, state);
