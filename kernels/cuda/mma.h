@@ -69,8 +69,7 @@ __device__ inline void copy_async_16(void* shared, const void* global, bool ther
 __device__ inline void copy_async_4(float* shared, const float* global, bool there) {
     const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
     const int bytes = there ? 4 : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(global),
-                 "r"(bytes)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(global), "r"(bytes)
                  : "memory");
 }
 /// Ends a group of copies.
