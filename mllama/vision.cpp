@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <span>
 
 namespace mllama {
@@ -46,9 +47,11 @@ Tensor tile_entry(const Tensor& table, int64_t aspect_ratio_id, int64_t tile, in
         .rows(tile * rows_of_a_tile, (tile + 1) * rows_of_a_tile);
 }
 
-/// All elements are equal in value: 0 and -0 are, a NaN is equal to nothing.
+/// All elements are equal: in their bits, or in value, as 0 and -0 are. Usually the bits are, and those
+/// of a picture are compared in a millisecond.
 bool same_values(const Tensor& a, const Tensor& b) {
     const int64_t n = a.numel();
+    if (std::memcmp(a.data(), b.data(), static_cast<size_t>(a.bytes())) == 0) return true;
     if (a.dtype() == DType::f32)
         return std::equal(a.data<float>(), a.data<float>() + n, b.data<float>());
     const auto to_f32 = a.dtype() == DType::bf16 ? bf16_to_f32 : f16_to_f32;

@@ -1,7 +1,7 @@
 // Attention of many queries on tensor cores (FlashAttention-2, Dao 2023). A block of threads takes a
 // tile of rows of one key head (a row is a query and one of the heads that use that key head) and
-// goes through the blocks of 64 keys that any of them sees; each of its four warps holds 32 rows:
-// their scores, the state of their softmax and the sums of values stay in registers.
+// goes through the blocks of 64 keys that any of them sees; each of its four warps holds 16 or 32
+// rows: their scores, the state of their softmax and the sums of values stay in registers.
 //
 // Keys and values are copied to shared memory a whole step ahead, into the buffers that the last step
 // has left:
@@ -24,48 +24,26 @@ namespace {
 constexpr int block_keys = KvLayout::block;
 constexpr int no_key = std::numeric_limits<int>::max();
 
-// Variants that wait to be timed; whoever has chosen takes these out.
-#ifndef TILE_FRAGMENTS
-#define TILE_FRAGMENTS 2
-#endif
-#ifndef TILE_WARPS
-#define TILE_WARPS 4
-#endif
-#ifndef TILE_KEYS  // 0: as TileShape chooses
-#define TILE_KEYS 0
-#endif
-#ifndef TILE_BLOCKS  // on a multiprocessor, at least; 0: as TileShape chooses
-#define TILE_BLOCKS 0
-#endif
-#ifndef TILE_QUERY_REGISTERS
-#define TILE_QUERY_REGISTERS (TILE_FRAGMENTS == 1)
-#endif
-
 /// What a block of threads is made of. `columns`: head_dim rounded up to a multiple of 16; coded: int8.
 template <int columns_, bool coded_>
 struct TileShape {
     static constexpr int columns = columns_;
     static constexpr bool coded = coded_;
-    static constexpr int fragments = TILE_FRAGMENTS;  ///< of 16 rows, of a warp
-    static constexpr int warps = TILE_WARPS;
+    /// Of 16 rows, of a warp. With two, factors are read from shared memory half as often; with one,
+    /// more blocks share a multiprocessor. On an H100 two and one take: 6,432 queries and keys of 80
+    /// columns 1,005 and 1,050 us; 2,048 causal queries of 128 columns 266 and 233 us.
+    static constexpr int fragments = columns > 80 ? 1 : 2;
+    static constexpr int warps = 4;
     static constexpr int threads = warps * static_cast<int>(warp_size);
     static constexpr int warp_rows = 16 * fragments;
     static constexpr int rows = warps * warp_rows;
     static_assert(rows <= threads);  // a thread plans for each row
 
-    /// Keys that are taken in one step. Of wide heads half a block: the scores of a whole one would
-    /// not fit into registers beside the sums of values.
-    static constexpr int keys = TILE_KEYS > 0              ? TILE_KEYS
-                                : fragments* columns > 160 ? block_keys / 2
-                                                           : block_keys;
+    static constexpr int keys = block_keys;  ///< that are taken in one step
     /// Blocks of a multiprocessor for which registers are given out.
-    static constexpr int blocks = TILE_BLOCKS > 0  ? TILE_BLOCKS
-                                  : fragments == 2 ? 1
-                                  : columns > 80   ? 8 / warps
-                                                   : 12 / warps;
+    static constexpr int blocks = fragments == 2 ? 1 : 2;
     /// Whether a warp keeps its query there, rather than in shared memory.
-    static constexpr bool query_in_registers =
-        TILE_QUERY_REGISTERS != 0 && fragments * columns <= 160;
+    static constexpr bool query_in_registers = fragments == 1;
 
     // Strides in units for which the 8 lanes that load 16 bytes each at a time, two groups by four
     // quads, meet all 32 banks: rows of neighbouring quads begin 8 banks apart.
@@ -391,21 +369,6 @@ __device__ void prepare(const Attention& args, const Step& step, Memory<Shape>& 
 
 // ---- arithmetic ----
 
-/// mma_bf16; TILE_K8: as two products of half the k, whose b need not lie in neighbouring registers.
-__device__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-#if defined(__CUDACC__) && defined(TILE_K8)
-    for (int i = 0; i < 2; ++i) {
-        asm volatile(
-            "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 "
-            "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};\n"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(b[i]));
-    }
-#else
-    mma_bf16(c, a, b);
-#endif
-}
-
 /// What a warp holds of its rows in registers.
 template <class Shape>
 struct State {
@@ -505,7 +468,7 @@ __device__ void multiply_keys(const Query<Shape>& query, const Memory<Shape>& me
             const Units high = load_units(from + stride);
             for (int n = 0; n < 4; ++n) {
                 for (int f = 0; f < Shape::fragments; ++f)
-                    multiply_add(scores.of[f][half][n], q[f].at, {low.at[n], high.at[n]});
+                    mma_bf16(scores.of[f][half][n], q[f].at, {low.at[n], high.at[n]});
             }
         }
     }
@@ -645,7 +608,7 @@ __device__ void multiply_values(const float* scales, const Factors<Shape>& facto
             const Units high = load_units(row + 4 * stride + 32 * part + 4 * lane.group);
             for (int n = 0; n < 4; ++n) {
                 for (int f = 0; f < Shape::fragments; ++f)
-                    multiply_add(state.out[f][4 * part + n], a[f].at, {low.at[n], high.at[n]});
+                    mma_bf16(state.out[f][4 * part + n], a[f].at, {low.at[n], high.at[n]});
             }
         }
         if constexpr (Shape::columns % 32 != 0) {
@@ -653,8 +616,8 @@ __device__ void multiply_values(const float* scales, const Factors<Shape>& facto
             const uint2 low = *reinterpret_cast<const uint2*>(last);
             const uint2 high = *reinterpret_cast<const uint2*>(last + 4 * stride);
             for (int f = 0; f < Shape::fragments; ++f) {
-                multiply_add(state.out[f][4 * whole_parts], a[f].at, {low.x, high.x});
-                multiply_add(state.out[f][4 * whole_parts + 1], a[f].at, {low.y, high.y});
+                mma_bf16(state.out[f][4 * whole_parts], a[f].at, {low.x, high.x});
+                mma_bf16(state.out[f][4 * whole_parts + 1], a[f].at, {low.y, high.y});
             }
         }
     }

@@ -85,16 +85,34 @@ template <class Source, int tiles>
 struct StepWeights {
     typename Source::Raw raw[tiles][Step<Source>::loads];
 
-    /// rows: of w, this lane's; columns behind the last become zeros.
+    /// rows: of w, this lane's. Columns behind the last become zeros.
     __device__ void load(const Source& w, const int64_t (&rows)[tiles], int64_t begin,
                          int64_t cols) {
+        if (begin + Step<Source>::columns <= cols) {
+            load_columns<true>(w, rows, begin, cols);
+        } else {
+            load_columns<false>(w, rows, begin, cols);
+        }
+    }
+
+  private:
+    template <bool whole>
+    __device__ void load_columns(const Source& w, const int64_t (&rows)[tiles], int64_t begin,
+                                 int64_t cols) {
         for (int i = 0; i < Step<Source>::loads; ++i) {
             const int64_t col = piece_column<Source>(begin, i * Source::pieces);
-            for (int t = 0; t < tiles; ++t)
-                raw[t][i] = col < cols ? w.load(rows[t], col) : typename Source::Raw{};
+            for (int t = 0; t < tiles; ++t) {
+                raw[t][i] = {};
+                if (whole || col < cols) raw[t][i] = w.load(rows[t], col);
+            }
         }
     }
 };
+
+/// Whether a step's weights are loaded before those of the last one are multiplied. What has to be
+/// decoded needs the registers for other things.
+template <class Source>
+constexpr bool loads_ahead = Source::pieces == 1;
 
 /// Adds the products of a step. whole: all of its columns are there.
 template <bool whole, class Source, class Element, int tiles>
@@ -125,9 +143,8 @@ __device__ void store_sums(const float (&of_warp)[warps][n], int64_t first, int6
     out[row * out_stride + column] = result_of(epilogue, sum, row, column, out_stride);
 }
 
-/// Block b: the rows [8 tiles b, 8 tiles (b + 1)) of w. out (x.rows, w_rows). Weights of a step are
-/// loaded before those of the last one are multiplied; the first, if w `stands` (nothing queued
-/// writes it), before the kernel in front has ended.
+/// Block b: the rows [8 tiles b, 8 tiles (b + 1)) of w. out (x.rows, w_rows). The first
+/// weights are loaded before the kernel in front has ended, if w `stands`: nothing queued writes it.
 template <class Source, class Element, int tiles>
 __global__ void __launch_bounds__(threads, 2)
     few_bf16_kernel(Source w, bool stands, int64_t w_rows, int64_t cols, FewRows<Element> x,
@@ -149,12 +166,13 @@ __global__ void __launch_bounds__(threads, 2)
     after_previous();
     for (int64_t begin = warp * step; begin < cols; begin += warps * step) {
         const StepWeights<Source, tiles> now = next;
-        next.load(w, rows, begin + warps * step, cols);
+        if (loads_ahead<Source>) next.load(w, rows, begin + warps * step, cols);
         if (begin + step <= cols) {
             add_step<true>(sums, w, now, x, begin, cols);
         } else {
             add_step<false>(sums, w, now, x, begin, cols);
         }
+        if (!loads_ahead<Source>) next.load(w, rows, begin + warps * step, cols);
     }
     __shared__ float of_warp[warps][tile * block_rows];  // (warp, row of x, row of w)
     for (int t = 0; t < tiles; ++t) {

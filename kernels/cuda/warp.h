@@ -75,14 +75,15 @@ __device__ inline float half_to_float(uint16_t half) {
 #endif
 }
 
-/// 16 bytes, aligned, of memory that nobody writes and nobody reads a second time: they pass by the
-/// first-level cache, where what all blocks read stays.
+/// 16 bytes, aligned, of memory that nobody reads a second time: they pass by the first-level cache,
+/// where what all blocks read stays. Not ld.global.nc, which the compiler may move in front of
+/// after_previous(); and volatile, for the same reason.
 __device__ inline uint4 load_once(const void* address) {
 #ifdef __CUDACC__
     uint4 value;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-        : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-        : "l"(address));
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "l"(address));
     return value;
 #else
     return *static_cast<const uint4*>(address);
