@@ -26,16 +26,26 @@ extern "C" void on_interrupt(int) {
     _exit(1);
 }
 
+/// Has on_interrupt called, unless the signal is ignored.
+void handle(int signal) {
+    struct sigaction action {};
+    sigaction(signal, nullptr, &action);
+    if (action.sa_handler == SIG_IGN) return;
+    action = {};
+    action.sa_handler = on_interrupt;  // without SA_RESTART: a read from the terminal ends as well
+    sigaction(signal, &action, nullptr);
+}
+
 }  // namespace
 
 void end_on_interrupts() {
-    struct sigaction action {};
-    sigaction(SIGINT, nullptr, &action);
-    if (action.sa_handler == SIG_IGN) return;
     if (isatty(STDERR_FILENO) == 1) last_words = "\nmllama: error: interrupted\n";  // behind its ^C
-    action = {};
-    action.sa_handler = on_interrupt;  // without SA_RESTART: a read from the terminal ends as well
-    sigaction(SIGINT, &action, nullptr);
+    handle(SIGINT);
+}
+
+void catch_terminations() {
+    handle(SIGTERM);
+    handle(SIGHUP);
 }
 
 void catch_interrupts() {

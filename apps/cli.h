@@ -65,6 +65,9 @@ void end_on_interrupts();
 /// Ctrl-C from now on only sets a flag, so that work ends cleanly between two steps; a second one
 /// ends the program.
 void catch_interrupts();
+/// From now on SIGTERM and SIGHUP are as Ctrl-C: for work that would leave a temporary directory behind.
+/// Not those that whoever started the program has it ignore.
+void catch_terminations();
 [[nodiscard]] bool interrupted();
 /// Forgets an interruption (chat goes on after it).
 void clear_interrupt();

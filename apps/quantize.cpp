@@ -41,10 +41,11 @@ QuantisationPlan plan_of(const Arguments& arguments) {
     return plan;
 }
 
-ColumnImportance importance_of(const Arguments& arguments, ProgressLine& progress) {
+ColumnImportance importance_of(const Arguments& arguments, const std::vector<Request>& requests,
+                               ProgressLine& progress) {
     if (arguments.calibration.empty()) return {};
     return column_importance(
-        arguments.model, read_batch_file(arguments.calibration),
+        arguments.model, requests,
         [&](int64_t done, int64_t all) { progress.update("calibrating, request", done, all); },
         interrupted);
 }
@@ -59,9 +60,12 @@ void run(const Arguments& arguments) {
         constexpr int64_t megabyte = 1000000;
         progress.update("quantising, MB", done / megabyte, all / megabyte);
     };
-    catch_interrupts();
+    catch_terminations();
     const QuantisationPlan plan = plan_of(arguments);
-    const ColumnImportance importance = importance_of(arguments, progress);
+    std::vector<Request> requests;
+    if (!arguments.calibration.empty()) requests = read_batch_file(arguments.calibration);
+    catch_interrupts();  // what follows looks at them
+    const ColumnImportance importance = importance_of(arguments, requests, progress);
     quantise_checkpoint(arguments.model, arguments.out, plan, importance, observer);
     progress.finish(arguments.out + ": written in " + duration_text(watch.seconds()));
 }

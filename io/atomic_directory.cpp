@@ -26,6 +26,7 @@ std::string without_last_slashes(std::string path) {
 
 AtomicDirectory::AtomicDirectory(const std::string& target)
     : target_(without_last_slashes(target)) {
+    if (target_.empty()) fail("expected the name of a directory to write, found an empty name");
     std::error_code error;
     if (fs::exists(fs::symlink_status(target_, error)))
         fail(target_, ": cannot be written: expected nothing there, found a file or directory");

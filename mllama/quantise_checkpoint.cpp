@@ -8,6 +8,7 @@
 #include "io/atomic_directory.h"
 #include "io/checkpoint.h"
 #include "io/json.h"
+#include "io/mapped_file.h"
 #include "mllama/checkpoint_weights.h"
 #include "mllama/mllama.h"
 #include "mllama/written_quantisation.h"
@@ -218,10 +219,8 @@ class Writer {
             if (known || name[0] == '.' || weights.contains(entry->path().extension().string()) ||
                 !entry->is_regular_file(status_error))
                 continue;
-            std::error_code copy_error;
-            fs::copy_file(entry->path(), directory_.path() + "/" + name, copy_error);
-            if (copy_error)
-                fail(entry->path().string(), ": cannot be copied: ", copy_error.message());
+            const MappedFile file(entry->path().string());
+            write_file(directory_.path() + "/" + name, file.bytes());
         }
         if (error) fail(from_, ": cannot be read: ", error.message());
     }

@@ -3,12 +3,17 @@
 #include "mllama/quantise_checkpoint.h"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <thread>
 
 #include "io/checkpoint.h"
 #include "io/json.h"
@@ -355,6 +360,32 @@ TEST_CASE("quantize_command_refuses_what_it_cannot_do") {
     CHECK(quantize({"--dtype", "int4", "--group-size", "channel"}) == 0);
     CHECK(folder.entries() == 1);
     CHECK(quantize({"--dtype", "int4"}) == 1);
+}
+
+TEST_CASE("quantize_command_that_is_told_to_end_leaves_nothing") {
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+        CAPTURE(signal);
+        const TemporaryDirectory folder;
+        const std::string pipe = folder.file("calibration.json");
+        REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+        const std::vector<std::string> arguments = {
+            "quantize", "-m",   golden("a_published"), "--out", folder.file("q"),
+            "--dtype",  "int8", "--calibration",       pipe};
+        // The program waits for its requests: opening the other end succeeds when it does.
+        int writer = -1;
+        const ProgramResult result =
+            run_program(MLLAMA_PROGRAM, arguments, ".", "", {}, [&](pid_t program) {
+                for (int i = 0; writer < 0 && i < 6000; ++i) {
+                    writer = open(pipe.c_str(), O_WRONLY | O_NONBLOCK);
+                    if (writer < 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+                }
+                kill(program, signal);
+            });
+        close(writer);
+        CHECK(result.exit_code == 1);
+        CHECK(result.err == "mllama: error: interrupted\n");
+        CHECK(folder.entries() == 1);  // the pipe
+    }
 }
 
 TEST_CASE("calibration_weighs_the_columns_by_what_goes_into_a_layer") {
