@@ -15,9 +15,10 @@ volatile std::sig_atomic_t interrupt_flag = 0;
 volatile std::sig_atomic_t work_looks_at_flag = 0;
 std::string_view last_words = "mllama: error: interrupted\n";  // fixed before the handler is there
 
-/// Does only what a signal handler may.
-extern "C" void on_interrupt(int) {
-    if (work_looks_at_flag && !interrupt_flag) {
+/// Does only what a signal handler may. A second Ctrl-C means that somebody will not wait; the others
+/// come twice by themselves (a shell and the terminal both hang up).
+extern "C" void on_interrupt(int signal) {
+    if (work_looks_at_flag && (!interrupt_flag || signal != SIGINT)) {
         interrupt_flag = 1;
         return;
     }
