@@ -11,7 +11,7 @@ __device__ int keys_in(const Attention& args, int begin) {
     return static_cast<int>(std::min<int64_t>(Shape::keys, sequence_of(args).keys - begin));
 }
 
-/// Where the block of one head that holds key `begin` lies, in blocks of so many bytes.
+/// Where the block of one head that begins with key `begin` lies, in blocks of so many bytes.
 __device__ inline const uint32_t* block_of(const TileCall& call, const void* blocks, int64_t bytes,
                                            int begin) {
     const int64_t i = int64_t{begin / block_keys} * call.args.kv_heads + blockIdx.y;
@@ -24,7 +24,7 @@ template <class Shape, int all_rows, int stride>
 __device__ void copy_keys(const TileCall& call, int begin, uint32_t* to) {
     constexpr int row_threads = Shape::keys / 4;
     constexpr int pass_rows = Shape::threads / row_threads;
-    const uint32_t* from = block_of(call, call.args.k, call.key_bytes, begin) + begin % block_keys;
+    const uint32_t* from = block_of(call, call.args.k, call.key_bytes, begin);
     const int first_row = static_cast<int>(threadIdx.x) / row_threads;
     const int column = static_cast<int>(threadIdx.x) % row_threads * 4;
     for (int row = first_row; row < all_rows; row += pass_rows) {
@@ -42,8 +42,7 @@ __device__ void copy_values(const TileCall& call, int begin, uint32_t* to) {
     constexpr int row_threads = 4;  // the parts of a row begin at multiples of 16 units
     constexpr int pass_columns = 4 * Shape::threads / rows;
     const int width = call.part_width;
-    const uint32_t* from =
-        block_of(call, call.args.v, call.value_bytes, begin) + begin % block_keys / unit * width;
+    const uint32_t* from = block_of(call, call.args.v, call.value_bytes, begin);
     const int thread = static_cast<int>(threadIdx.x);
     const int row = thread / row_threads % rows;
     const int first_column = thread / (row_threads * rows) * 16 + thread % row_threads * 4;
@@ -116,27 +115,16 @@ __device__ inline void convert_units(const uint32_t* from, uint32_t* low, uint32
     store_units(high, highs);
 }
 
-template <class Shape>
-__device__ void convert_keys(const Raw<Shape>& raw, Factors<Shape>& factors) {
-    constexpr int row_copies = Shape::keys / 4;
-    for (int i = static_cast<int>(threadIdx.x); i < Shape::columns / 4 * row_copies;
-         i += Shape::threads) {
+/// Row r of units of int8 to the rows slot(2 r) and slot(2 r + 1).
+template <int threads, int rows, int width, int stride, class Slot>
+__device__ void convert_rows(const uint32_t (&from)[rows][width], uint32_t (*to)[stride],
+                             const Slot& slot) {
+    constexpr int row_copies = width / 4;
+    for (int i = static_cast<int>(threadIdx.x); i < rows * row_copies; i += threads) {
         const int row = i / row_copies;
         const int column = i % row_copies * 4;
-        convert_units(&raw.keys[row][column], &factors.keys[2 * row][column],
-                      &factors.keys[2 * row + 1][column]);
-    }
-}
-
-template <class Shape>
-__device__ void convert_values(const Raw<Shape>& raw, Factors<Shape>& factors) {
-    constexpr int row_copies = Shape::columns / 4;
-    for (int i = static_cast<int>(threadIdx.x); i < Shape::keys / 4 * row_copies;
-         i += Shape::threads) {
-        const int row = i / row_copies;
-        const int column = i % row_copies * 4;
-        convert_units(&raw.values[row][column], &factors.values[value_slot(2 * row)][column],
-                      &factors.values[value_slot(2 * row + 1)][column]);
+        convert_units(&from[row][column], &to[slot(2 * row)][column],
+                      &to[slot(2 * row + 1)][column]);
     }
 }
 
@@ -144,8 +132,9 @@ __device__ void convert_values(const Raw<Shape>& raw, Factors<Shape>& factors) {
 template <class Shape>
 __device__ void prepare(const Attention& args, const Step& step, Memory<Shape>& memory) {
     if constexpr (Shape::coded) {
-        convert_keys(memory.raw, memory.factors[0]);
-        convert_values(memory.raw, memory.factors[0]);
+        Factors<Shape>& factors = memory.factors[0];
+        convert_rows<Shape::threads>(memory.raw.keys, factors.keys, [](int row) { return row; });
+        convert_rows<Shape::threads>(memory.raw.values, factors.values, value_slot);
         __syncthreads();
     } else {
         clear_behind(args, step.begin, memory.factors[step.buffer]);

@@ -109,11 +109,6 @@ struct StepWeights {
     }
 };
 
-/// Whether a step's weights are loaded before those of the last one are multiplied. What has to be
-/// decoded needs the registers for other things.
-template <class Source>
-constexpr bool loads_ahead = Source::pieces == 1;
-
 /// Adds the products of a step. whole: all of its columns are there.
 template <bool whole, class Source, class Element, int tiles>
 __device__ void add_step(float (&sums)[tiles][4], const Source& w,
@@ -166,13 +161,12 @@ __global__ void __launch_bounds__(threads, 2)
     after_previous();
     for (int64_t begin = warp * step; begin < cols; begin += warps * step) {
         const StepWeights<Source, tiles> now = next;
-        if (loads_ahead<Source>) next.load(w, rows, begin + warps * step, cols);
+        next.load(w, rows, begin + warps * step, cols);
         if (begin + step <= cols) {
             add_step<true>(sums, w, now, x, begin, cols);
         } else {
             add_step<false>(sums, w, now, x, begin, cols);
         }
-        if (!loads_ahead<Source>) next.load(w, rows, begin + warps * step, cols);
     }
     __shared__ float of_warp[warps][tile * block_rows];  // (warp, row of x, row of w)
     for (int t = 0; t < tiles; ++t) {
