@@ -2,7 +2,9 @@
 // every device. Pointers are to memory of the device that computes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/coding.h"
 #include "kernels/dtype.h"
@@ -55,6 +57,32 @@ struct Epilogue {
     const float* residual =
         nullptr;  ///< (rows, out_features), rows out_stride apart; may be the output itself; or none
 };
+
+/// One of the linear layers that are given the same rows x (rows, in_features): out = epilogue(x w^T).
+struct Projection {
+    Matrix w;  ///< (out_features, in_features)
+    Epilogue epilogue;
+    Compute compute = Compute::f32;
+    float* out = nullptr;    ///< (rows, out_features), rows out_stride apart; overlaps no x, and no
+                             ///< other projection's out
+    int64_t out_stride = 0;  ///< elements
+};
+
+/// How many projections, from the first on, take the rows of x in the same form. same_layout(a, b):
+/// whether two matrices whose integers are multiplied do.
+template <class SameLayout>
+size_t rounded_alike(std::span<const Projection> projections, const SameLayout& same_layout) {
+    const Projection& first = projections.front();
+    const bool integers = multiplies_integers(first.w, first.compute);
+    size_t count = 1;
+    for (; count < projections.size(); ++count) {
+        const Projection& next = projections[count];
+        if (next.compute != first.compute) break;
+        if (multiplies_integers(next.w, next.compute) != integers) break;
+        if (integers && !same_layout(first.w, next.w)) break;
+    }
+    return count;
+}
 
 /// Keys [begin, end).
 struct KeyRange {

@@ -136,6 +136,8 @@ struct IntLayout {
     int64_t segment = 0;             ///< columns of one: k_block, or of int4 32, 64 or 128
     int64_t segments = 0;            ///< in a row
     int64_t segments_per_group = 1;  ///< neighbours that have one scale of w
+
+    bool operator==(const IntLayout&) const = default;
 };
 
 /// A tile: `rows` rows of x against the columns [first_segment * segment, ... + cols) of a panel.
@@ -144,7 +146,7 @@ struct IntTile {
     int64_t rows, columns;
     int64_t first_segment, cols;
     int32_t offset;   ///< what every weight of the panel is above its number less zero
-    const int8_t* x;  ///< (rows, cols) from that column on, rows x_stride apart
+    const int8_t* x;  ///< (rows, cols) from that column on, rows x_stride bytes apart
     int64_t x_stride;
     const float* x_scale;  ///< (rows, segments)
     const int32_t* x_sum;  ///< (rows, segments)
@@ -178,21 +180,23 @@ struct IntDots {
 /// Products of integers: see cpu_int.h. The same bits for any number of rows and either way.
 struct IntProduct {
     int64_t tile_rows, panel_width, lanes;
-    int64_t few_rows_max;  ///< rows that `dots` takes
-    int32_t int8_offset;   ///< what the multiply-add needs added to weights in int8
+    int64_t few_rows_max;     ///< rows that `dots` takes
+    int32_t int8_offset;      ///< what the multiply-add needs added to weights in int8
+    int64_t int8_tile_bytes;  ///< of a number of int8 in the rows of x and the panels of a tile
 
     [[nodiscard]] int64_t sums_of(const IntLayout& layout, int64_t rows) const {
         return layout.row_bytes() / 32 * lanes * rows;
     }
 
-    /// x (cols) to int8 in the order of the units, its scale and its sum for each segment.
-    void (*quantise_row)(const float* x, const IntLayout& layout, int8_t* packed, float* scale,
-                         int32_t* sums);
+    /// x (cols) to int8 in the order of the units, in numbers of one byte or, for tiles, of
+    /// int8_tile_bytes; its scale and its sum for each segment.
+    void (*quantise_row)(const float* x, const IntLayout& layout, bool for_tile, void* packed,
+                         float* scale, int32_t* sums);
     /// to (groups, n rounded up to lanes) = the transpose of scale (n, groups), rows stride apart.
     void (*pack_scales)(const void* scale, DType dtype, int64_t stride, int64_t n, int64_t groups,
                         float* to);
     /// `bytes` bytes of n rows of w, from w on, row_bytes apart, to panel[group of 4
-    /// columns][row][4].
+    /// columns][row][4] (of numbers of two bytes: [2]).
     void (*pack_panel)(bool nibbles, const void* w, int64_t row_bytes, int64_t n, int64_t bytes,
                        int8_t* panel);
     void (*tile)(const IntTile& tile);

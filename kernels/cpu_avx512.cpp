@@ -586,16 +586,23 @@ inline Ints dot_add(Ints unsigned_bytes, Ints bytes, Ints sum) {
 
 /// vpdpbusd takes one factor as unsigned: weights in int8 are raised by 128.
 struct Int8Dot {
+    static constexpr int64_t most_adds = 0;
     static constexpr int32_t offset = 128;
     static Ints prepare(Ints w) {
         return _mm512_xor_si512(w, _mm512_set1_epi8(static_cast<char>(0x80)));
     }
     static Ints multiply_add(Ints x, Ints w, Ints sum) { return dot_add(w, x, sum); }
+    static Ints whole(Ints sum) { return sum; }
 };
 
 struct NibbleDot {
+    static constexpr int64_t most_adds = 0;
     static Ints multiply_add(Ints x, Ints w, Ints sum) { return dot_add(w, x, sum); }
+    static Ints whole(Ints sum) { return sum; }
 };
+
+struct Int8Weights;
+using WideWeights = Int8Weights;
 
 #include "kernels/cpu_int.h"
 #include "kernels/cpu_probe.h"

@@ -15,7 +15,11 @@
 //     store_rounded(p, v)       lanes floats to the nearest whole numbers, ties to even, as int8
 //     Int8Dot, NibbleDot        multiply-adds: offset, prepare(w), multiply_add(x, w, sum): every
 //                               lane of sum += its four bytes of x (int8) times those of w (as
-//                               prepared: offset has been added to them)
+//                               prepared: offset has been added to them). most_adds: after so many
+//                               (0: any number) a sum from 0 on must be taken: whole(sum) is its
+//                               lanes as int32
+//     WideWeights               what panels of int8 are made of: Int8Weights below, or another struct
+//                               like it, whose numbers may be wider
 //
 // Order of columns. A unit is what a vector of weights holds: of int8 4 * lanes columns as they
 // lie; of int4 8 * lanes columns, of which the even ones (low nibbles) come first in x and in
@@ -28,6 +32,7 @@
 /// Weights in int8: a unit is one vector.
 struct Int8Weights {
     using Dot = Int8Dot;
+    using Number = int8_t;             // of x, and of a panel of w
     static constexpr int vectors = 1;  // of x in a unit
     static constexpr int64_t unit = 4 * lanes;
     static constexpr int64_t unit_bytes = 4 * lanes;
@@ -39,6 +44,7 @@ struct Int8Weights {
 /// Weights in int4: a vector of bytes gives one of even and one of odd columns.
 struct NibbleWeights {
     using Dot = NibbleDot;
+    using Number = int8_t;
     static constexpr int vectors = 2;
     static constexpr int64_t unit = 8 * lanes;
     static constexpr int64_t unit_bytes = 4 * lanes;
@@ -51,8 +57,16 @@ struct NibbleWeights {
 
 // ---- rows of x ----
 
+inline void copy_numbers(const int8_t (&from)[lanes], int64_t n, int8_t* to) {
+    __builtin_memcpy(to, from, static_cast<size_t>(n));
+}
+inline void copy_numbers(const int8_t (&from)[lanes], int64_t n, int16_t* to) {
+    for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+
 /// Rounds n floats to int8 with a common scale. See reference::quantise.
-inline float quantise_block(const float* x, int64_t n, int8_t* to) {
+template <class Number>
+float quantise_block(const float* x, int64_t n, Number* to) {
     Vec largest_so_far = broadcast(0.0f), poison = broadcast(0.0f);
     for (int64_t i = 0; i < n; i += lanes) {
         const Vec v = load<F32>(x + i, n - i);
@@ -69,14 +83,15 @@ inline float quantise_block(const float* x, int64_t n, int8_t* to) {
     for (int64_t i = 0; i < n; i += lanes) {
         int8_t rounded[lanes];
         store_rounded(rounded, any ? load<F32>(x + i, n - i) * inverse : broadcast(0.0f));
-        __builtin_memcpy(to + i, rounded, static_cast<size_t>(at_most(n - i, lanes)));
+        copy_numbers(rounded, at_most(n - i, lanes), to + i);
     }
     if (!finite) return __builtin_nanf("");
     return any ? most / 127.0f : 0.0f;
 }
 
 /// The sums of the segments of a row, in the order of its columns.
-inline void sum_segments(const int8_t* numbers, int64_t k, int64_t segment, int32_t* sums_of) {
+template <class Number>
+void sum_segments(const Number* numbers, int64_t k, int64_t segment, int32_t* sums_of) {
     for (int64_t begin = 0; begin < k; begin += segment) {
         const int64_t end = at_most(begin + segment, k);
         int32_t sum = 0;
@@ -85,17 +100,21 @@ inline void sum_segments(const int8_t* numbers, int64_t k, int64_t segment, int3
     }
 }
 
-/// See IntProduct::quantise_row.
-inline void quantise_row(const float* x, const IntLayout& layout, int8_t* packed, float* scale,
-                         int32_t* sums_of) {
+/// A row that meets weights in int8: its columns in order, zeros behind them.
+template <class Number>
+void quantise_whole_row(const float* x, const IntLayout& layout, Number* packed, float* scale,
+                        int32_t* sums_of) {
     const int64_t k = layout.cols;
-    if (!layout.nibbles) {
-        const float common = quantise_block(x, k, packed);
-        for (int64_t i = k; i < round_up(k, Int8Weights::unit); ++i) packed[i] = 0;
-        for (int64_t s = 0; s < layout.segments; ++s) scale[s] = common;
-        sum_segments(packed, k, layout.segment, sums_of);
-        return;
-    }
+    const float common = quantise_block(x, k, packed);
+    for (int64_t i = k; i < round_up(k, Int8Weights::unit); ++i) packed[i] = 0;
+    for (int64_t s = 0; s < layout.segments; ++s) scale[s] = common;
+    sum_segments(packed, k, layout.segment, sums_of);
+}
+
+/// A row that meets weights in int4: in every unit the even columns, then the odd ones.
+inline void quantise_blocks(const float* x, const IntLayout& layout, int8_t* packed, float* scale,
+                            int32_t* sums_of) {
+    const int64_t k = layout.cols;
     constexpr int64_t block = IntLayout::x_block;
     static_assert(block % NibbleWeights::unit == 0);
     const int64_t per_block = block / layout.segment;
@@ -116,6 +135,19 @@ inline void quantise_row(const float* x, const IntLayout& layout, int8_t* packed
                 odd[i] = numbers[unit + 2 * i + 1];
             }
         }
+    }
+}
+
+/// See IntProduct::quantise_row.
+inline void quantise_row(const float* x, const IntLayout& layout, bool for_tile, void* packed,
+                         float* scale, int32_t* sums_of) {
+    if (layout.nibbles) {
+        quantise_blocks(x, layout, static_cast<int8_t*>(packed), scale, sums_of);
+    } else if (for_tile) {
+        using Number = WideWeights::Number;
+        quantise_whole_row(x, layout, static_cast<Number*>(packed), scale, sums_of);
+    } else {
+        quantise_whole_row(x, layout, static_cast<int8_t*>(packed), scale, sums_of);
     }
 }
 
@@ -166,29 +198,78 @@ void pack_int_panel(const uint8_t* w, int64_t row_bytes, int64_t n, int64_t byte
     }
 }
 
-/// The groups of four columns of one segment: `runs` runs of `count` groups, `distance` apart.
+/// Columns of a group: those of a lane, four bytes of x and of w.
+template <class Weights>
+constexpr int64_t group_columns = 4 / static_cast<int64_t>(sizeof(typename Weights::Number));
+
+/// The groups of columns of one segment: `runs` runs of `count` groups, `distance` apart.
 struct SegmentRuns {
     int64_t runs, count, distance;
 };
 
 template <class Weights>
 SegmentRuns runs_of(int64_t segment) {
-    if (Weights::vectors == 1 || segment % Weights::unit == 0) return {1, segment / 4, 0};
-    return {Weights::vectors, segment / 4 / Weights::vectors, lanes};
+    const int64_t groups = segment / group_columns<Weights>;
+    if (Weights::vectors == 1 || segment % Weights::unit == 0) return {1, groups, 0};
+    return {Weights::vectors, groups / Weights::vectors, lanes};
 }
 
 /// Where the first group of a segment stands.
 template <class Weights>
 int64_t first_group(int64_t segment, int64_t s) {
     const int64_t column = s * segment;
-    return (column / Weights::unit * Weights::unit + column % Weights::unit / Weights::vectors) / 4;
+    return (column / Weights::unit * Weights::unit + column % Weights::unit / Weights::vectors) /
+           group_columns<Weights>;
+}
+
+/// sum += the products of `groups` groups of `rows` rows of x and of a panel of `vectors` vectors.
+template <class Dot, int rows, int vectors>
+inline __attribute__((always_inline)) void add_groups(int64_t groups, const int8_t* x,
+                                                      int64_t x_stride, const int8_t* panel,
+                                                      Ints (&sum)[rows][vectors]) {
+    for (int64_t j = 0; j < groups; ++j) {
+        Ints w[vectors];
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; ++v) w[v] = load_bytes(panel + v * 4 * lanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+            const Ints numbers = broadcast_bytes(x + r * x_stride + 4 * j);
+#pragma GCC unroll 16
+            for (int v = 0; v < vectors; ++v) {
+                sum[r][v] = Dot::multiply_add(numbers, w[v], sum[r][v]);
+            }
+        }
+        panel += 4 * vectors * lanes;
+    }
+}
+
+/// The same with sums that hold only so many multiply-adds.
+template <class Dot, int rows, int vectors>
+inline __attribute__((always_inline)) void add_in_strips(int64_t groups, const int8_t* x,
+                                                         int64_t x_stride, const int8_t* panel,
+                                                         Ints (&sum)[rows][vectors]) {
+    for (int64_t begin = 0; begin < groups; begin += Dot::most_adds) {
+        Ints part[rows][vectors];
+#pragma GCC unroll 16
+        for (int i = 0; i < rows * vectors; ++i) part[i / vectors][i % vectors] = int_broadcast(0);
+        add_groups<Dot>(at_most(groups - begin, Dot::most_adds), x + 4 * begin, x_stride,
+                        panel + begin * 4 * vectors * lanes, part);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows * vectors; ++i) {
+            Ints& to = sum[i / vectors][i % vectors];
+            to = int_add(to, Dot::whole(part[i / vectors][i % vectors]));
+        }
+    }
 }
 
 /// rows x vectors sums of integers over the segments of a panel, each added to c as it is whole.
 template <class Weights, int rows, int vectors>
 void int_register_tile(const IntTile& t, int64_t width) {
+    using Dot = typename Weights::Dot;
     const SegmentRuns runs = runs_of<Weights>(t.layout->segment);
-    const int64_t groups_in_all = round_up(t.cols, Weights::unit) / 4;
+    const int64_t groups_in_all = round_up(t.cols, Weights::unit) / group_columns<Weights>;
+    int64_t group = t.first_segment / t.layout->segments_per_group;
+    int64_t left_of_group = (group + 1) * t.layout->segments_per_group - t.first_segment;
     for (int64_t s = 0; s < pieces(t.cols, t.layout->segment); ++s) {
         Ints sum[rows][vectors];
 #pragma GCC unroll 16
@@ -202,24 +283,15 @@ void int_register_tile(const IntTile& t, int64_t width) {
         for (int64_t run = 0; run < runs.runs; ++run) {
             const int64_t begin = first + run * runs.distance;
             const int64_t end = at_most(begin + runs.count, groups_in_all);
+            const int8_t* x = t.x + 4 * begin;
             const int8_t* panel = t.panel + begin * 4 * width;
-            for (int64_t j = begin; j < end; ++j) {
-                Ints w[vectors];
-#pragma GCC unroll 16
-                for (int v = 0; v < vectors; ++v) w[v] = load_bytes(panel + v * 4 * lanes);
-#pragma GCC unroll 16
-                for (int r = 0; r < rows; ++r) {
-                    const Ints x = broadcast_bytes(t.x + r * t.x_stride + 4 * j);
-#pragma GCC unroll 16
-                    for (int v = 0; v < vectors; ++v) {
-                        sum[r][v] = Weights::Dot::multiply_add(x, w[v], sum[r][v]);
-                    }
-                }
-                panel += 4 * width;
+            if constexpr (Dot::most_adds == 0) {
+                add_groups<Dot>(end - begin, x, t.x_stride, panel, sum);
+            } else {
+                add_in_strips<Dot>(end - begin, x, t.x_stride, panel, sum);
             }
         }
         const int64_t at = t.first_segment + s;
-        const int64_t group = at / t.layout->segments_per_group;
         const bool add = t.accumulate || s > 0;
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
@@ -234,6 +306,10 @@ void int_register_tile(const IntTile& t, int64_t width) {
                 F32::store(c, add_segment(before, sum[r][v], zero, x_sum,
                                           t.w_scale + group * width + v * lanes, t.x_scale[place]));
             }
+        }
+        if (--left_of_group == 0) {
+            ++group;
+            left_of_group = t.layout->segments_per_group;
         }
     }
 }
@@ -255,7 +331,7 @@ inline void int_tile(const IntTile& t) {
     if (t.layout->nibbles) {
         choose_int_tile<NibbleWeights>(vectors, t);
     } else {
-        choose_int_tile<Int8Weights>(vectors, t);
+        choose_int_tile<WideWeights>(vectors, t);
     }
 }
 
@@ -298,6 +374,8 @@ inline __attribute__((always_inline)) void add_unit(const uint8_t* const (&w)[4]
 template <class Weights, int rows>
 void dot_four(const IntDots& d, const uint8_t* const (&w)[4], int64_t units_together,
               int32_t* store_to) {
+    using Dot = typename Weights::Dot;
+    static_assert(Dot::most_adds == 0 || IntLayout::x_block / (4 * lanes) <= Dot::most_adds);
     const int64_t bytes = d.row_bytes;
     const int64_t stretch = units_together * Weights::unit_bytes;
     const int8_t* x = d.x;
@@ -322,6 +400,8 @@ void dot_four(const IntDots& d, const uint8_t* const (&w)[4], int64_t units_toge
         if (at < end) add_unit<Weights, rows>(w, at, end - at, x, d.x_stride, sum);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+            for (int j = 0; j < 4; ++j) sum[r][j] = Dot::whole(sum[r][j]);
             int_store(store_to + r * lanes, sums_by_quad(sum[r]));
         }
         store_to += quads * rows * lanes;
@@ -336,11 +416,11 @@ void finish_dots(const IntDots& d, int64_t stretches, int64_t quads_per_segment,
     for (int r = 0; r < rows; ++r) {
         Vec total = broadcast(0.0f);
         Ints whole = int_broadcast(0);
-        int64_t segment = 0, quad = 0;
+        int64_t segment = 0, group = 0, quad = 0;
+        int64_t left_of_group = d.layout->segments_per_group;
         const int64_t segments = d.layout->segments;
         const auto finish_segment = [&] {
             const int64_t place = r * segments + segment;
-            const int64_t group = segment / d.layout->segments_per_group;
             const Ints corrected = int_add(whole, int_broadcast(-d.offset * d.x_sum[place]));
             total = add_segment(
                 total, corrected, w_zero != nullptr ? w_zero + group * d.width : nullptr,
@@ -348,6 +428,9 @@ void finish_dots(const IntDots& d, int64_t stretches, int64_t quads_per_segment,
             whole = int_broadcast(0);
             quad = 0;
             ++segment;
+            if (--left_of_group > 0) return;
+            ++group;
+            left_of_group = d.layout->segments_per_group;
         };
         for (int64_t i = 0; i < stretches; ++i) {
             Ints part[quads];
@@ -424,7 +507,7 @@ inline void pack_panel(bool nibbles, const void* w, int64_t row_bytes, int64_t n
     if (nibbles) {
         pack_int_panel<NibbleWeights>(from, row_bytes, n, bytes, panel);
     } else {
-        pack_int_panel<Int8Weights>(from, row_bytes, n, bytes, panel);
+        pack_int_panel<WideWeights>(from, row_bytes, n, bytes, panel);
     }
 }
 
@@ -436,6 +519,7 @@ inline IntProduct make_int_product() {
     product.lanes = lanes;
     product.few_rows_max = int_few_rows;
     product.int8_offset = Int8Dot::offset;
+    product.int8_tile_bytes = sizeof(WideWeights::Number);
     product.quantise_row = quantise_row;
     product.pack_scales = pack_scales;
     product.pack_panel = pack_panel;

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 
 #include "kernels/blocking.h"
 #include "kernels/cpu.h"
@@ -58,14 +59,9 @@ struct PackedRows {
 struct LinearBlock {
     const Product& product;
     const Table& leaves;
-    const Matrix& w;
     DType decoded;  ///< what the elements of a coded w become
     int64_t k_block;
     PackedRows packed;
-
-    [[nodiscard]] const std::byte* weights(int64_t row, int64_t column) const {
-        return element_at(w.data, w.dtype, row * w.stride + column);
-    }
 };
 
 PackedRows pack_x(const Product& product, const float* x, int64_t rows, int64_t x_stride, int64_t k,
@@ -95,26 +91,27 @@ struct WeightRows {
     int64_t stride;
 };
 
-/// Columns [start, start + depth) of `columns` rows of w from `column` on: as they lie, or decoded.
-/// `room`: rows to make room for in the copy.
-WeightRows plain_rows(const LinearBlock& block, int64_t column, int64_t columns, int64_t start,
-                      int64_t depth, int64_t room, Scratch& scratch) {
-    const Matrix& w = block.w;
-    if (w.coding == Coding::plain) return {block.weights(column, start), w.dtype, w.stride};
+/// Columns [start, start + depth) of the panel's rows of w: as they lie, or decoded. `room`: rows to
+/// make room for in the copy.
+WeightRows plain_rows(const LinearBlock& block, const PanelSums& sums, int64_t start, int64_t depth,
+                      int64_t room, Scratch& scratch) {
+    const Matrix& w = sums.projection.w;
+    if (w.coding == Coding::plain)
+        return {element_at(w.data, w.dtype, sums.column * w.stride + start), w.dtype, w.stride};
     const DType dtype = block.decoded;
     const int64_t row_bytes = depth * dtype_size(dtype);
     auto* copy = scratch.get<std::byte>(room * row_bytes);
-    block.leaves.decode(w, column, columns, start, depth, dtype, copy);
+    block.leaves.decode(w, sums.column, sums.columns, start, depth, dtype, copy);
     return {copy, dtype, depth};
 }
 
-/// `columns` rows of w from `column` on; where they are fewer than a panel has, a copy of them with
-/// rows of zeros behind.
-WeightRows whole_panel(const LinearBlock& block, int64_t column, int64_t columns,
-                       Scratch& scratch) {
+/// The panel's rows of w; where they are fewer than a panel has, a copy of them with rows of zeros
+/// behind.
+WeightRows whole_panel(const LinearBlock& block, const PanelSums& sums, Scratch& scratch) {
     const int64_t width = block.product.panel_width;
-    const int64_t cols = block.w.cols;
-    const WeightRows rows = plain_rows(block, column, columns, 0, cols, width, scratch);
+    const int64_t cols = sums.projection.w.cols;
+    const int64_t columns = sums.columns;
+    const WeightRows rows = plain_rows(block, sums, 0, cols, width, scratch);
     if (columns == width || cols == 0) return rows;
     const int64_t row_bytes = cols * dtype_size(rows.dtype);
     auto* copy = scratch.get<std::byte>(width * row_bytes);  // a decoded copy is this very one
@@ -130,10 +127,10 @@ WeightRows whole_panel(const LinearBlock& block, int64_t column, int64_t columns
 void multiply_rows(const LinearBlock& block, const PanelSums& sums) {
     const Product& product = block.product;
     thread_local Scratch copy_scratch;
-    const WeightRows w = whole_panel(block, sums.column, sums.columns, copy_scratch);
+    const WeightRows w = whole_panel(block, sums, copy_scratch);
     for (int64_t r = 0; r < sums.row_count; r += product.few_rows_max) {
         const int64_t at = (sums.row + r) * block.packed.row_stride * product.element_size;
-        product.dot_rows(std::min(product.few_rows_max, sums.row_count - r), block.w.cols,
+        product.dot_rows(std::min(product.few_rows_max, sums.row_count - r), sums.projection.w.cols,
                          block.k_block, block.packed.data + at, block.packed.row_stride, w.data,
                          w.dtype, w.stride, sums.c + r * sums.c_stride, sums.c_stride);
     }
@@ -143,15 +140,14 @@ void multiply_rows(const LinearBlock& block, const PanelSums& sums) {
 void multiply_panels(const LinearBlock& block, const PanelSums& sums) {
     const Product& product = block.product;
     const PackedRows& packed = block.packed;
-    const int64_t k = block.w.cols;
+    const int64_t k = sums.projection.w.cols;
     const int64_t columns = sums.columns;
     thread_local Scratch panel_scratch, decoded_scratch;
     auto* panel = panel_scratch.get<std::byte>(round_up(columns, product.lanes) * block.k_block *
                                                product.element_size);
     for (int64_t start = 0; start == 0 || start < k; start += block.k_block) {
         const int64_t depth = std::min(k - start, block.k_block);
-        const WeightRows w =
-            plain_rows(block, sums.column, columns, start, depth, columns, decoded_scratch);
+        const WeightRows w = plain_rows(block, sums, start, depth, columns, decoded_scratch);
         product.pack_rows(w.data, w.dtype, w.stride, columns, depth, panel, true);
         const int64_t pass = round_up(depth, product.step()) / Product::sums;
         const std::byte* x = packed.data + (start / block.k_block * packed.block_stride +
@@ -165,31 +161,40 @@ void multiply_panels(const LinearBlock& block, const PanelSums& sums) {
     }
 }
 
-}  // namespace
-
-void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
-    if (rows <= 0 || w.rows <= 0) return;
-    if (multiplies_integers(w, compute)) {
-        linear_int(x, rows, x_stride, w, epilogue, out, out_stride);
-        return;
-    }
+/// linear, by products of floats. projections: one `compute`.
+void linear_float(const float* x, int64_t rows, int64_t x_stride,
+                  std::span<const Projection> projections) {
     const Table& leaves = table();
+    const Compute compute = projections.front().compute;
+    const int64_t cols = projections.front().w.cols;
     const Product& product = product_of(leaves, compute);
-    const int64_t row_bytes = std::max<int64_t>(1, w.cols * product.element_size);
+    const int64_t row_bytes = std::max<int64_t>(1, cols * product.element_size);
     const int64_t block = std::clamp<int64_t>(most_packed_bytes / row_bytes, 96, most_rows);
-    const int64_t k_block = k_block_of(product, w.cols);
+    const int64_t k_block = k_block_of(product, cols);
     const DType decoded = compute == Compute::f32 ? DType::f32 : DType::bf16;
     thread_local Scratch scratch;
     for (int64_t r = 0; r < rows; r += block) {
         const int64_t count = std::min(block, rows - r);
         const PackedRows packed =
-            pack_x(product, x + r * x_stride, count, x_stride, w.cols, k_block, scratch);
-        const LinearBlock piece{product, leaves, w, decoded, k_block, packed};
+            pack_x(product, x + r * x_stride, count, x_stride, cols, k_block, scratch);
+        const LinearBlock piece{product, leaves, decoded, k_block, packed};
         const auto multiply = count <= most_dot_rows(product) ? multiply_rows : multiply_panels;
-        for_each_panel(LinearOutput::of_rows(leaves, w, epilogue, out, out_stride, r, count),
-                       product.panel_width, product.tile_rows,
+        for_each_panel(leaves, {projections, r, count}, product.panel_width, product.tile_rows,
                        [&](const PanelSums& sums) { multiply(piece, sums); });
+    }
+}
+
+}  // namespace
+
+void linear(const float* x, int64_t rows, int64_t x_stride,
+            std::span<const Projection> projections) {
+    while (rows > 0 && !projections.empty()) {
+        const Projection& first = projections.front();
+        const size_t count = rounded_alike(projections, same_int_layout);
+        const auto multiply =
+            multiplies_integers(first.w, first.compute) ? linear_int : linear_float;
+        multiply(x, rows, x_stride, projections.first(count));
+        projections = projections.subspan(count);
     }
 }
 

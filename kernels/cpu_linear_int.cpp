@@ -52,43 +52,44 @@ IntLayout layout_of(const Matrix& w) {
 
 /// Rows of x as the products take them.
 struct IntRows {
-    int8_t* numbers;  ///< (rows, cols) in the order of the units
-    int64_t stride;
-    float* scale;   ///< (rows, segments)
-    int32_t* sums;  ///< (rows, segments)
+    int8_t* numbers;       ///< (rows, cols) in the order of the units
+    int64_t number_bytes;  ///< of one
+    int64_t stride;        ///< bytes
+    float* scale;          ///< (rows, segments)
+    int32_t* sums;         ///< (rows, segments)
 };
 
 /// What all items of a block of rows of x share.
 struct IntBlock {
     const IntProduct& product;
     const IntLayout& layout;
-    const Matrix& w;
     IntRows x;
 
     /// Bytes that hold `cols` columns of a row of w.
     [[nodiscard]] int64_t bytes_of(int64_t cols) const {
         return layout.nibbles ? int4_words(cols) * 4 : cols;
     }
-    [[nodiscard]] const uint8_t* weights(int64_t row, int64_t col) const {
+    [[nodiscard]] const uint8_t* weights(const Matrix& w, int64_t row, int64_t col) const {
         return static_cast<const uint8_t*>(w.data) + row * bytes_of(w.cols) + bytes_of(col);
     }
-    [[nodiscard]] int32_t offset() const {
+    [[nodiscard]] int32_t offset(const Matrix& w) const {
         if (!layout.nibbles) return product.int8_offset;
         return has_zeros(w) ? 0 : w.groups.zero_add;
     }
-    [[nodiscard]] int64_t groups() const { return pieces(w.cols, w.groups.size); }
 };
 
+/// for_tile: for multiply_panels, else for multiply_rows.
 IntRows quantise_rows(const IntProduct& product, const IntLayout& layout, const float* x,
-                      int64_t rows, int64_t x_stride) {
+                      int64_t rows, int64_t x_stride, bool for_tile) {
     thread_local Scratch number_scratch, scale_scratch, sum_scratch;
     IntRows packed{};
-    packed.stride = layout.row_bytes() + row_padding;
+    packed.number_bytes = for_tile && !layout.nibbles ? product.int8_tile_bytes : 1;
+    packed.stride = layout.row_bytes() * packed.number_bytes + row_padding;
     packed.numbers = number_scratch.get<int8_t>(rows * packed.stride);
     packed.scale = scale_scratch.get<float>(rows * layout.segments);
     packed.sums = sum_scratch.get<int32_t>(rows * layout.segments);
     for_each_row(rows, layout.cols, [&](int64_t r) {
-        product.quantise_row(x + r * x_stride, layout, packed.numbers + r * packed.stride,
+        product.quantise_row(x + r * x_stride, layout, for_tile, packed.numbers + r * packed.stride,
                              packed.scale + r * layout.segments, packed.sums + r * layout.segments);
     });
     return packed;
@@ -100,16 +101,15 @@ struct PanelScales {
     const float* zero;  ///< or null
 };
 
-PanelScales scales_of(const IntBlock& block, int64_t column, int64_t columns) {
+PanelScales scales_of(const IntProduct& product, const Matrix& w, int64_t column, int64_t columns) {
     thread_local Scratch scale_scratch, zero_scratch;
-    const Groups& groups = block.w.groups;
-    const int64_t count = block.groups();
-    const int64_t width = round_up(columns, block.product.lanes);
+    const Groups& groups = w.groups;
+    const int64_t count = pieces(w.cols, groups.size);
+    const int64_t width = round_up(columns, product.lanes);
     auto* scale = scale_scratch.get<float>(count * width);
-    block.product.pack_scales(
-        element_at(groups.scale, groups.scale_dtype, column * groups.scale_row), groups.scale_dtype,
-        groups.scale_row, columns, count, scale);
-    if (!has_zeros(block.w)) return {scale, nullptr};
+    product.pack_scales(element_at(groups.scale, groups.scale_dtype, column * groups.scale_row),
+                        groups.scale_dtype, groups.scale_row, columns, count, scale);
+    if (!has_zeros(w)) return {scale, nullptr};
     auto* zero = zero_scratch.get<float>(count * width);
     std::fill_n(zero, count * width, 0.0f);
     for (int64_t j = 0; j < columns; ++j) {
@@ -124,14 +124,15 @@ PanelScales scales_of(const IntBlock& block, int64_t column, int64_t columns) {
 void multiply_rows(const IntBlock& block, const PanelSums& sums) {
     thread_local Scratch sum_scratch;
     const IntProduct& product = block.product;
-    const PanelScales scales = scales_of(block, sums.column, sums.columns);
+    const Matrix& w = sums.projection.w;
+    const PanelScales scales = scales_of(product, w, sums.column, sums.columns);
     IntDots dots{};
     dots.layout = &block.layout;
     dots.columns = sums.columns;
-    dots.offset = block.offset();
+    dots.offset = block.offset(w);
     dots.x_stride = block.x.stride;
-    dots.w = block.weights(sums.column, 0);
-    dots.row_bytes = block.bytes_of(block.w.cols);
+    dots.w = block.weights(w, sums.column, 0);
+    dots.row_bytes = block.bytes_of(w.cols);
     dots.w_scale = scales.scale;
     dots.w_zero = scales.zero;
     dots.width = round_up(sums.columns, product.lanes);
@@ -151,15 +152,18 @@ void multiply_rows(const IntBlock& block, const PanelSums& sums) {
 void multiply_panels(const IntBlock& block, const PanelSums& sums) {
     thread_local Scratch panel_scratch;
     const IntProduct& product = block.product;
-    const PanelScales scales = scales_of(block, sums.column, sums.columns);
-    const int64_t k = block.w.cols;
+    const Matrix& w = sums.projection.w;
+    const PanelScales scales = scales_of(product, w, sums.column, sums.columns);
+    const int64_t k = w.cols;
     const int64_t depth = IntLayout::k_block;
-    auto* panel = panel_scratch.get<int8_t>(round_up(sums.columns, product.lanes) *
-                                            std::min(round_up(k, IntLayout::x_block), depth));
+    const int64_t number_bytes = block.x.number_bytes;
+    auto* panel =
+        panel_scratch.get<int8_t>(round_up(sums.columns, product.lanes) *
+                                  std::min(round_up(k, IntLayout::x_block), depth) * number_bytes);
     IntTile tile{};
     tile.layout = &block.layout;
     tile.columns = sums.columns;
-    tile.offset = block.offset();
+    tile.offset = block.offset(w);
     tile.x_stride = block.x.stride;
     tile.panel = panel;
     tile.w_scale = scales.scale;
@@ -169,11 +173,11 @@ void multiply_panels(const IntBlock& block, const PanelSums& sums) {
         tile.cols = std::min(depth, k - start);
         tile.first_segment = start / block.layout.segment;
         tile.accumulate = start > 0;
-        product.pack_panel(block.layout.nibbles, block.weights(sums.column, start),
+        product.pack_panel(block.layout.nibbles, block.weights(w, sums.column, start),
                            block.bytes_of(k), sums.columns, block.bytes_of(tile.cols), panel);
         for (int64_t r = 0; r < sums.row_count; r += product.tile_rows) {
             tile.rows = std::min(product.tile_rows, sums.row_count - r);
-            tile.x = block.x.numbers + (sums.row + r) * block.x.stride + start;
+            tile.x = block.x.numbers + (sums.row + r) * block.x.stride + start * number_bytes;
             tile.x_scale = block.x.scale + (sums.row + r) * block.layout.segments;
             tile.x_sum = block.x.sums + (sums.row + r) * block.layout.segments;
             tile.c = sums.c + r * sums.c_stride;
@@ -187,27 +191,36 @@ void multiply_nothing(const IntBlock& /*block*/, const PanelSums& sums) {
     std::fill_n(sums.c, sums.row_count * sums.c_stride, 0.0f);
 }
 
+/// Rows of x that are multiplied by rows of w as they lie; more are worth a panel.
+bool are_few(const IntProduct& product, int64_t rows) {
+    return rows <= 2 * product.few_rows_max;
+}
+
 using Multiply = void (*)(const IntBlock&, const PanelSums&);
 
-Multiply multiply_for(const IntBlock& block, int64_t rows) {
-    if (block.w.cols == 0) return multiply_nothing;
-    return rows <= 2 * block.product.few_rows_max ? multiply_rows : multiply_panels;
+Multiply multiply_for(const IntProduct& product, int64_t cols, int64_t rows) {
+    if (cols == 0) return multiply_nothing;
+    return are_few(product, rows) ? multiply_rows : multiply_panels;
 }
 
 }  // namespace
 
-void linear_int(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-                const Epilogue& epilogue, float* out, int64_t out_stride) {
+bool same_int_layout(const Matrix& a, const Matrix& b) {
+    return layout_of(a) == layout_of(b);
+}
+
+void linear_int(const float* x, int64_t rows, int64_t x_stride,
+                std::span<const Projection> projections) {
     const Table& leaves = table();
     const IntProduct& product = leaves.integers;
-    const IntLayout layout = layout_of(w);
+    const IntLayout layout = layout_of(projections.front().w);
     for (int64_t r = 0; r < rows; r += most_rows) {
         const int64_t count = std::min(most_rows, rows - r);
-        const IntRows packed = quantise_rows(product, layout, x + r * x_stride, count, x_stride);
-        const IntBlock block{product, layout, w, packed};
-        const Multiply multiply = multiply_for(block, count);
-        for_each_panel(LinearOutput::of_rows(leaves, w, epilogue, out, out_stride, r, count),
-                       product.panel_width, product.tile_rows,
+        const IntRows packed = quantise_rows(product, layout, x + r * x_stride, count, x_stride,
+                                             !are_few(product, count));
+        const IntBlock block{product, layout, packed};
+        const Multiply multiply = multiply_for(product, layout.cols, count);
+        for_each_panel(leaves, {projections, r, count}, product.panel_width, product.tile_rows,
                        [&](const PanelSums& sums) { multiply(block, sums); });
     }
 }

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string_view>
 
 #include "kernels/arguments.h"
@@ -16,10 +17,17 @@
 
 namespace mllama::cpu {
 
-/// out = epilogue(x w^T).  x (rows, in_features), rows x_stride apart; w (out_features, in_features);
-/// out (rows, out_features), rows out_stride apart; out must not overlap x.
-void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride);
+/// Linear layers of the same rows, which are rounded and packed once for neighbours that take them in
+/// the same form. x (rows, in_features), rows x_stride apart; every w has in_features columns.
+void linear(const float* x, int64_t rows, int64_t x_stride,
+            std::span<const Projection> projections);
+
+/// As above, one: out = epilogue(x w^T).
+inline void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+                   const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
+    const Projection projection{w, epilogue, compute, out, out_stride};
+    linear(x, rows, x_stride, {&projection, 1});
+}
 
 /// Blockwise, with online softmax: the (queries, keys) scores are never whole in memory, and blocks
 /// of keys that no query of a block sees are not computed. A query that sees no key gets zeros; a

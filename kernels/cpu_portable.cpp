@@ -364,6 +364,7 @@ Words upper(Ints v) {
 
 /// Two products of int8 fit 16 bits: at most 2 * 128 * 127.
 struct Int8Dot {
+    static constexpr int64_t most_adds = 0;
     static constexpr int32_t offset = 0;
     static Ints prepare(Ints w) { return w; }
     static Ints multiply_add(Ints x, Ints w, Ints sum) {
@@ -371,11 +372,16 @@ struct Int8Dot {
         const auto pairs = std::bit_cast<Ints>(words);
         return sum + (pairs << 16 >> 16) + (pairs >> 16);
     }
+    static Ints whole(Ints sum) { return sum; }
 };
 
 using NibbleDot = Int8Dot;  // a nibble is an int8 too
 
 #include "kernels/cpu_decode.h"
+
+struct Int8Weights;
+using WideWeights = Int8Weights;
+
 #include "kernels/cpu_int.h"
 
 /// int8 products as the compiler makes them of a plain loop.

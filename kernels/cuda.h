@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "kernels/arguments.h"
@@ -106,8 +107,13 @@ inline constexpr int64_t workspace_bytes = int64_t{288} << 20;
 /// coded matrices are multiplied as the bfloat16 (or, Compute::f32, float32) that they decode to.
 /// The matrix, and weights of norms, may be read while the operations queued in front still run:
 /// none of those may write them (a copy may).
-void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride);
+void linear(const float* x, int64_t rows, int64_t x_stride,
+            std::span<const Projection> projections);
+inline void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
+                   const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
+    const Projection projection{w, epilogue, compute, out, out_stride};
+    linear(x, rows, x_stride, {&projection, 1});
+}
 
 /// Rules and bias are in memory of the device as well. If args.past is given, `keys` is the number
 /// of keys that there is room for: the sequence has *past + queries keys, and a query sees

@@ -43,7 +43,7 @@ void Graph::begin() { missing(); }
 void Graph::end() { missing(); }
 void Graph::abandon() noexcept {}
 void Graph::launch() { missing(); }
-void linear(const float*, int64_t, int64_t, const Matrix&, const Epilogue&, Compute, float*, int64_t) { missing(); }
+void linear(const float*, int64_t, int64_t, std::span<const Projection>) { missing(); }
 void attention(const Attention&, Compute) { missing(); }
 void attention_weights(const Attention&, float*) { missing(); }
 void store_keys(const float*, int64_t, int64_t, const KvLayout&, int64_t, const int64_t*, void*, float*) { missing(); }

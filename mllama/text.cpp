@@ -129,18 +129,17 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, co
     Tensor x = scratch.take(h.shape());  // (rows, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
-        Tensor q =
-            scratch.take({batch.rows, c.hidden_size});  // (rows, num_attention_heads * head_dim)
-        Tensor k =
-            scratch.take({batch.rows, c.kv_size()});  // (rows, num_key_value_heads * head_dim)
-        Tensor v = scratch.take({batch.rows, c.kv_size()});
+        const int64_t k_begin = c.hidden_size, v_begin = k_begin + c.kv_size();
+        // Side by side, so that one call rotates all heads of q and k.
+        Tensor qkv = scratch.take({batch.rows, v_begin + c.kv_size()});
+        Tensor q = qkv.cols(0, k_begin);        // (rows, num_attention_heads * head_dim)
+        Tensor k = qkv.cols(k_begin, v_begin);  // (rows, num_key_value_heads * head_dim)
+        Tensor v = qkv.cols(v_begin, qkv.cols());
         layer.input_layernorm.forward(h, x);
-        layer.q_proj.forward(x, q);
-        layer.k_proj.forward(x, k);
-        layer.v_proj.forward(x, v);
+        Linear::forward_all(x, {{layer.q_proj, q}, {layer.k_proj, k}, {layer.v_proj, v}});
         const Batch::Tensors& here = batch.on[h.device()];
-        ops::rope(q, c.head_dim(), here.cos, here.sin);
-        ops::rope(k, c.head_dim(), here.cos, here.sin);
+        Tensor rotated = qkv.cols(0, v_begin);
+        ops::rope(rotated, c.head_dim(), here.cos, here.sin);
         for (const Part& part : batch.parts) {
             KvCache& cache = part.input->sequence->self_attention[index];
             const Tensor new_k = k.rows(part.begin, part.end);
@@ -421,8 +420,7 @@ void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace
         Tensor v = scratch.take({rows_per_tile, config_.kv_size()});
         for (int64_t tile = 0; tile < image.layout.tiles(); ++tile) {
             const Tensor rows = here.rows(tile * rows_per_tile, (tile + 1) * rows_per_tile);
-            layer->k_proj.forward(rows, k);
-            layer->v_proj.forward(rows, v);
+            Linear::forward_all(rows, {{layer->k_proj, k}, {layer->v_proj, v}});
             norm_heads(layer->k_norm, k);
             cache.append(k, v);
         }

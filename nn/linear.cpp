@@ -1,5 +1,9 @@
 #include "nn/linear.h"
 
+#include <array>
+#include <cassert>
+#include <span>
+
 namespace mllama {
 
 void InputStatistic::add(const Tensor& rows_of_x) {
@@ -14,6 +18,17 @@ void InputStatistic::add(const Tensor& rows_of_x) {
         }
     }
     rows += x.rows();
+}
+
+void Linear::forward_all(const Tensor& x, std::initializer_list<Branch> branches) {
+    assert(branches.size() <= ops::most_linear_calls);
+    std::array<ops::LinearCall, ops::most_linear_calls> calls;
+    size_t count = 0;
+    for (const auto& [layer, out] : branches) {
+        if (layer.statistic) layer.statistic->add(x);
+        calls[count++] = {&layer.weight, {.bias = layer.bias, .residual = {}}, layer.compute, &out};
+    }
+    ops::linear(x, std::span(calls).first(count));
 }
 
 }  // namespace mllama

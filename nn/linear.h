@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -45,6 +46,13 @@ struct Linear {
         ops::linear(x, weight, {.bias = bias, .activation = activation, .residual = {}}, compute,
                     out);
     }
+
+    /// Layers of the same x (rows, in_features), together: outs (rows, out_features of the layer).
+    struct Branch {
+        const Linear& layer;
+        Tensor& out;
+    };
+    static void forward_all(const Tensor& x, std::initializer_list<Branch> branches);
 
     /// h += scale * (x weight^T + bias): a residual branch that ends here. h (rows, out_features)
     void add_to(Tensor& h, const Tensor& x, float scale = 1.0f) const {

@@ -23,8 +23,7 @@ void GatedMlp::add_to(Tensor& h, const Tensor& x, float scale, Arena& scratch) c
         const Arena::Scope scope(scratch);
         Tensor g = scratch.take({end - begin, gate.out_features()});  // (rows, intermediate_size)
         Tensor u = scratch.take({end - begin, up.out_features()});    // (rows, intermediate_size)
-        gate.forward(x.rows(begin, end), g);
-        up.forward(x.rows(begin, end), u);
+        Linear::forward_all(x.rows(begin, end), {{gate, g}, {up, u}});
         ops::gated(g, u, activation);
         Tensor rows = h.rows(begin, end);
         down.add_to(rows, g, scale);

@@ -1,5 +1,7 @@
 #include "tensor/ops.h"
 
+#include <algorithm>
+#include <array>
 #include <cassert>
 #include <cstring>
 
@@ -78,6 +80,24 @@ const float* data_or_null(const Tensor& x) {
     return x.defined() ? x.data<float>() : nullptr;
 }
 
+Projection projection_of([[maybe_unused]] const Tensor& x, const LinearCall& call) {
+    const Weight& w = *call.w;
+    const LinearOptions& options = call.options;
+    Tensor& out = *call.out;
+    assert(is_f32(out) && (w.coding != Coding::plain || is_float(w.data.dtype())));
+    assert(x.cols() == w.cols && out.cols() == w.rows && x.rows() == out.rows());
+    assert(is_vector_or_none(options.bias, w.rows));
+    assert(!options.residual.defined() ||
+           (options.residual.rows() == out.rows() && options.residual.cols() == out.cols() &&
+            options.residual.row_stride() == out.row_stride()));
+    Projection projection{w.matrix(), {}, call.compute, out.data<float>(), out.row_stride()};
+    projection.epilogue.bias = data_or_null(options.bias);
+    projection.epilogue.activation = options.activation;
+    projection.epilogue.scale = options.scale;
+    projection.epilogue.residual = data_or_null(options.residual);
+    return projection;
+}
+
 /// The arguments that attention and attention_weights share.
 Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                          const Tensor& key_bias, Visibility visible) {
@@ -108,22 +128,21 @@ Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionS
 
 }  // namespace
 
+void linear(const Tensor& x, std::span<const LinearCall> calls) {
+    assert(is_f32(x) && calls.size() <= most_linear_calls);
+    std::array<Projection, most_linear_calls> projections;
+    std::transform(calls.begin(), calls.end(), projections.begin(),
+                   [&](const LinearCall& call) { return projection_of(x, call); });
+    using Linear = void (*)(const float*, int64_t, int64_t, std::span<const Projection>);
+    const Linear on_cpu = cpu::linear, on_cuda = cuda::linear;
+    (x.device() == Device::cuda ? on_cuda : on_cpu)(x.data<float>(), x.rows(), x.row_stride(),
+                                                    std::span(projections).first(calls.size()));
+}
+
 void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Compute compute,
             Tensor& out) {
-    assert(is_f32(x) && is_f32(out));
-    assert(w.coding != Coding::plain || is_float(w.data.dtype()));
-    assert(x.cols() == w.cols && out.cols() == w.rows && x.rows() == out.rows());
-    assert(is_vector_or_none(options.bias, w.rows));
-    assert(!options.residual.defined() ||
-           (options.residual.rows() == out.rows() && options.residual.cols() == out.cols() &&
-            options.residual.row_stride() == out.row_stride()));
-    Epilogue epilogue;
-    epilogue.bias = data_or_null(options.bias);
-    epilogue.activation = options.activation;
-    epilogue.scale = options.scale;
-    epilogue.residual = data_or_null(options.residual);
-    where_it_is(x, cpu::linear, cuda::linear, x.data<float>(), x.rows(), x.row_stride(), w.matrix(),
-                epilogue, compute, out.data<float>(), out.row_stride());
+    const LinearCall call{&w, options, compute, &out};
+    linear(x, {&call, 1});
 }
 
 void rms_norm(const Tensor& x, const Tensor& weight, float eps, Tensor& out) {

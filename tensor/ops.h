@@ -80,8 +80,20 @@ struct LinearOptions {
     Tensor residual;  ///< (rows, out_features) f32, may be the output itself; or undefined
 };
 
-/// x (rows, in_features) f32, w (out_features, in_features) -> out (rows, out_features) f32. out
-/// must not overlap x.
+/// A linear layer of some x (rows, in_features).
+struct LinearCall {
+    const Weight* w = nullptr;  ///< (out_features, in_features)
+    LinearOptions options;
+    Compute compute = Compute::f32;
+    Tensor* out = nullptr;  ///< (rows, out_features) f32; overlaps neither x nor another call's out
+};
+
+/// At most so many linear layers of the same x (rows, in_features) f32 together: x is rounded once,
+/// and a GPU starts them as one.
+inline constexpr size_t most_linear_calls = 4;
+void linear(const Tensor& x, std::span<const LinearCall> calls);
+
+/// As above, one.
 void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Compute compute,
             Tensor& out);
 

@@ -5,7 +5,8 @@
 // multiplies them, and what it cannot do with the result an epilogue kernel does:
 //
 //     for each block of rows of x: round them to a panel
-//       for each block of rows of w: decode them to a panel; multiply; epilogue
+//       for each layer that takes them
+//         for each block of rows of w: decode them to a panel; multiply; epilogue
 #include "kernels/cuda/epilogue.h"
 #include "kernels/cuda/linear_int.h"
 #include "kernels/cuda/linear_parts.h"
@@ -108,38 +109,56 @@ Block largest_block(int64_t rows, const Matrix& w, DType factor, bool sums_lie_i
     return block;
 }
 
-void linear_many(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-                 const Epilogue& epilogue, DType factor, float* out, int64_t out_stride) {
-    const Block largest = largest_block(rows, w, factor, sums_lie_in(out, out_stride, epilogue));
-    const Matrix all_x{x, DType::f32, rows, w.cols, x_stride};
+/// A block of rows of x, which are a factor already, through one layer. The rooms: a panel each.
+void multiply_layer(const Matrix& x_rows, int64_t first, const Projection& layer, int64_t columns,
+                    std::byte* w_room, float* sums_room) {
+    const Matrix& w = layer.w;
+    for (int64_t c = 0; c < w.rows; c += columns) {
+        const int64_t count = std::min(columns, w.rows - c);
+        const Matrix w_rows = factor_rows(w, c, count, x_rows.dtype, w_room);
+        multiply(x_rows, w_rows, part_of(layer.epilogue, first, c, layer.out_stride),
+                 layer.out + first * layer.out_stride + c, layer.out_stride, sums_room);
+    }
+}
+
+void linear_many(const float* x, int64_t rows, int64_t x_stride, std::span<const Projection> layers,
+                 DType factor) {
+    const auto largest = [&](const Projection& layer) {
+        return largest_block(rows, layer.w, factor,
+                             sums_lie_in(layer.out, layer.out_stride, layer.epilogue));
+    };
+    int64_t block = rows;
+    for (const Projection& layer : layers) block = std::min(block, largest(layer).rows);
+    const int64_t cols = layers.front().w.cols;
+    const Matrix all_x{x, DType::f32, rows, cols, x_stride};
     Workspace memory;
     auto* x_room = memory.take<std::byte>(panel_bytes);
     auto* w_room = memory.take<std::byte>(panel_bytes);
     auto* sums_room = memory.take<float>(panel_bytes / int64_t{sizeof(float)});
-    for (int64_t r = 0; r < rows; r += largest.rows) {
-        const int64_t count = std::min(largest.rows, rows - r);
-        const Matrix x_rows = factor_rows(all_x, r, count, factor, x_room);
-        for (int64_t c = 0; c < w.rows; c += largest.columns) {
-            const int64_t columns = std::min(largest.columns, w.rows - c);
-            const Matrix w_rows = factor_rows(w, c, columns, factor, w_room);
-            multiply(x_rows, w_rows, part_of(epilogue, r, c, out_stride), out + r * out_stride + c,
-                     out_stride, sums_room);
-        }
+    for (int64_t r = 0; r < rows; r += block) {
+        const Matrix x_rows = factor_rows(all_x, r, std::min(block, rows - r), factor, x_room);
+        for (const Projection& layer : layers)
+            multiply_layer(x_rows, r, layer, largest(layer).columns, w_room, sums_room);
     }
 }
 
 }  // namespace
 
-void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-            const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
-    if (rows <= 0 || w.rows <= 0) return;
-    if (multiplies_integers(w, compute)) {
-        linear_int(x, rows, x_stride, w, epilogue, out, out_stride);
-        return;
+void linear(const float* x, int64_t rows, int64_t x_stride,
+            std::span<const Projection> projections) {
+    while (rows > 0 && !projections.empty()) {
+        const Projection& first = projections.front();
+        const size_t count = rounded_alike(projections, same_int_layout);
+        const auto layers = projections.first(count);
+        if (multiplies_integers(first.w, first.compute)) {
+            linear_int(x, rows, x_stride, layers);
+        } else {
+            const DType factor = first.compute == Compute::f32 ? DType::f32 : DType::bf16;
+            const auto way = rows <= few_rows ? linear_few : linear_many;
+            way(x, rows, x_stride, layers, factor);
+        }
+        projections = projections.subspan(count);
     }
-    const DType factor = compute == Compute::f32 ? DType::f32 : DType::bf16;
-    const auto way = rows <= few_rows ? linear_few : linear_many;
-    way(x, rows, x_stride, w, epilogue, factor, out, out_stride);
 }
 
 }  // namespace mllama::cuda

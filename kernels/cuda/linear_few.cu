@@ -12,6 +12,7 @@
 
 #include "kernels/cuda/epilogue.h"
 #include "kernels/cuda/linear_parts.h"
+#include "kernels/cuda/together.h"
 #include "kernels/cuda/workspace.h"
 
 namespace mllama::cuda {
@@ -27,7 +28,7 @@ template <class Source>
 struct Step {
     static constexpr int loads = Source::pieces == 1 ? 4 : 2;
     static constexpr int pieces = loads * Source::pieces;
-    static constexpr int64_t columns = 4 * 8 * pieces;
+    static constexpr int columns = 4 * 8 * pieces;
 };
 
 /// Rows of x, as f32 that are rounded on the way or as bf16; whole pieces.
@@ -39,7 +40,7 @@ struct FewRows {
 };
 
 /// Eight columns of a row as bfloat16; zeros where x has no such row.
-__device__ inline uint4 load_piece(const FewRows<uint16_t>& x, int row, int64_t col) {
+__device__ inline uint4 load_piece(const FewRows<uint16_t>& x, int row, int col) {
     if (row >= x.rows) return {0, 0, 0, 0};
     return *reinterpret_cast<const uint4*>(x.data + row * x.stride + col);
 }
@@ -48,7 +49,7 @@ __device__ inline Eight load_floats(const FewRows<float>& x, int row, int64_t co
     const float4 low = at[0], high = at[1];
     return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
 }
-__device__ inline uint4 load_piece(const FewRows<float>& x, int row, int64_t col) {
+__device__ inline uint4 load_piece(const FewRows<float>& x, int row, int col) {
     if (row >= x.rows) return {0, 0, 0, 0};
     return to_bf16(load_floats(x, row, col));
 }
@@ -74,7 +75,7 @@ __device__ inline void multiply_piece(float (&c)[4], const uint4& x, const uint4
 /// The first column of piece i of this lane, of the step that begins at `begin`: the lanes' loads
 /// are neighbours.
 template <class Source>
-__device__ int64_t piece_column(int64_t begin, int i) {
+__device__ int piece_column(int begin, int i) {
     constexpr int n = Source::pieces;
     const int quad = static_cast<int>(threadIdx.x % 4);
     return begin + (i / n * 4 + quad) * (8 * n) + i % n * 8;
@@ -86,8 +87,7 @@ struct StepWeights {
     typename Source::Raw raw[tiles][Step<Source>::loads];
 
     /// rows: of w, this lane's. Columns behind the last become zeros.
-    __device__ void load(const Source& w, const int64_t (&rows)[tiles], int64_t begin,
-                         int64_t cols) {
+    __device__ void load(const Source& w, const int64_t (&rows)[tiles], int begin, int cols) {
         if (begin + Step<Source>::columns <= cols) {
             load_columns<true>(w, rows, begin, cols);
         } else {
@@ -97,10 +97,10 @@ struct StepWeights {
 
   private:
     template <bool whole>
-    __device__ void load_columns(const Source& w, const int64_t (&rows)[tiles], int64_t begin,
-                                 int64_t cols) {
+    __device__ void load_columns(const Source& w, const int64_t (&rows)[tiles], int begin,
+                                 int cols) {
         for (int i = 0; i < Step<Source>::loads; ++i) {
-            const int64_t col = piece_column<Source>(begin, i * Source::pieces);
+            const int col = piece_column<Source>(begin, i * Source::pieces);
             for (int t = 0; t < tiles; ++t) {
                 raw[t][i] = {};
                 if (whole || col < cols) raw[t][i] = w.load(rows[t], col);
@@ -113,11 +113,11 @@ struct StepWeights {
 template <bool whole, class Source, class Element, int tiles>
 __device__ void add_step(float (&sums)[tiles][4], const Source& w,
                          const StepWeights<Source, tiles>& weights, const FewRows<Element>& x,
-                         int64_t begin, int64_t cols) {
+                         int begin, int cols) {
     constexpr int n = Source::pieces;
     const int x_row = static_cast<int>(threadIdx.x % warp_size / 4);
     for (int i = 0; i < Step<Source>::pieces; ++i) {
-        const int64_t col = piece_column<Source>(begin, i);
+        const int col = piece_column<Source>(begin, i);
         uint4 x_piece{0, 0, 0, 0};
         if (whole || col < cols) x_piece = load_piece(x, x_row, col);
         for (int t = 0; t < tiles; ++t)
@@ -138,15 +138,29 @@ __device__ void store_sums(const float (&of_warp)[warps][n], int64_t first, int6
     out[row * out_stride + column] = result_of(epilogue, sum, row, column, out_stride);
 }
 
-/// Block b: the rows [8 tiles b, 8 tiles (b + 1)) of w. out (x.rows, w_rows). The first
-/// weights are loaded before the kernel in front has ended, if w `stands`: nothing queued writes it.
+/// A layer: w (w_rows, cols), out (x.rows, w_rows).
+template <class Source>
+struct FewLayer {
+    Source w;
+    int64_t w_rows;
+    Epilogue epilogue;
+    float* out;
+    int64_t out_stride;
+};
+
+/// Block b of a layer: the rows [8 tiles b, 8 tiles (b + 1)) of w. The first weights are loaded before
+/// the kernel in front has ended, if they `stand`: nothing queued writes them.
 template <class Source, class Element, int tiles>
 __global__ void __launch_bounds__(threads, 2)
-    few_bf16_kernel(Source w, bool stands, int64_t w_rows, int64_t cols, FewRows<Element> x,
-                    Epilogue epilogue, float* out, int64_t out_stride) {
-    if (!stands) after_previous();
+    few_bf16_kernel(const __grid_constant__ Together<FewLayer<Source>> layers, bool stand, int cols,
+                    FewRows<Element> x) {
+    if (!stand) after_previous();
     constexpr int block_rows = tile * tiles;
-    const int64_t first = int64_t{blockIdx.x} * block_rows;
+    const int mine = layers.mine();
+    const FewLayer<Source>& layer = layers.of[mine];
+    const Source& w = layer.w;
+    const int64_t w_rows = layer.w_rows;
+    const int64_t first = layers.block_of(mine) * block_rows;
     const int lane = static_cast<int>(threadIdx.x % warp_size);
     const int warp = static_cast<int>(threadIdx.x / warp_size);
     int64_t rows[tiles];  // where there is no such row, the last one is read and its sum dropped
@@ -155,13 +169,13 @@ __global__ void __launch_bounds__(threads, 2)
         rows[t] = row < w_rows ? row : w_rows - 1;
     }
     float sums[tiles][4] = {};  // (rows of x, rows of w) as mma.h has c
-    constexpr int64_t step = Step<Source>::columns;
+    constexpr int step = Step<Source>::columns;
     StepWeights<Source, tiles> next;
     next.load(w, rows, warp * step, cols);
     after_previous();
-    for (int64_t begin = warp * step; begin < cols; begin += warps * step) {
+    for (int begin = warp * step; begin < cols; begin += int{warps} * step) {
         const StepWeights<Source, tiles> now = next;
-        next.load(w, rows, begin + warps * step, cols);
+        next.load(w, rows, begin + int{warps} * step, cols);
         if (begin + step <= cols) {
             add_step<true>(sums, w, now, x, begin, cols);
         } else {
@@ -175,7 +189,8 @@ __global__ void __launch_bounds__(threads, 2)
         to[1] = sums[t][1];
     }
     __syncthreads();
-    store_sums<block_rows>(of_warp, first, w_rows, x.rows, epilogue, out, out_stride);
+    store_sums<block_rows>(of_warp, first, w_rows, x.rows, layer.epilogue, layer.out,
+                           layer.out_stride);
 }
 
 constexpr int f32_rows = 4;  // of w, of a block
@@ -219,54 +234,67 @@ __global__ void __launch_bounds__(threads, 2)
     store_sums<f32_rows>(of_warp, first, w_rows, x.rows, epilogue, out, out_stride);
 }
 
-struct Output {
-    const Epilogue& epilogue;
-    float* data;
-    int64_t stride;
-};
-
 /// Two tiles a block read x half as often, where there are rows enough for all processors.
 template <class Source>
 constexpr bool has_two_tiles = std::is_same_v<Source, HalfSource<DType::bf16>>;
 constexpr int64_t many_rows = 4096;
 
-/// A matrix of weights. stands: nothing that is queued writes it.
-struct Weights {
-    const Matrix& matrix;
-    bool stands;
-};
-
 template <int tiles, class Source, class Element>
-void launch_bf16(const Source& source, const Weights& weights, const FewRows<Element>& x,
-                 const Output& out) {
-    const Matrix& w = weights.matrix;
-    const auto blocks = static_cast<unsigned>(pieces(w.rows, tile * tiles));
-    launch("linear", few_bf16_kernel<Source, Element, tiles>, blocks, threads, 0, source,
-           weights.stands, w.rows, w.cols, x, out.epilogue, out.data, out.stride);
+void launch_bf16(std::span<const Projection> layers, bool stand, const FewRows<Element>& x) {
+    Together<FewLayer<Source>> together;
+    for (const auto& [w, epilogue, compute, out, out_stride] : layers)
+        together.add({Source(w), w.rows, epilogue, out, out_stride}, pieces(w.rows, tile * tiles));
+    launch("linear", few_bf16_kernel<Source, Element, tiles>, together.blocks(), threads, 0,
+           together, stand, static_cast<int>(layers.front().w.cols), x);
+}
+
+template <class Source>
+bool is_read_by(const Matrix& w) {
+    bool result = false;
+    with_fast_source(w, [&]<class Other>(const Other&) { result = std::is_same_v<Source, Other>; });
+    return result;
+}
+
+/// Layers from the front that one launch can take.
+template <class Source>
+size_t taken_together(std::span<const Projection> layers) {
+    constexpr size_t most = Together<FewLayer<Source>>::most;
+    size_t count = 1;
+    while (count < layers.size() && count < most && is_read_by<Source>(layers[count].w)) ++count;
+    return count;
 }
 
 template <class Element>
-void multiply_bf16(const Weights& w, const FewRows<Element>& x, const Output& out) {
-    with_fast_source(w.matrix, [&]<class Source>(const Source& source) {
-        if constexpr (has_two_tiles<Source>) {
-            if (w.matrix.rows >= many_rows) return launch_bf16<2>(source, w, x, out);
-        }
-        launch_bf16<1>(source, w, x, out);
-    });
+void multiply_bf16(std::span<const Projection> layers, bool stand, const FewRows<Element>& x) {
+    while (!layers.empty()) {
+        with_fast_source(layers.front().w, [&]<class Source>(const Source&) {
+            const auto some = layers.first(taken_together<Source>(layers));
+            layers = layers.subspan(some.size());
+            int64_t rows = 0;
+            for (const Projection& layer : some) rows += layer.w.rows;
+            if constexpr (has_two_tiles<Source>) {
+                if (rows >= many_rows) return launch_bf16<2, Source>(some, stand, x);
+            }
+            launch_bf16<1, Source>(some, stand, x);
+        });
+    }
 }
 
 template <int x_rows, class Source>
-void launch_f32(const Source& source, const Matrix& w, const FewRows<float>& x, const Output& out) {
+void launch_f32(const Source& source, const Projection& layer, const FewRows<float>& x) {
+    const auto& [w, epilogue, compute, out, out_stride] = layer;
     const auto blocks = static_cast<unsigned>(pieces(w.rows, f32_rows));
     launch("linear", few_f32_kernel<Source, x_rows>, blocks, threads, 0, source, w.rows, w.cols, x,
-           out.epilogue, out.data, out.stride);
+           epilogue, out, out_stride);
 }
 
-void multiply_f32(const Matrix& w, const FewRows<float>& x, const Output& out) {
-    with_fast_source(w, [&](const auto& source) {
-        if (x.rows == 1) return launch_f32<1>(source, w, x, out);
-        launch_f32<few_rows>(source, w, x, out);
-    });
+void multiply_f32(std::span<const Projection> layers, const FewRows<float>& x) {
+    for (const Projection& layer : layers) {
+        with_fast_source(layer.w, [&](const auto& source) {
+            if (x.rows == 1) return launch_f32<1>(source, layer, x);
+            launch_f32<few_rows>(source, layer, x);
+        });
+    }
 }
 
 /// x in memory of the workspace, rounded.
@@ -276,8 +304,9 @@ FewRows<Element> panel_of(const Matrix& x, DType dtype, void* room) {
     return {static_cast<const Element*>(room), panel_stride(x.cols), static_cast<int>(x.rows)};
 }
 
-/// w has a fast source.
-void multiply(const Matrix& x, const Weights& w, DType factor, const Output& out, void* x_room) {
+/// Layers whose weights have fast sources. stand: nothing queued writes those.
+void multiply(const Matrix& x, std::span<const Projection> layers, bool stand, DType factor,
+              void* x_room) {
     const bool lies = lies_as_panel(x);
     const FewRows<float> as_it_lies{static_cast<const float*>(x.data), x.stride,
                                     static_cast<int>(x.rows)};
@@ -285,37 +314,51 @@ void multiply(const Matrix& x, const Weights& w, DType factor, const Output& out
     // kernel of its own.
     constexpr int64_t rounded_on_the_way = 2;
     if (factor == DType::f32) {
-        multiply_f32(w.matrix, lies ? as_it_lies : panel_of<float>(x, DType::f32, x_room), out);
+        multiply_f32(layers, lies ? as_it_lies : panel_of<float>(x, DType::f32, x_room));
     } else if (lies && x.rows <= rounded_on_the_way) {
-        multiply_bf16(w, as_it_lies, out);
+        multiply_bf16(layers, stand, as_it_lies);
     } else {
-        multiply_bf16(w, panel_of<uint16_t>(x, DType::bf16, x_room), out);
+        multiply_bf16(layers, stand, panel_of<uint16_t>(x, DType::bf16, x_room));
+    }
+}
+
+/// A layer whose weights no source reads fast: they are decoded first, in panels that stay in the
+/// second-level cache.
+void multiply_decoded(const Matrix& x, const Projection& layer, DType factor, void* x_room,
+                      void* w_room) {
+    constexpr int64_t parts = 6;
+    const Matrix& w = layer.w;
+    const int64_t panel = std::max<int64_t>(1, panel_rows(w.cols, factor) / parts);
+    const int64_t stride = panel_stride(w.cols);
+    for (int64_t first = 0; first < w.rows; first += panel) {
+        const int64_t count = std::min(panel, w.rows - first);
+        decode(w, first, count, factor, w_room);
+        const Projection part{{w_room, factor, count, stride, stride},
+                              part_of(layer.epilogue, 0, first, layer.out_stride),
+                              layer.compute,
+                              layer.out + first,
+                              layer.out_stride};
+        multiply(x, {&part, 1}, false, factor, x_room);
     }
 }
 
 }  // namespace
 
-void linear_few(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-                const Epilogue& epilogue, DType factor, float* out, int64_t out_stride) {
-    const Matrix x_rows{x, DType::f32, rows, w.cols, x_stride};
-    const int64_t fitting = panel_rows(w.cols, factor);  // or an Error
+void linear_few(const float* x, int64_t rows, int64_t x_stride, std::span<const Projection> layers,
+                DType factor) {
+    const int64_t cols = layers.front().w.cols;
+    const Matrix x_rows{x, DType::f32, rows, cols, x_stride};
+    panel_rows(cols, factor);  // or an Error
     Workspace memory;
     auto* x_room = memory.take<std::byte>(panel_bytes);
-    if (has_fast_source(w)) {
-        multiply(x_rows, {w, true}, factor, {epilogue, out, out_stride}, x_room);
-        return;
-    }
-    // What no source reads fast is decoded first, in panels that stay in the second-level cache.
-    constexpr int64_t parts = 6;
-    const int64_t panel = std::max<int64_t>(1, fitting / parts);
     auto* w_room = memory.take<std::byte>(panel_bytes);
-    const int64_t stride = panel_stride(w.cols);
-    for (int64_t first = 0; first < w.rows; first += panel) {
-        const int64_t count = std::min(panel, w.rows - first);
-        decode(w, first, count, factor, w_room);
-        const Epilogue part = part_of(epilogue, 0, first, out_stride);
-        const Matrix decoded{w_room, factor, count, stride, stride};
-        multiply(x_rows, {decoded, false}, factor, {part, out + first, out_stride}, x_room);
+    const auto is_fast = [](const Projection& layer) { return has_fast_source(layer.w); };
+    while (!layers.empty()) {
+        const auto slow = std::find_if_not(layers.begin(), layers.end(), is_fast);
+        const auto fast = static_cast<size_t>(slow - layers.begin());
+        if (fast > 0) multiply(x_rows, layers.first(fast), true, factor, x_room);
+        if (fast < layers.size()) multiply_decoded(x_rows, layers[fast], factor, x_room, w_room);
+        layers = layers.subspan(std::min(fast + 1, layers.size()));
     }
 }
 

@@ -22,22 +22,29 @@ void check_sums(const Matrix& w) {
 
 }  // namespace
 
-void linear_int(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-                const Epilogue& epilogue, float* out, int64_t out_stride) {
-    if (rows <= 0 || w.rows <= 0) return;
-    check_sums(w);
-    const IntLayout layout = int_layout(w);
-    const IntWeights weights(w, layout);
+bool same_int_layout(const Matrix& a, const Matrix& b) {
+    return int_layout(a) == int_layout(b);
+}
+
+void linear_int(const float* x, int64_t rows, int64_t x_stride,
+                std::span<const Projection> layers) {
+    for (const Projection& layer : layers) check_sums(layer.w);
+    const IntLayout layout = int_layout(layers.front().w);
     const bool few = rows <= few_rows;
     const int64_t multiple = few ? few_rows : tile_rows;
     const int64_t most = most_int_rows(layout, multiple);
-    const auto multiply = few ? linear_int_few : linear_int_tile;
     for (int64_t r = 0; r < rows; r += most) {
         Workspace memory;
         const IntRows numbers = quantise_rows(x + r * x_stride, std::min(most, rows - r), x_stride,
                                               layout, multiple, memory);
-        multiply(numbers, weights, part_of(epilogue, r, 0, out_stride), out + r * out_stride,
-                 out_stride);
+        if (few) {  // all of them: r is 0
+            linear_int_few(numbers, layers);
+            continue;
+        }
+        for (const auto& [w, epilogue, compute, out, out_stride] : layers) {
+            linear_int_tile(numbers, IntWeights(w, layout), part_of(epilogue, r, 0, out_stride),
+                            out + r * out_stride, out_stride);
+        }
     }
 }
 

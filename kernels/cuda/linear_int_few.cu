@@ -15,6 +15,7 @@
 #include "kernels/cuda/epilogue.h"
 #include "kernels/cuda/linear_int_parts.h"
 #include "kernels/cuda/mma.h"
+#include "kernels/cuda/together.h"
 
 namespace mllama::cuda {
 namespace {
@@ -108,13 +109,24 @@ struct BlockSums {
     }
 };
 
-/// Block b: the rows [8 halves b, 8 halves (b + 1)) of w in int8.
+/// A layer: out (x.rows, w.rows).
+struct IntLayer {
+    IntWeights w;
+    Epilogue epilogue;
+    float* out;
+    int64_t out_stride;
+};
+
+/// Block b of a layer: the rows [8 halves b, 8 halves (b + 1)) of w in int8.
 template <int halves, int alignment>
-__global__ void __launch_bounds__(threads)
-    few_int8_kernel(IntWeights w, IntRows x, Epilogue epilogue, float* out, int64_t out_stride) {
+__global__ void __launch_bounds__(threads, 2)
+    few_int8_kernel(const __grid_constant__ Together<IntLayer> layers, IntRows x) {
     constexpr int loads = 4;
     constexpr int block_rows = halves * half_rows;
-    const int64_t first = int64_t{blockIdx.x} * block_rows;
+    const int mine = layers.mine();
+    const IntLayer& layer = layers.of[mine];
+    const IntWeights& w = layer.w;
+    const int64_t first = layers.block_of(mine) * block_rows;
     const LaneRows<halves, alignment> rows(w, first);
     const int8_t* x_row = lane_numbers(x, lane_bytes);
     const int chunks = (w.row_bytes + chunk_bytes - 1) / chunk_bytes;
@@ -145,8 +157,8 @@ __global__ void __launch_bounds__(threads)
     const int column = static_cast<int>(threadIdx.x) % block_rows;
     if (row >= x.rows || first + column >= w.rows) return;
     const float scale = w.cols > 0 ? scale_of(w.groups, first + column, 0) : 0.0f;
-    store_result(epilogue, scaled_sum(sums.total(row, column), x.scales[row], scale), row,
-                 first + column, out, out_stride);
+    store_result(layer.epilogue, scaled_sum(sums.total(row, column), x.scales[row], scale), row,
+                 first + column, layer.out, layer.out_stride);
 }
 
 /// Scales and zeros of this lane's rows of w.
@@ -241,11 +253,14 @@ __device__ void add_piece(float (&sums)[4], const Chunks<halves, loads>& w,
 
 /// The same in int4. parts: groups in a piece.
 template <int parts, int halves, int alignment>
-__global__ void __launch_bounds__(threads)
-    few_int4_kernel(IntWeights w, IntRows x, Epilogue epilogue, float* out, int64_t out_stride) {
+__global__ void __launch_bounds__(threads, 2)
+    few_int4_kernel(const __grid_constant__ Together<IntLayer> layers, IntRows x) {
     constexpr int loads = 2;
     constexpr int block_rows = halves * half_rows;
-    const int64_t first = int64_t{blockIdx.x} * block_rows;
+    const int mine = layers.mine();
+    const IntLayer& layer = layers.of[mine];
+    const IntWeights& w = layer.w;
+    const int64_t first = layers.block_of(mine) * block_rows;
     const LaneRows<halves, alignment> rows(w, first);
     const LaneScales<halves> row_scales(w, first);
     const int8_t* x_row = lane_numbers(x, 2 * lane_bytes);
@@ -274,10 +289,11 @@ __global__ void __launch_bounds__(threads)
     const int row = static_cast<int>(threadIdx.x) / block_rows;
     const int column = static_cast<int>(threadIdx.x) % block_rows;
     if (row >= x.rows || first + column >= w.rows) return;
-    store_result(epilogue, sums.total(row, column), row, first + column, out, out_stride);
+    store_result(layer.epilogue, sums.total(row, column), row, first + column, layer.out,
+                 layer.out_stride);
 }
 
-using Kernel = void (*)(IntWeights, IntRows, Epilogue, float*, int64_t);
+using Kernel = void (*)(Together<IntLayer>, IntRows);
 
 /// The kernel for groups of so many parts of a piece; 0: int8.
 template <int halves, int int8_alignment, int int4_alignment>
@@ -288,19 +304,40 @@ Kernel kernel_for(int64_t parts) {
     return few_int4_kernel<4, halves, int4_alignment>;
 }
 
-}  // namespace
-
-void linear_int_few(const IntRows& x, const IntWeights& w, const Epilogue& epilogue, float* out,
-                    int64_t out_stride) {
+/// layers: all aligned or none.
+void launch_few(const IntRows& x, std::span<const Projection> layers) {
+    int64_t rows = 0;
+    for (const Projection& layer : layers) rows += layer.w.rows;
+    const bool aligned = IntWeights(layers.front().w, x.layout).aligned;
     const int64_t parts = x.layout.nibbles ? x.layout.segments_per_piece() : 0;
     // Where blocks of 16 rows are not one and a half for each processor, there are those of eight.
-    const bool many = 2 * pieces(w.rows, 2 * half_rows) >= 3 * processors();
-    const int halves = many || !w.aligned ? 2 : 1;
+    const bool many = 2 * pieces(rows, 2 * half_rows) >= 3 * processors();
+    const int halves = many || !aligned ? 2 : 1;
     const Kernel kernel = halves == 1 ? kernel_for<1, 16, 16>(parts)
-                          : w.aligned ? kernel_for<2, 16, 16>(parts)
+                          : aligned   ? kernel_for<2, 16, 16>(parts)
                                       : kernel_for<2, 1, 4>(parts);
-    launch("linear_int", kernel, static_cast<unsigned>(pieces(w.rows, halves * half_rows)), threads,
-           0, w, x, epilogue, out, out_stride);
+    Together<IntLayer> together;
+    for (const auto& [w, epilogue, compute, out, out_stride] : layers)
+        together.add({IntWeights(w, x.layout), epilogue, out, out_stride},
+                     pieces(w.rows, halves * half_rows));
+    launch("linear_int", kernel, together.blocks(), threads, 0, together, x);
+}
+
+}  // namespace
+
+void linear_int_few(const IntRows& x, std::span<const Projection> layers) {
+    constexpr size_t most = Together<IntLayer>::most;
+    const auto aligned = [&](const Projection& layer) {
+        return IntWeights(layer.w, x.layout).aligned;
+    };
+    while (!layers.empty()) {
+        size_t count = 1;
+        while (count < std::min(layers.size(), most) &&
+               aligned(layers[count]) == aligned(layers.front()))
+            ++count;
+        launch_few(x, layers.first(count));
+        layers = layers.subspan(count);
+    }
 }
 
 }  // namespace mllama::cuda

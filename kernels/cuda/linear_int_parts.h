@@ -1,6 +1,8 @@
 // What linear layers of integers are made of: linear_int.cu puts these together.
 #pragma once
 
+#include <span>
+
 #include "kernels/arguments.h"
 #include "kernels/cuda/quantise_rows.h"
 #include "kernels/cuda/weights.h"
@@ -22,6 +24,7 @@ struct IntWeights {
     int group_shift;         ///< their logarithm, or -1
     bool aligned;            ///< pieces of 16 bytes can be read where they lie
 
+    IntWeights() = default;
     IntWeights(const Matrix& w, const IntLayout& layout)
         : data(static_cast<const uint8_t*>(w.data)),
           rows(w.rows),
@@ -123,10 +126,9 @@ inline int processors() {
 }
 
 /// cuda::linear_int of at most few_rows rows, rounded with padded_rows = few_rows.
-void linear_int_few(const IntRows& x, const IntWeights& w, const Epilogue& epilogue, float* out,
-                    int64_t out_stride);
+void linear_int_few(const IntRows& x, std::span<const Projection> layers);
 
-/// Of any number of rows, rounded with padded_rows a multiple of tile_rows.
+/// One layer, of any number of rows, rounded with padded_rows a multiple of tile_rows.
 inline constexpr int64_t tile_rows = 128;
 void linear_int_tile(const IntRows& x, const IntWeights& w, const Epilogue& epilogue, float* out,
                      int64_t out_stride);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 
 #include "kernels/arguments.h"
 #include "kernels/cuda/weights.h"
@@ -43,8 +44,8 @@ inline bool lies_as_panel(const Matrix& w) {
            aligned_rows(w.data, w.stride * dtype_size(w.dtype));
 }
 
-/// cuda::linear of at most few_rows rows.
-void linear_few(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-                const Epilogue& epilogue, DType factor, float* out, int64_t out_stride);
+/// cuda::linear of at most few_rows rows, whose factors are rounded to `factor`.
+void linear_few(const float* x, int64_t rows, int64_t x_stride, std::span<const Projection> layers,
+                DType factor);
 
 }  // namespace mllama::cuda

@@ -29,6 +29,7 @@ struct IntLayout {
     [[nodiscard]] constexpr int64_t stride() const {
         return round_up(cols, nibbles ? x_piece : 64);
     }
+    bool operator==(const IntLayout&) const = default;
 };
 
 IntLayout int_layout(const Matrix& w);

@@ -122,6 +122,7 @@ struct F32Source {
     const float* data;
     int64_t stride;
 
+    F32Source() = default;
     explicit F32Source(const Matrix& w)
         : data(static_cast<const float*>(w.data)), stride(w.stride) {}
     __device__ Raw load(int64_t row, int64_t col) const {
@@ -146,6 +147,7 @@ struct HalfSource {
     const uint16_t* data;
     int64_t stride;
 
+    HalfSource() = default;
     explicit HalfSource(const Matrix& w)
         : data(static_cast<const uint16_t*>(w.data)), stride(w.stride) {}
     __device__ Raw load(int64_t row, int64_t col) const {
@@ -168,8 +170,9 @@ struct HalfSource {
 /// Groups of neighbouring columns whose sizes are powers of two, which takes a shift to tell.
 struct GroupShifts {
     Groups groups;
-    int shift, nested_shift;
+    int shift = 0, nested_shift = 0;
 
+    GroupShifts() = default;
     explicit GroupShifts(const Matrix& w)
         : groups(w.groups),
           shift(shift_of(groups.size)),
@@ -211,6 +214,7 @@ struct Int8Source {
     int64_t cols;
     GroupShifts shifts;
 
+    Int8Source() = default;
     explicit Int8Source(const Matrix& w)
         : data(static_cast<const uint8_t*>(w.data)), cols(w.cols), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {
@@ -237,6 +241,7 @@ struct Fp8Source {
     int64_t cols;
     GroupShifts shifts;
 
+    Fp8Source() = default;
     explicit Fp8Source(const Matrix& w)
         : data(static_cast<const uint8_t*>(w.data)), cols(w.cols), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {
@@ -270,6 +275,7 @@ struct Int4Source {
     int64_t row_words;
     GroupShifts shifts;
 
+    Int4Source() = default;
     explicit Int4Source(const Matrix& w)
         : data(static_cast<const uint32_t*>(w.data)), row_words(int4_words(w.cols)), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {
@@ -288,6 +294,7 @@ struct Int4ByColumnSource {
     int64_t rows;
     GroupShifts shifts;
 
+    Int4ByColumnSource() = default;
     explicit Int4ByColumnSource(const Matrix& w)
         : data(static_cast<const uint32_t*>(w.data)), rows(w.rows), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {
@@ -308,6 +315,7 @@ struct Nf4Source {
     int64_t cols;
     GroupShifts shifts;
 
+    Nf4Source() = default;
     explicit Nf4Source(const Matrix& w)
         : data(static_cast<const uint8_t*>(w.data)), cols(w.cols), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {

@@ -61,8 +61,9 @@ std::vector<float> on_device(const Problem& p, const Matrix& w, int64_t first, i
     const DeviceArray<float> out(p.out());
     Epilogue moved = epilogue;
     if (moved.residual != nullptr) moved.residual = out.data() + first * p.out_stride;
-    cuda::linear_int(x.data() + 1 + first * p.x_stride, count, p.x_stride, w, moved,
-                     out.data() + first * p.out_stride, p.out_stride);
+    const Projection projection{w, moved, Compute::int8, out.data() + first * p.out_stride,
+                                p.out_stride};
+    cuda::linear_int(x.data() + 1 + first * p.x_stride, count, p.x_stride, {&projection, 1});
     return out.values();
 }
 
@@ -300,11 +301,11 @@ TEST_CASE("cuda_linear_int_what_sums_cannot_hold_is_an_error") {
     if (!has_device()) return;
     const DeviceArray<float> x(std::vector<float>(1));
     Matrix w{x.data(), DType::i8, 1, (int64_t{1} << 17) + 1, 0, Coding::int8, {}};
-    CHECK_THROWS(cuda::linear_int(x.data(), 1, w.cols, w, {}, x.data(), 1));
+    CHECK_THROWS(cuda::linear(x.data(), 1, w.cols, w, {}, Compute::int8, x.data(), 1));
     w.coding = Coding::int4;
     w.cols = 8;
     w.groups.zero_add = 128;
-    CHECK_THROWS(cuda::linear_int(x.data(), 1, w.cols, w, {}, x.data(), 1));
+    CHECK_THROWS(cuda::linear(x.data(), 1, w.cols, w, {}, Compute::int8, x.data(), 1));
 }
 
 TEST_CASE("cuda_linear_int_not_finite_input_gives_nan_in_its_row_alone") {
