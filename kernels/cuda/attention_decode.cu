@@ -24,8 +24,8 @@ struct Work {
     Sequence sequence;
     int64_t piece;  ///< its first key
     int64_t kv_head;
-    int64_t group;  ///< query heads of a key head
-    int64_t first_row;
+    unsigned group;  ///< query heads of a key head
+    unsigned first_row;
     int rows;
 };
 
@@ -42,18 +42,18 @@ __device__ Work work_of(const Attention& args, unsigned piece) {
     work.sequence = sequence_of(args);
     work.piece = piece * Partials::piece_keys;
     work.kv_head = blockIdx.y;
-    work.group = args.heads / args.kv_heads;
-    work.first_row = int64_t{blockIdx.z} * tile_rows;
+    work.group = static_cast<unsigned>(args.heads) / static_cast<unsigned>(args.kv_heads);
+    work.first_row = blockIdx.z * tile_rows;
     work.rows =
         static_cast<int>(std::min<int64_t>(tile_rows, args.queries * work.group - work.first_row));
     return work;
 }
 
 __device__ int64_t query_of(const Work& work, int row) {
-    return (work.first_row + row) / work.group;
+    return (work.first_row + static_cast<unsigned>(row)) / work.group;
 }
 __device__ int64_t head_of(const Work& work, int row) {
-    return work.kv_head * work.group + (work.first_row + row) % work.group;
+    return work.kv_head * work.group + (work.first_row + static_cast<unsigned>(row)) % work.group;
 }
 /// Where the partial results of a row stand.
 __device__ int64_t place_of(const Attention& args, const Work& work, const Partials& partials,
@@ -80,13 +80,16 @@ __device__ bool find_seen(const Attention& args, const Work& work,
     return any;
 }
 
-/// Four numbers of a row of q from d on; zeros for a row that is none.
-__device__ void load_query(const Attention& args, const Work& work, int row, int64_t d,
-                           float (&to)[4]) {
-    const bool there = row < work.rows && d < args.head_dim;
-    const float* from = args.q;
-    if (there) from += query_of(work, row) * args.q_stride + head_of(work, row) * args.head_dim + d;
-    for (int i = 0; i < 4; ++i) to[i] = there ? from[i] : 0.0f;
+/// A row of q; none where there is no such row.
+__device__ const float* query_row(const Attention& args, const Work& work, int row) {
+    if (row >= work.rows) return nullptr;
+    return args.q + query_of(work, row) * args.q_stride + head_of(work, row) * args.head_dim;
+}
+
+/// Four numbers of a row of q from d on, or zeros.
+__device__ void load_query(const float* row, int64_t d, int64_t head_dim, float (&to)[4]) {
+    const bool there = row != nullptr && d < head_dim;
+    for (int i = 0; i < 4; ++i) to[i] = there ? row[d + i] : 0.0f;
 }
 
 /// The warp's keys, of which a lane has a patch for every 16 dimensions.
@@ -119,11 +122,13 @@ template <DType dtype, int columns>
 __device__ void multiply_keys(const Attention& args, const Work& work,
                               const Keys<dtype, columns>& keys, float (&scores)[4][4]) {
     const Lane lane = this_lane();
+    const float* low = query_row(args, work, lane.group);
+    const float* high = query_row(args, work, lane.group + 8);
     for (int step = 0; step < columns / 16; ++step) {
         const int d = 16 * step + 4 * lane.quad;
         float low_row[4], high_row[4];
-        load_query(args, work, lane.group, d, low_row);
-        load_query(args, work, lane.group + 8, d, high_row);
+        load_query(low, d, args.head_dim, low_row);
+        load_query(high, d, args.head_dim, high_row);
         const QueryPart q = query_part(low_row, high_row);
         for (int n = 0; n < 4; ++n) {
             const Pair pair = bf16_of(keys.patches[step], n);
