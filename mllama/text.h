@@ -8,7 +8,8 @@
 //     ─ norm ─ lm_head ─► logits (kept rows, vocab_size)
 //
 // One forward serves prefill and decode: every sequence brings some new rows, the rows of all stand
-// one after the other, linear layers see them all at once and attention runs sequence by sequence.
+// one after the other, linear layers see them all at once and attention is a call for each sequence,
+// all calls of a layer made together.
 // Source: MllamaTextModel and MllamaForConditionalGeneration, modeling_mllama.py of
 // transformers 4.56.2.
 #pragma once

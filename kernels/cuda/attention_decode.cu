@@ -305,7 +305,7 @@ __device__ void store_nothing(const Attention& args, const Work& work, const Par
 /// Blocks of a multiprocessor for which registers are given out: as many as need none elsewhere.
 template <DType dtype, int columns>
 constexpr int blocks() {
-    if (dtype == DType::f32) return columns == 64 ? 4 : 3;
+    if (dtype == DType::f32) return columns == 64 ? 4 : columns == 96 ? 3 : 2;
     if (dtype == DType::i8) return columns == 64 ? 6 : 4;
     return columns == 128 ? 3 : 4;
 }
