@@ -120,4 +120,19 @@ struct Attention {
     [[nodiscard]] constexpr KvLayout layout() const { return {kv_heads, head_dim, kv_dtype}; }
 };
 
+/// Rows of two projections that become the keys and values begin, begin + 1, ... of one sequence.
+struct NewKeysValues {
+    const float* k = nullptr;  ///< (rows, kv_heads, head_dim), rows k_stride elements apart
+    const float* v = nullptr;  ///< (rows, kv_heads, head_dim), rows v_stride elements apart
+    int64_t rows = 0, k_stride = 0, v_stride = 0;
+    KvLayout layout;
+    int64_t begin = 0;
+    const int64_t* past =
+        nullptr;           ///< cuda.h alone: where a number stands that is added to begin; or none
+    void* keys = nullptr;  ///< the first block of the sequence, see kv_layout.h
+    void* values = nullptr;
+    float* key_scales = nullptr;  ///< of i8, in blocks; else none
+    float* value_scales = nullptr;
+};
+
 }  // namespace mllama

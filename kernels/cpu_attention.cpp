@@ -479,6 +479,10 @@ void attention(const Attention& args, Compute compute) {
     }
 }
 
+void attention(std::span<const Attention> calls, Compute compute) {
+    for (const Attention& args : calls) attention(args, compute);
+}
+
 void attention_weights(const Attention& args, float* weights) {
     const bool serial = args.queries * args.keys * args.heads * args.head_dim < worth_threads;
     for_each_item(args.heads, serial, [&](int64_t head) {

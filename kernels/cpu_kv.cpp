@@ -96,4 +96,11 @@ void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout
     });
 }
 
+void store_keys_values(std::span<const NewKeysValues> sequences) {
+    for (const NewKeysValues& s : sequences) {
+        store_keys(s.k, s.rows, s.k_stride, s.layout, s.begin, s.keys, s.key_scales);
+        store_values(s.v, s.rows, s.v_stride, s.layout, s.begin, s.values, s.value_scales);
+    }
+}
+
 }  // namespace mllama::cpu

@@ -34,6 +34,9 @@ inline void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix&
 /// logit of -inf is a key not seen.
 void attention(const Attention& args, Compute compute);
 
+/// The same of several sequences. No call reads what another writes.
+void attention(std::span<const Attention> calls, Compute compute);
+
 /// The probabilities themselves, for those who want to look at them: weights (heads, queries,
 /// keys); 0 where not visible. Plain: `out` and `v` of args are not used.
 void attention_weights(const Attention& args, float* weights);
@@ -45,6 +48,9 @@ void store_keys(const float* x, int64_t rows, int64_t x_stride, const KvLayout& 
                 int64_t begin, void* keys, float* scales);
 void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
                   int64_t begin, void* values, float* scales);
+
+/// Both, of several sequences.
+void store_keys_values(std::span<const NewKeysValues> sequences);
 
 /// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight.  x, out (rows, width), may be the same; weight (width) of weight_dtype.
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,

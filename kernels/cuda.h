@@ -118,14 +118,16 @@ inline void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix&
 /// Rules and bias are in memory of the device as well. If args.past is given, `keys` is the number
 /// of keys that there is room for: the sequence has *past + queries keys, and a query sees
 /// those up to its own (causal_from = *past).
-void attention(const Attention& args, Compute compute);
+/// Calls of the same shape but for their keys, one behind the other, share a launch where they can:
+/// each gives what it gives alone, to the bit.
+void attention(std::span<const Attention> calls, Compute compute);
+inline void attention(const Attention& args, Compute compute) {
+    attention(std::span<const Attention>(&args, 1), compute);
+}
 void attention_weights(const Attention& args, float* weights);
 
-/// The keys begin + *past, ...; past: none counts as 0.
-void store_keys(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
-                int64_t begin, const int64_t* past, void* keys, float* scales);
-void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
-                  int64_t begin, const int64_t* past, void* values, float* scales);
+/// The keys begin + *past, ...; past: none counts as 0. Up to 8 sequences are one launch.
+void store_keys_values(std::span<const NewKeysValues> sequences);
 
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
               float eps, float* out);

@@ -44,10 +44,9 @@ void Graph::end() { missing(); }
 void Graph::abandon() noexcept {}
 void Graph::launch() { missing(); }
 void linear(const float*, int64_t, int64_t, std::span<const Projection>) { missing(); }
-void attention(const Attention&, Compute) { missing(); }
+void attention(std::span<const Attention>, Compute) { missing(); }
 void attention_weights(const Attention&, float*) { missing(); }
-void store_keys(const float*, int64_t, int64_t, const KvLayout&, int64_t, const int64_t*, void*, float*) { missing(); }
-void store_values(const float*, int64_t, int64_t, const KvLayout&, int64_t, const int64_t*, void*, float*) { missing(); }
+void store_keys_values(std::span<const NewKeysValues>) { missing(); }
 void rms_norm(const float*, int64_t, int64_t, const void*, DType, float, float*) { missing(); }
 void layer_norm(const float*, int64_t, int64_t, const void*, const void*, DType, float, float*) { missing(); }
 void rope_angles(const int64_t*, int64_t, const float*, int64_t, float*, float*) { missing(); }

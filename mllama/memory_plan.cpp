@@ -13,9 +13,9 @@ namespace {
 
 constexpr int64_t f32_bytes = 4;
 
-/// The vision tower at its widest: the state, the kept states, x, q, k, v, and a part of the
-/// feed-forward network; then the rows of a tile behind the tower and all rows behind the
-/// projector.
+/// The vision tower at its widest: the state, the kept states, x, q, k, v, k and v as attention
+/// reads them, and a part of the feed-forward network; then the rows of a tile behind the tower and all
+/// rows behind the projector.
 int64_t vision_scratch(const ModelConfig& config, Device device) {
     const VisionConfig& v = config.vision;
     const int64_t positions = v.max_num_tiles * v.padded_patches();
@@ -23,7 +23,7 @@ int64_t vision_scratch(const ModelConfig& config, Device device) {
     const int64_t middle = std::min(positions, ops::rows_at_a_time(device));
     const int64_t pixels = 2 * v.num_channels * v.image_size * v.image_size;
     const int64_t tower =
-        positions * v.hidden_size * (1 + kept + 4) + std::max(middle * v.intermediate_size, pixels);
+        positions * v.hidden_size * (1 + kept + 6) + std::max(middle * v.intermediate_size, pixels);
     const int64_t projected = v.num_patches() * v.vision_output_dim +
                               v.max_num_tiles * v.num_patches() * config.text.hidden_size;
     return (tower + projected) * f32_bytes;

@@ -107,23 +107,31 @@ TextModel::TextModel(const ModelConfig& config, const WeightLoader& weights, Ref
     lm_head_ = weights.linear("language_model.lm_head", c.vocab_size, c.hidden_size);
 }
 
-/// Attention of one sequence's rows, and its probabilities for those who asked.
-void TextModel::attend(const Batch& batch, const Part& part, size_t layer, const Tensor& q,
-                       const KeysValues& kv, const Tensor& key_bias, Visibility visible,
-                       Compute compute, Tensor& out) const {
-    const ops::AttentionShape shape{config_.head_dim(), attention_scale_};
-    const Tensor queries = q.rows(part.begin, part.end);
-    Tensor rows = out.rows(part.begin, part.end);
-    ops::attention(queries, kv, shape, key_bias, visible, compute, rows);
-    if (!batch.trace || !batch.trace->attention) return;
-    Tensor weights = Tensor::empty({config_.num_attention_heads, queries.rows(), kv.keys},
-                                   DType::f32, q.device());
-    ops::attention_weights(queries, kv, shape, key_bias, visible, weights);
+/// The attentions that the parts ask for, and their probabilities for those who asked.
+void TextModel::attend(size_t layer, Compute compute, Workspace& workspace) const {
+    std::vector<ops::AttentionCall>& calls = workspace.attentions;
+    ops::attention(calls, {config_.head_dim(), attention_scale_}, compute);
+    const Batch& batch = workspace.batch;
+    if (batch.trace && batch.trace->attention) {
+        for (size_t i = 0; i < calls.size(); ++i)
+            report_attention(batch, batch.parts[i], layer, calls[i]);
+    }
+    calls.clear();  // they hold on to memory of the sequences
+}
+
+void TextModel::report_attention(const Batch& batch, const Part& part, size_t layer,
+                                 const ops::AttentionCall& call) const {
+    Tensor weights = Tensor::empty({config_.num_attention_heads, call.q.rows(), call.kv.keys},
+                                   DType::f32, call.q.device());
+    ops::attention_weights(call.q, call.kv, {config_.head_dim(), attention_scale_}, call.key_bias,
+                           call.visible, weights);
     batch.trace->attention(part.place, static_cast<int64_t>(layer), weights.to(Device::cpu));
 }
 
-void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, const Batch& batch,
-                               Tensor& h, Arena& scratch) const {
+void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Workspace& workspace,
+                               Tensor& h) const {
+    const Batch& batch = workspace.batch;
+    Arena& scratch = workspace.on(h.device());
     const TextConfig& c = config_;
     const Arena::Scope scope(scratch);
     Tensor x = scratch.take(h.shape());  // (rows, hidden_size)
@@ -141,28 +149,31 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, co
         Tensor rotated = qkv.cols(0, v_begin);
         ops::rope(rotated, c.head_dim(), here.cos, here.sin);
         for (const Part& part : batch.parts) {
-            KvCache& cache = part.input->sequence->self_attention[index];
-            const Tensor new_k = k.rows(part.begin, part.end);
-            const Tensor new_v = v.rows(part.begin, part.end);
-            if (batch.recorded) {  // the step's place in the text is read when it runs
-                const Tensor past = here.pasts.rows(part.index, part.index + 1);
-                cache.store(new_k, new_v, past);
-                attend(batch, part, index, q, cache.keys_values(past), Tensor(), causal(0),
-                       layer.q_proj.compute, x);
-            } else {
-                cache.store(new_k, new_v);
-                attend(batch, part, index, q, cache.keys_values(new_k.rows()), Tensor(),
-                       causal(part.position), layer.q_proj.compute, x);
-            }
+            const KvCache& cache = part.input->sequence->self_attention[index];
+            Tensor past;  // of a recorded step: its place in the text is read when it runs
+            if (batch.recorded) past = here.pasts.rows(part.index, part.index + 1);
+            workspace.stores.push_back(
+                cache.store_call(k.rows(part.begin, part.end), v.rows(part.begin, part.end), past));
+            workspace.attentions.push_back({q.rows(part.begin, part.end),
+                                            batch.recorded
+                                                ? cache.keys_values(past)
+                                                : cache.keys_values(part.end - part.begin),
+                                            Tensor(), causal(batch.recorded ? 0 : part.position),
+                                            x.rows(part.begin, part.end)});
         }
+        ops::store_keys_values(workspace.stores);
+        workspace.stores.clear();
+        attend(index, layer.q_proj.compute, workspace);
         layer.o_proj.add_to(h, x);
     }
     layer.post_attention_layernorm.forward(h, x);
     layer.mlp.add_to(h, x, 1.0f, scratch);
 }
 
-void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, const Batch& batch,
-                                Tensor& h, Arena& scratch) const {
+void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index,
+                                Workspace& workspace, Tensor& h) const {
+    const Batch& batch = workspace.batch;
+    Arena& scratch = workspace.on(h.device());
     const TextConfig& c = config_;
     const Batch::Tensors& here = batch.on[h.device()];
     const Arena::Scope scope(scratch);
@@ -178,9 +189,11 @@ void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index, 
             if (part.begin >= batch.image_rows) break;
             const Sequence& sequence = *part.input->sequence;
             const Visibility visible{here.images.first + part.begin, here.images.ranges};
-            attend(batch, part, index, q, sequence.cross_attention[index].keys_values(),
-                   sequence.key_bias(h.device()), visible, layer.q_proj.compute, x);
+            workspace.attentions.push_back(
+                {q.rows(part.begin, part.end), sequence.cross_attention[index].keys_values(),
+                 sequence.key_bias(h.device()), visible, x.rows(part.begin, part.end)});
         }
+        attend(index, layer.q_proj.compute, workspace);
         layer.o_proj.add_to(h, x, layer.attn_gate);
     }
     layer.post_attention_layernorm.forward(h, x);
@@ -345,11 +358,10 @@ Tensor TextModel::run_layers(Workspace& workspace) const {
         const Device device = layer_device(i);
         h = moved(h, device);
         if (self) {
-            self_attention(*self, i, batch, h, workspace.on(device));
+            self_attention(*self, i, workspace, h);
         } else {
             Tensor image_rows = h.rows(0, batch.image_rows);
-            cross_attention(std::get<CrossAttentionLayer>(layers_[i]), i, batch, image_rows,
-                            workspace.on(device));
+            cross_attention(std::get<CrossAttentionLayer>(layers_[i]), i, workspace, image_rows);
         }
     }
     h = moved(h, norm_.weight.device());
@@ -365,6 +377,8 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& work
                           const ForwardTrace* trace) const {
     Batch& batch = workspace.batch;
     batch.clear();
+    workspace.stores.clear();  // what an exception left
+    workspace.attentions.clear();
     batch.trace = trace;
     lay_out(inputs, batch);
     for (Arena& arena : workspace.arenas) arena.reset();

@@ -8,7 +8,8 @@
 //     ─ norm ─ lm_head ─► logits (kept rows, vocab_size)
 //
 // One forward serves prefill and decode: every sequence brings some new rows, the rows of all stand
-// one after the other, linear layers see them all at once and attention runs sequence by sequence.
+// one after the other, linear layers see them all at once and attention is a call for each sequence,
+// all calls of a layer made together.
 // Source: MllamaTextModel and MllamaForConditionalGeneration, modeling_mllama.py of
 // transformers 4.56.2.
 #pragma once
@@ -176,13 +177,13 @@ class TextModel {
     void lay_out(std::span<const SequenceInput> inputs, Batch& batch) const;
     void bring(Batch& batch, Arena& arena) const;
     Tensor run_layers(Workspace& workspace) const;
-    void self_attention(const SelfAttentionLayer& layer, size_t index, const Batch& batch,
-                        Tensor& h, Arena& scratch) const;
-    void cross_attention(const CrossAttentionLayer& layer, size_t index, const Batch& batch,
-                         Tensor& h, Arena& scratch) const;
-    void attend(const Batch& batch, const Part& part, size_t layer, const Tensor& q,
-                const KeysValues& kv, const Tensor& key_bias, Visibility visible, Compute compute,
-                Tensor& out) const;
+    void self_attention(const SelfAttentionLayer& layer, size_t index, Workspace& workspace,
+                        Tensor& h) const;
+    void cross_attention(const CrossAttentionLayer& layer, size_t index, Workspace& workspace,
+                         Tensor& h) const;
+    void attend(size_t layer, Compute compute, Workspace& workspace) const;
+    void report_attention(const Batch& batch, const Part& part, size_t layer,
+                          const ops::AttentionCall& call) const;
     Tensor kept_logits(const Batch& batch, const Tensor& h, Arena& scratch) const;
     [[nodiscard]] bool all_on(Device device) const;
     [[nodiscard]] Device layer_device(size_t layer) const;
@@ -203,6 +204,8 @@ class TextModel {
 struct TextModel::Workspace {
     PerDevice<Arena> arenas{{Arena(Device::cpu), Arena(Device::cuda)}};
     Batch batch;
+    std::vector<ops::StoreCall> stores;          // of the layer that runs, one a part
+    std::vector<ops::AttentionCall> attentions;  // the same
     Tensor host_logits;      // (kept rows, vocab_size) of the last forward, if lm_head is on a GPU
     Tensor recorded_logits;  // of the recorded step, where lm_head is
     Recording recording;

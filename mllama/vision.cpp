@@ -188,13 +188,13 @@ void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config, Visibili
         const KvLayout layout{config.num_attention_heads, config.head_dim(), kv_dtype};
         KeysValues kv{scratch.take(KeysValues::key_shape(layout, h.rows()), kv_dtype),
                       scratch.take(KeysValues::value_shape(layout, h.rows()), kv_dtype), h.rows()};
-        Tensor q = scratch.take(h.shape());  // (positions, heads * head_dim); k, then v, before
+        Tensor q = scratch.take(h.shape());  // (positions, heads * head_dim)
+        Tensor k = scratch.take(h.shape());
+        Tensor v = scratch.take(h.shape());
         input_layernorm.forward(h, x);
-        k_proj.forward(x, q);
-        ops::store_keys(q, 0, kv.k);
-        v_proj.forward(x, q);
-        ops::store_values(q, 0, kv.v);
-        q_proj.forward(x, q);
+        Linear::forward_all(x, {{q_proj, q}, {k_proj, k}, {v_proj, v}});
+        ops::StoreCall store{k, v, 0, kv};
+        ops::store_keys_values({&store, 1});
         const float scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim()));
         ops::attention(q, kv, {config.head_dim(), scale}, key_bias, visible, q_proj.compute, x);
         o_proj.add_to(h, x, gate_attn);

@@ -52,13 +52,16 @@ void KvCache::make_room(int64_t keys) {
     if (end > capacity()) reserve(std::max(end, 2 * capacity()));
 }
 
-void KvCache::store(const Tensor& k, const Tensor& v, const Tensor& past) {
+ops::StoreCall KvCache::store_call(const Tensor& k, const Tensor& v, const Tensor& past) const {
     assert(k.cols() == width() && v.cols() == width() && k.rows() == v.rows());
     assert(length_ + k.rows() <= capacity());
+    return {k, v, past.defined() ? 0 : length_, keys_values(past)};
+}
+
+void KvCache::store(const Tensor& k, const Tensor& v, const Tensor& past) {
     if (k.rows() == 0) return;
-    const int64_t begin = past.defined() ? 0 : length_;
-    ops::store_keys(k, begin, keys_, layout_.scaled() ? &key_scales_ : nullptr, past);
-    ops::store_values(v, begin, values_, layout_.scaled() ? &value_scales_ : nullptr, past);
+    ops::StoreCall call = store_call(k, v, past);
+    ops::store_keys_values({&call, 1});
 }
 
 void KvCache::advance(int64_t keys) {

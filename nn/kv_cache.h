@@ -31,6 +31,9 @@ class KvCache {
     /// Stores k and v behind the keys that are there; makes them no longer. `past`: i64 (1) on the
     /// device, length() of the time when the step runs; undefined: length() of now.
     void store(const Tensor& k, const Tensor& v, const Tensor& past = {});
+    /// What `store` does, to be done together with what others store.
+    [[nodiscard]] ops::StoreCall store_call(const Tensor& k, const Tensor& v,
+                                            const Tensor& past = {}) const;
     /// So many keys that have been stored are there from now on.
     void advance(int64_t keys);
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cassert>
 #include <cstring>
+#include <utility>
 
 #include "kernels/cuda.h"
 
@@ -98,6 +99,23 @@ Projection projection_of([[maybe_unused]] const Tensor& x, const LinearCall& cal
     return projection;
 }
 
+/// What the kernels of several sequences are called with: in parts, so that it lies on the stack.
+constexpr size_t calls_at_a_time = 8;
+
+/// Whether k and v are memory of keys and values, with the scales that belong to them.
+bool is_keys_values(const KeysValues& kv, const KvLayout& layout) {
+    const int64_t room = kv.k.dim(0) * KvLayout::block;
+    const auto is_scales = [&](const Tensor& scales) {
+        if (!layout.scaled()) return !scales.defined();
+        return is_f32(scales) && scales.contiguous() &&
+               scales.shape() == KeysValues::scale_shape(layout, room);
+    };
+    return is_kv_type(layout.dtype) && kv.k.contiguous() && kv.v.contiguous() &&
+           kv.v.dtype() == layout.dtype && kv.k.shape() == KeysValues::key_shape(layout, room) &&
+           kv.v.shape() == KeysValues::value_shape(layout, room) && is_scales(kv.k_scales) &&
+           is_scales(kv.v_scales);
+}
+
 /// The arguments that attention and attention_weights share.
 Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                          const Tensor& key_bias, Visibility visible) {
@@ -123,6 +141,54 @@ Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionS
     args.visible = visible;
     if (kv.past.defined()) args.past = kv.past.data<int64_t>();
     assert(args.heads % args.kv_heads == 0);
+    return args;
+}
+
+/// All arguments of attention.
+Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
+                         const Tensor& key_bias, Visibility visible, Tensor& out) {
+    Attention args = attention_args(q, kv, shape, key_bias, visible);
+    assert(is_f32(out) && out.rows() == q.rows() && out.cols() == q.cols());
+    assert(is_keys_values(kv, args.layout()));
+    args.v = kv.v.data();
+    args.v_scales = data_or_null(kv.v_scales);
+    args.out = out.data<float>();
+    args.out_stride = out.row_stride();
+    return args;
+}
+
+void attend(std::span<const Attention> calls, Compute compute, Device device) {
+    if (device == Device::cuda) {
+        cuda::attention(calls, compute);
+    } else {
+        cpu::attention(calls, compute);
+    }
+}
+
+NewKeysValues new_keys_values(StoreCall& call) {
+    KeysValues& to = call.to;
+    assert(to.k.rank() == 5 && is_f32(call.k) && is_f32(call.v));
+    assert(to.k.device() == call.k.device() && to.v.device() == call.v.device());
+    assert(to.k.device() == Device::cuda || !to.past.defined());
+    assert(call.k.rows() == call.v.rows() && call.k.cols() == call.v.cols());
+    const KvLayout layout{to.k.dim(1), call.k.cols() / to.k.dim(1), to.k.dtype()};
+    assert(is_keys_values(to, layout));
+    assert(call.begin >= 0 && call.begin + call.k.rows() <= to.k.dim(0) * KvLayout::block);
+    NewKeysValues args;
+    args.k = std::as_const(call.k).data<float>();
+    args.v = std::as_const(call.v).data<float>();
+    args.rows = call.k.rows();
+    args.k_stride = call.k.row_stride();
+    args.v_stride = call.v.row_stride();
+    args.layout = layout;
+    args.begin = call.begin;
+    if (to.past.defined()) args.past = std::as_const(to.past).data<int64_t>();
+    args.keys = to.k.data();
+    args.values = to.v.data();
+    if (layout.scaled()) {
+        args.key_scales = to.k_scales.data<float>();
+        args.value_scales = to.v_scales.data<float>();
+    }
     return args;
 }
 
@@ -171,16 +237,20 @@ void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin) {
 
 void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                const Tensor& key_bias, Visibility visible, Compute compute, Tensor& out) {
-    Attention args = attention_args(q, kv, shape, key_bias, visible);
-    assert(is_f32(out) && out.rows() == q.rows() && out.cols() == q.cols());
-    assert(kv.v.dtype() == kv.k.dtype() && kv.v.contiguous());
-    assert(kv.v.shape() == KeysValues::value_shape(args.layout(), kv.k.dim(0) * KvLayout::block));
-    args.v = kv.v.data();
-    args.v_scales = data_or_null(kv.v_scales);
-    assert(args.layout().scaled() == kv.v_scales.defined());
-    args.out = out.data<float>();
-    args.out_stride = out.row_stride();
-    where_it_is(q, cpu::attention, cuda::attention, args, compute);
+    const Attention args = attention_args(q, kv, shape, key_bias, visible, out);
+    attend({&args, 1}, compute, q.device());
+}
+
+void attention(std::span<AttentionCall> calls, const AttentionShape& shape, Compute compute) {
+    std::array<Attention, calls_at_a_time> args;
+    while (!calls.empty()) {
+        const auto some = calls.first(std::min(calls.size(), args.size()));
+        std::transform(some.begin(), some.end(), args.begin(), [&](AttentionCall& call) {
+            return attention_args(call.q, call.kv, shape, call.key_bias, call.visible, call.out);
+        });
+        attend(std::span(args).first(some.size()), compute, some[0].q.device());
+        calls = calls.subspan(some.size());
+    }
 }
 
 void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
@@ -191,43 +261,15 @@ void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionSha
     where_it_is(q, cpu::attention_weights, cuda::attention_weights, args, weights.data<float>());
 }
 
-void store_keys(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales, const Tensor& past) {
-    assert(to.rank() == 5 && to.contiguous() && is_f32(x) && is_kv_type(to.dtype()));
-    const KvLayout layout{to.dim(1), x.cols() / to.dim(1), to.dtype()};
-    assert(to.shape() == KeysValues::key_shape(layout, to.dim(0) * KvLayout::block));
-    assert(begin >= 0 && begin + x.rows() <= to.dim(0) * KvLayout::block);
-    assert(layout.scaled() == (scales != nullptr));
-    assert(!scales ||
-           scales->shape() == KeysValues::scale_shape(layout, to.dim(0) * KvLayout::block));
-    float* to_scales = scales ? scales->data<float>() : nullptr;
-    if (to.device() == Device::cuda) {
-        const int64_t* more = past.defined() ? past.data<int64_t>() : nullptr;
-        cuda::store_keys(x.data<float>(), x.rows(), x.row_stride(), layout, begin, more, to.data(),
-                         to_scales);
-        return;
+void store_keys_values(std::span<StoreCall> calls) {
+    std::array<NewKeysValues, calls_at_a_time> args;
+    while (!calls.empty()) {
+        const auto some = calls.first(std::min(calls.size(), args.size()));
+        std::transform(some.begin(), some.end(), args.begin(), new_keys_values);
+        where_it_is(some[0].k, cpu::store_keys_values, cuda::store_keys_values,
+                    std::span<const NewKeysValues>(args).first(some.size()));
+        calls = calls.subspan(some.size());
     }
-    assert(!past.defined());
-    cpu::store_keys(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data(), to_scales);
-}
-
-void store_values(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales, const Tensor& past) {
-    assert(to.rank() == 6 && to.contiguous() && is_f32(x) && is_kv_type(to.dtype()));
-    const KvLayout layout{to.dim(1), x.cols() / to.dim(1), to.dtype()};
-    assert(to.shape() == KeysValues::value_shape(layout, to.dim(0) * KvLayout::block));
-    assert(begin >= 0 && begin + x.rows() <= to.dim(0) * KvLayout::block);
-    assert(layout.scaled() == (scales != nullptr));
-    assert(!scales ||
-           scales->shape() == KeysValues::scale_shape(layout, to.dim(0) * KvLayout::block));
-    float* to_scales = scales ? scales->data<float>() : nullptr;
-    if (to.device() == Device::cuda) {
-        const int64_t* more = past.defined() ? past.data<int64_t>() : nullptr;
-        cuda::store_values(x.data<float>(), x.rows(), x.row_stride(), layout, begin, more,
-                           to.data(), to_scales);
-        return;
-    }
-    assert(!past.defined());
-    cpu::store_values(x.data<float>(), x.rows(), x.row_stride(), layout, begin, to.data(),
-                      to_scales);
 }
 
 void gated(Tensor& gate, const Tensor& up, Activation activation) {

@@ -115,17 +115,31 @@ struct AttentionShape {
 void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                const Tensor& key_bias, Visibility visible, Compute compute, Tensor& out);
 
+/// The same of several sequences, on one device: on a GPU they share launches. No call reads what
+/// another writes.
+struct AttentionCall {
+    Tensor q;
+    KeysValues kv;
+    Tensor key_bias;
+    Visibility visible;
+    Tensor out;
+};
+void attention(std::span<AttentionCall> calls, const AttentionShape& shape, Compute compute);
+
 /// The probabilities of the same attention: weights (heads, queries, keys) f32.
 void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                        const Tensor& key_bias, Visibility visible, Tensor& weights);
 
-/// Stores the keys or values begin, begin + 1, ... of a sequence, rounded to the type of `to`: x
-/// (rows, kv_heads * head_dim) f32; to, and scales of int8, as in KeysValues.
-/// `past`: of a recorded step, i64 (1), added to begin when it runs.
-void store_keys(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales = nullptr,
-                const Tensor& past = {});
-void store_values(const Tensor& x, int64_t begin, Tensor& to, Tensor* scales = nullptr,
-                  const Tensor& past = {});
+/// New keys and values of a sequence: k, v (rows, kv_heads * head_dim) f32 become the keys and values
+/// begin, begin + 1, ... of `to`, rounded to its type. If to.past is given, it is added to begin when
+/// the step runs; to.keys is not used.
+struct StoreCall {
+    Tensor k, v;
+    int64_t begin = 0;
+    KeysValues to;
+};
+/// Those of several sequences, on one device.
+void store_keys_values(std::span<StoreCall> calls);
 
 /// gate = activation(gate) * up, in place; both (rows, width) f32.
 void gated(Tensor& gate, const Tensor& up, Activation activation);

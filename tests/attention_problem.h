@@ -28,16 +28,16 @@ struct AttentionProblem {
     std::vector<KeyRange> ranges;
     Attention args;
 
-    AttentionProblem(const AttentionShape& s, DType dtype, float logits = 1.0f)
+    AttentionProblem(const AttentionShape& s, DType dtype, float logits = 1.0f, uint32_t seed = 0)
         : shape(s),
-          q(Numbers(1).floats(s.queries * (s.heads * s.head_dim + 1), -logits, logits)),
-          key_bias(Numbers(4).floats(s.keys)) {
+          q(Numbers(seed + 1).floats(s.queries * (s.heads * s.head_dim + 1), -logits, logits)),
+          key_bias(Numbers(seed + 4).floats(s.keys)) {
         const KvLayout layout{s.kv_heads, s.head_dim, dtype};
         const int64_t width = s.kv_heads * s.head_dim;
         k = memory_of(layout, layout.key_units(), s.keys);
         v = memory_of(layout, layout.value_units(), s.keys);
-        const std::vector<float> key_rows = Numbers(2).floats(s.keys * width);
-        const std::vector<float> value_rows = Numbers(3).floats(s.keys * width);
+        const std::vector<float> key_rows = Numbers(seed + 2).floats(s.keys * width);
+        const std::vector<float> value_rows = Numbers(seed + 3).floats(s.keys * width);
         k_scales = scales_for(layout, s.keys);
         v_scales = k_scales;
         reference::store_keys(key_rows.data(), s.keys, width, layout, 0, k.data(), k_scales.data());

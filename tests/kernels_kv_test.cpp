@@ -92,6 +92,42 @@ TEST_CASE("kv_stored_piece_by_piece_by_every_table_matches_reference") {
     });
 }
 
+TEST_CASE("kv_of_several_sequences_is_that_of_each") {
+    for (const DType type : types) {
+        std::vector<std::vector<float>> rows;
+        std::vector<std::vector<uint32_t>> keys, values, expected_keys, expected_values;
+        std::vector<std::vector<float>> k_scales, v_scales, expected_k_scales, expected_v_scales;
+        std::vector<NewKeysValues> args;
+        for (const int64_t count : {1, 0, 63, 200, 5}) {
+            const KvLayout layout{1 + count % 3, 7 + count % 5, type};
+            const int64_t begin = count % 7, width = layout.kv_heads * layout.head_dim;
+            rows.push_back(Numbers(1).floats(count * (width + 3) + width));
+            const float* v = rows.back().data() + width;  // of the row that follows, in part
+            keys.push_back(memory_of(layout, layout.key_units(), begin + count));
+            values.push_back(memory_of(layout, layout.value_units(), begin + count));
+            k_scales.push_back(scales_for(layout, begin + count));
+            v_scales.push_back(k_scales.back());
+            expected_keys.push_back(keys.back());
+            expected_values.push_back(values.back());
+            expected_k_scales.push_back(k_scales.back());
+            expected_v_scales.push_back(v_scales.back());
+            cpu::store_keys(rows.back().data(), count, width + 3, layout, begin,
+                            expected_keys.back().data(), expected_k_scales.back().data());
+            cpu::store_values(v, count, width + 2, layout, begin, expected_values.back().data(),
+                              expected_v_scales.back().data());
+            args.push_back({rows.back().data(), v, count, width + 3, width + 2, layout, begin,
+                            nullptr, keys.back().data(), values.back().data(),
+                            k_scales.back().data(), v_scales.back().data()});
+        }
+        cpu::store_keys_values(args);
+        CAPTURE(std::string(dtype_name(type)));
+        CHECK(keys == expected_keys);
+        CHECK(values == expected_values);
+        CHECK(k_scales == expected_k_scales);
+        CHECK(v_scales == expected_v_scales);
+    }
+}
+
 TEST_CASE("kv_reference_stores_the_rows_rounded_to_the_type") {
     for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
         const KvLayout layout{2, 5, type};

@@ -1,5 +1,8 @@
-// Attention: which kernel computes a call, the plain kernel that takes any, and what brings partial
-// results together.
+// Attention: which kernel computes a call and which calls share a launch, the plain kernel that takes
+// any, and what brings partial results together.
+#include <algorithm>
+#include <span>
+
 #include "kernels/cuda.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/workspace.h"
@@ -211,10 +214,12 @@ __device__ Merged merge_pieces(const Partials& partials, int64_t row, int64_t pi
         const float factor = exp2f(partials.max[at] - shift);
         merged.sum += factor * sum;
         const float* out = partials.out + at * head_dim;
+        float of_piece[merge_columns];
         for (unsigned c = 0; c < merge_columns; ++c) {
             const int64_t d = column + c * warp_size;
-            if (d < head_dim) merged.out[c] += factor * out[d];
+            of_piece[c] = d < head_dim ? out[d] : 0.0f;
         }
+        for (unsigned c = 0; c < merge_columns; ++c) merged.out[c] += factor * of_piece[c];
     }
     return merged;
 }
@@ -226,9 +231,11 @@ __device__ float largest_of(const float* logits, int64_t n) {
     return block_max(largest);
 }
 
-/// A block for each query and head.
-__global__ void merge_kernel(Attention args, Partials partials) {
+/// Grid: queries and heads, calls.
+__global__ void merge_kernel(const __grid_constant__ DecodeCalls calls) {
     after_previous();
+    const Attention args = args_of(calls, blockIdx.y);
+    const Partials partials = calls.of[blockIdx.y].partials;
     __shared__ float out_of_warp[merge_warps][merge_columns * warp_size];
     __shared__ float sum_of_warp[merge_warps];
     const int64_t row = blockIdx.x;
@@ -328,16 +335,15 @@ void attention_plain(const Attention& args, Compute compute, const Partials& par
 /// Calls of so many queries are cut into pieces of keys.
 constexpr int64_t few_queries = 4;
 
-/// Room for partial results; none if there would be too many.
-Partials partials_for(const Attention& args) {
+/// Room for the partial results of a call; none if there is too little.
+Partials partials_for(const Attention& args, Workspace& memory) {
     constexpr int64_t most_pieces = 65535;  // of a grid
     const int64_t count = pieces(args.keys, Partials::piece_keys);
     const int64_t n = args.queries * args.heads * count;
     constexpr int64_t gaps = 4096;
-    if (count > most_pieces ||
-        n * (args.head_dim + 2) * static_cast<int64_t>(sizeof(float)) + gaps > workspace_bytes)
+    if (args.queries > few_queries || count > most_pieces ||
+        n * (args.head_dim + 2) * static_cast<int64_t>(sizeof(float)) + gaps > memory.left())
         return {};
-    Workspace memory;
     Partials partials{count};
     partials.max = memory.take<float>(n);
     partials.sum = memory.take<float>(n);
@@ -345,27 +351,64 @@ Partials partials_for(const Attention& args) {
     return partials;
 }
 
-void attention_few(const Attention& args, Compute compute, const Partials& partials) {
-    if (compute == Compute::bf16 && decode_takes(args)) {
-        attention_decode(args, partials);
-    } else {
-        attention_plain(args, compute, partials);
-    }
-    launch("attention_merge", merge_kernel, dim3(static_cast<unsigned>(args.queries * args.heads)),
-           merge_threads, 0, args, partials);
+void merge(const DecodeCalls& calls) {
+    const Attention& args = calls.of[0].args;
+    const dim3 grid(static_cast<unsigned>(args.queries * args.heads), calls.count);
+    launch("attention_merge", merge_kernel, grid, merge_threads, 0, calls);
 }
 
-}  // namespace
+bool empty(const Attention& args) {
+    return args.queries <= 0 || args.heads <= 0 || args.head_dim <= 0;
+}
 
-void attention(const Attention& args, Compute compute) {
-    if (args.queries <= 0 || args.heads <= 0 || args.head_dim <= 0) return;
-    const Partials partials = args.queries <= few_queries ? partials_for(args) : Partials{};
+/// One launch takes calls that are alike in these.
+bool alike(const Attention& a, const Attention& b) {
+    return a.queries == b.queries && a.heads == b.heads && a.kv_heads == b.kv_heads &&
+           a.head_dim == b.head_dim && a.kv_dtype == b.kv_dtype;
+}
+
+/// The first of `calls`, as many as can be decoded together; maybe none.
+DecodeCalls decode_calls(std::span<const Attention> calls, Compute compute) {
+    DecodeCalls together;
+    Workspace memory;
+    for (const Attention& args : calls.first(std::min<size_t>(calls.size(), DecodeCalls::most))) {
+        if (compute != Compute::bf16 || empty(args) || !decode_takes(args)) break;
+        if (!alike(args, calls.front())) break;
+        const Partials partials = partials_for(args, memory);
+        if (partials.pieces == 0) break;
+        together.add(args, partials);
+    }
+    return together;
+}
+
+void attend_alone(const Attention& args, Compute compute) {
+    if (empty(args)) return;
+    Workspace memory;
+    const Partials partials = partials_for(args, memory);
     if (partials.pieces > 0) {
-        attention_few(args, compute, partials);
+        DecodeCalls call;
+        call.add(args, partials);
+        attention_plain(args, compute, partials);
+        merge(call);
     } else if (compute == Compute::bf16 && tile_takes(args)) {
         attention_tile(args);
     } else {
         attention_plain(args, compute, {});
+    }
+}
+
+}  // namespace
+
+void attention(std::span<const Attention> calls, Compute compute) {
+    while (!calls.empty()) {
+        const DecodeCalls together = decode_calls(calls, compute);
+        if (together.count > 0) {
+            attention_decode(together);
+            merge(together);
+        } else {
+            attend_alone(calls.front(), compute);
+        }
+        calls = calls.subspan(std::max(1u, together.count));
     }
 }
 

@@ -96,6 +96,39 @@ struct Partials {
                            ///< no key of the piece
 };
 
+/// A call of few queries among those of one launch.
+struct DecodeCall {
+    Attention args;
+    Partials partials;
+    /// Of the pieces of all calls, one call's behind the other's; behind them all where there is no call.
+    unsigned first_piece = std::numeric_limits<unsigned>::max();
+};
+
+/// Calls that are launched together: of as many queries and heads, of one head_dim and type of keys.
+/// Travels with the launch.
+struct DecodeCalls {
+    static constexpr unsigned most = 8;
+    DecodeCall of[most];
+    unsigned count = 0;
+    unsigned pieces = 0;  ///< of all calls
+
+    void add(const Attention& args, const Partials& partials) {
+        of[count++] = {args, partials, pieces};
+        pieces += static_cast<unsigned>(partials.pieces);
+    }
+};
+
+/// What all calls have in common is read from the first: at a fixed address it takes no registers.
+__device__ inline Attention args_of(const DecodeCalls& calls, unsigned call) {
+    const Attention& first = calls.of[0].args;
+    Attention args = calls.of[call].args;
+    args.queries = first.queries;
+    args.heads = first.heads;
+    args.kv_heads = first.kv_heads;
+    args.head_dim = first.head_dim;
+    return args;
+}
+
 /// Whether the blocks of keys and values can be loaded 16 bytes at a time.
 inline bool aligned_blocks(const Attention& args) {
     return (reinterpret_cast<uintptr_t>(args.k) | reinterpret_cast<uintptr_t>(args.v)) % 16 == 0;
@@ -105,8 +138,8 @@ inline bool aligned_blocks(const Attention& args) {
 bool decode_takes(const Attention& args);
 bool tile_takes(const Attention& args);
 
-/// The partial results of all pieces, of a call that decode_takes.
-void attention_decode(const Attention& args, const Partials& partials);
+/// The partial results of all pieces, of calls that decode_takes.
+void attention_decode(const DecodeCalls& calls);
 void attention_tile(const Attention& args);
 
 }  // namespace mllama::cuda

@@ -1,7 +1,8 @@
 // Attention of a few queries, as a decoder computes it for each token: every key and value is read
 // once, and that takes the time ("Flash-Decoding", Dao et al. 2023). A block of threads takes a piece
 // of the keys of one key head, for all the query heads that use it; a warp takes 32 keys. Tensor
-// cores do the sums because they need no more than the units as they are loaded.
+// cores do the sums because they need no more than the units as they are loaded. Several sequences
+// that are decoded together are one launch: their pieces stand in a row.
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_mma.h"
 #include "kernels/rounding.h"
@@ -23,33 +24,42 @@ struct Work {
     Sequence sequence;
     int64_t piece;  ///< its first key
     int64_t kv_head;
-    int64_t group;  ///< query heads of a key head
-    int64_t first_row;
+    unsigned group;  ///< query heads of a key head
+    unsigned first_row;
     int rows;
 };
 
-__device__ Work work_of(const Attention& args) {
+/// The call that the block's piece belongs to: all that begin behind it are left out.
+__device__ unsigned call_of(const DecodeCalls& calls) {
+    unsigned call = 0;
+    for (unsigned i = 1; i < DecodeCalls::most; ++i)
+        call += blockIdx.x >= calls.of[i].first_piece ? 1 : 0;
+    return call;
+}
+
+__device__ Work work_of(const Attention& args, unsigned piece) {
     Work work{};
     work.sequence = sequence_of(args);
-    work.piece = blockIdx.x * Partials::piece_keys;
+    work.piece = piece * Partials::piece_keys;
     work.kv_head = blockIdx.y;
-    work.group = args.heads / args.kv_heads;
-    work.first_row = int64_t{blockIdx.z} * tile_rows;
+    work.group = static_cast<unsigned>(args.heads) / static_cast<unsigned>(args.kv_heads);
+    work.first_row = blockIdx.z * tile_rows;
     work.rows =
         static_cast<int>(std::min<int64_t>(tile_rows, args.queries * work.group - work.first_row));
     return work;
 }
 
 __device__ int64_t query_of(const Work& work, int row) {
-    return (work.first_row + row) / work.group;
+    return (work.first_row + static_cast<unsigned>(row)) / work.group;
 }
 __device__ int64_t head_of(const Work& work, int row) {
-    return work.kv_head * work.group + (work.first_row + row) % work.group;
+    return work.kv_head * work.group + (work.first_row + static_cast<unsigned>(row)) % work.group;
 }
 /// Where the partial results of a row stand.
 __device__ int64_t place_of(const Attention& args, const Work& work, const Partials& partials,
                             int row) {
-    return (query_of(work, row) * args.heads + head_of(work, row)) * partials.pieces + blockIdx.x;
+    return (query_of(work, row) * args.heads + head_of(work, row)) * partials.pieces +
+           work.piece / Partials::piece_keys;
 }
 
 /// Which keys of the piece each row sees, in shared memory. False: none.
@@ -70,13 +80,16 @@ __device__ bool find_seen(const Attention& args, const Work& work,
     return any;
 }
 
-/// Four numbers of a row of q from d on; zeros for a row that is none.
-__device__ void load_query(const Attention& args, const Work& work, int row, int64_t d,
-                           float (&to)[4]) {
-    const bool there = row < work.rows && d < args.head_dim;
-    const float* from = args.q;
-    if (there) from += query_of(work, row) * args.q_stride + head_of(work, row) * args.head_dim + d;
-    for (int i = 0; i < 4; ++i) to[i] = there ? from[i] : 0.0f;
+/// A row of q; none where there is no such row.
+__device__ const float* query_row(const Attention& args, const Work& work, int row) {
+    if (row >= work.rows) return nullptr;
+    return args.q + query_of(work, row) * args.q_stride + head_of(work, row) * args.head_dim;
+}
+
+/// Four numbers of a row of q from d on, or zeros.
+__device__ void load_query(const float* row, int64_t d, int64_t head_dim, float (&to)[4]) {
+    const bool there = row != nullptr && d < head_dim;
+    for (int i = 0; i < 4; ++i) to[i] = there ? row[d + i] : 0.0f;
 }
 
 /// The warp's keys, of which a lane has a patch for every 16 dimensions.
@@ -109,11 +122,13 @@ template <DType dtype, int columns>
 __device__ void multiply_keys(const Attention& args, const Work& work,
                               const Keys<dtype, columns>& keys, float (&scores)[4][4]) {
     const Lane lane = this_lane();
+    const float* low = query_row(args, work, lane.group);
+    const float* high = query_row(args, work, lane.group + 8);
     for (int step = 0; step < columns / 16; ++step) {
         const int d = 16 * step + 4 * lane.quad;
         float low_row[4], high_row[4];
-        load_query(args, work, lane.group, d, low_row);
-        load_query(args, work, lane.group + 8, d, high_row);
+        load_query(low, d, args.head_dim, low_row);
+        load_query(high, d, args.head_dim, high_row);
         const QueryPart q = query_part(low_row, high_row);
         for (int n = 0; n < 4; ++n) {
             const Pair pair = bf16_of(keys.patches[step], n);
@@ -122,14 +137,14 @@ __device__ void multiply_keys(const Attention& args, const Work& work,
     }
 }
 
-/// Values of the warp's keys: of each half of a lane's 8 keys the patches of all columns.
+/// Values of the warp's keys: of one half of a lane's 8 keys the patches of all columns.
 template <DType dtype, int columns>
 struct Values {
-    Patch<dtype> patches[2][columns / 32];
+    Patch<dtype> patches[columns / 32];
 };
 
 template <DType dtype, int columns>
-__device__ void load_values(const Attention& args, const Work& work, int64_t begin,
+__device__ void load_values(const Attention& args, const Work& work, int64_t begin, int half,
                             Values<dtype, columns>& values) {
     const Lane lane = this_lane();
     const KvLayout layout{args.kv_heads, args.head_dim, dtype};
@@ -137,14 +152,12 @@ __device__ void load_values(const Attention& args, const Work& work, int64_t beg
     const int width = static_cast<int>(layout.part_width());
     const auto* block = reinterpret_cast<const uint32_t*>(static_cast<const char*>(args.v) +
                                                           layout.value_block(work.kv_head, begin));
-    for (int half = 0; half < 2; ++half) {
-        const int key = static_cast<int>(begin % KvLayout::block) + 8 * lane.quad + 4 * half;
-        for (int part = 0; part < columns / 32; ++part) {
-            const int d = 32 * part + 4 * lane.group;
-            if (d >= args.head_dim) continue;
-            const int row = d / width * static_cast<int>(layout.value_rows()) + key / unit;
-            values.patches[half][part] = load_patch<dtype>(block + row * width + d % width, width);
-        }
+    const int key = static_cast<int>(begin % KvLayout::block) + 8 * lane.quad + 4 * half;
+    for (int part = 0; part < columns / 32; ++part) {
+        const int d = 32 * part + 4 * lane.group;
+        if (d >= args.head_dim) continue;
+        const int row = d / width * static_cast<int>(layout.value_rows()) + key / unit;
+        values.patches[part] = load_patch<dtype>(block + row * width + d % width, width);
     }
 }
 
@@ -153,27 +166,26 @@ __device__ uint32_t mask_of(int64_t n) {
     return n >= 2 ? 0xFFFFFFFFu : n == 1 ? 0xFFFFu : 0u;
 }
 
-/// out (16 rows, columns) = p times the values.
+/// out (16 rows, columns) += p times the values.
 template <DType dtype, int columns>
-__device__ void multiply_values(const Work& work, int64_t begin, const float (&p)[4][4],
+__device__ void multiply_values(const Work& work, int64_t begin, int half, const float (&p)[4][4],
                                 const Values<dtype, columns>& values,
                                 float (&out)[columns / 8][4]) {
     const Lane lane = this_lane();
-    for (int half = 0; half < 2; ++half) {
-        const int64_t there = work.sequence.keys - (begin + 8 * lane.quad + 4 * half);
-        const uint32_t low_mask = mask_of(there);
-        const uint32_t high_mask = mask_of(there - 2);
-        const QueryPart a = probability_part(p, half);
-        for (int part = 0; part < columns / 32; ++part) {
-            for (int n = 0; n < 4; ++n) {
-                const Pair pair = bf16_of(values.patches[half][part], n);
-                mma_bf16(out[4 * part + n], a.at, {pair.low & low_mask, pair.high & high_mask});
-            }
+    const int64_t there = work.sequence.keys - (begin + 8 * lane.quad + 4 * half);
+    const uint32_t low_mask = mask_of(there);
+    const uint32_t high_mask = mask_of(there - 2);
+    const QueryPart a = probability_part(p, half);
+    for (int part = 0; part < columns / 32; ++part) {
+        for (int n = 0; n < 4; ++n) {
+            const Pair pair = bf16_of(values.patches[part], n);
+            mma_bf16(out[4 * part + n], a.at, {pair.low & low_mask, pair.high & high_mask});
         }
     }
 }
 
 /// Scores to logits in units of ln 2, -inf where a key is not seen.
+template <DType dtype>
 __device__ void make_logits(const Attention& args, const Work& work, int64_t begin,
                             const uint64_t (&seen)[tile_rows][piece_blocks],
                             float (&scores)[4][4]) {
@@ -189,7 +201,7 @@ __device__ void make_logits(const Attention& args, const Work& work, int64_t beg
                 continue;
             }
             float scale = factor;
-            if (args.k_scales != nullptr)
+            if constexpr (dtype == DType::i8)
                 scale *= args.k_scales[args.layout().scale_index(work.kv_head, key)];
             const float bias = args.key_bias != nullptr ? args.key_bias[key] * log2_e : 0.0f;
             scores[n][i] = scores[n][i] * scale + bias;
@@ -227,9 +239,9 @@ __device__ void make_probabilities(float (&p)[4][4], float (&max)[warps][tile_ro
     }
 }
 
+/// int8: p times the scales of the values.
 __device__ void scale_by_values(const Attention& args, const Work& work, int64_t begin,
                                 float (&p)[4][4]) {
-    if (args.v_scales == nullptr) return;
     for (int n = 0; n < 4; ++n) {
         for (int i = 0; i < 4; ++i) {
             const int64_t key = begin + key_of(n, i);
@@ -290,16 +302,28 @@ __device__ void store_nothing(const Attention& args, const Work& work, const Par
     partials.sum[at] = 0.0f;
 }
 
-/// Grid: pieces, key heads, tiles of rows. `columns`: head_dim rounded up to a multiple of 32.
+/// Blocks of a multiprocessor for which registers are given out: as many as need none elsewhere.
+template <DType dtype, int columns>
+constexpr int blocks() {
+    if (dtype == DType::f32) return columns == 64 ? 4 : columns == 96 ? 3 : 2;
+    if (dtype == DType::i8) return columns == 64 ? 6 : 4;
+    return columns == 128 ? 3 : 4;
+}
+
+/// Grid: pieces of all calls, key heads, tiles of rows. `columns`: head_dim rounded up to a multiple of 32.
 /// Shared: the sums of the warps (warps, tile_rows, columns).
 template <DType dtype, int columns>
-__global__ void __launch_bounds__(threads) decode_kernel(Attention args, Partials partials) {
+__global__ void __launch_bounds__(threads, blocks<dtype, columns>())
+    decode_kernel(const __grid_constant__ DecodeCalls calls) {
     after_previous();
+    const unsigned call = call_of(calls);
+    const Attention args = args_of(calls, call);
+    const Partials& partials = calls.of[call].partials;
     __shared__ uint64_t seen[tile_rows][piece_blocks];
     __shared__ float max[warps][tile_rows];
     __shared__ float sum[warps][tile_rows];
     auto out_of_warps = reinterpret_cast<OutOfWarps<columns>>(dynamic_shared());
-    const Work work = work_of(args);
+    const Work work = work_of(args, blockIdx.x - calls.of[call].first_piece);
     if (work.piece >= work.sequence.keys) return;
     // Keys are on their way before it is known which are seen; values, which would take the registers of
     // a third block of threads (32,768 keys: a fifth slower on an H100), when keys have been used.
@@ -311,24 +335,27 @@ __global__ void __launch_bounds__(threads) decode_kernel(Attention args, Partial
         store_nothing(args, work, partials);
         return;
     }
-    // Values of four-byte elements do not fit into registers beside the keys.
+    // Values of four-byte elements do not fit into registers beside the keys, nor all at a time.
     constexpr bool early = dtype != DType::f32;
-    Values<dtype, columns> values{};
+    Values<dtype, columns> values[2] = {};
     float p[4][4] = {};
     if (there) multiply_keys(args, work, keys, p);
-    if (early && there) load_values(args, work, begin, values);
-    make_logits(args, work, begin, seen, p);
+    for (int half = 0; early && there && half < 2; ++half)
+        load_values(args, work, begin, half, values[half]);
+    make_logits<dtype>(args, work, begin, seen, p);
     make_probabilities(p, max, sum);
-    scale_by_values(args, work, begin, p);
-    if (!early && there) load_values(args, work, begin, values);
+    if constexpr (dtype == DType::i8) scale_by_values(args, work, begin, p);
     float out[columns / 8][4] = {};
-    if (there) multiply_values(work, begin, p, values, out);
+    for (int half = 0; there && half < 2; ++half) {
+        if (!early) load_values(args, work, begin, half, values[half]);
+        multiply_values(work, begin, half, p, values[half], out);
+    }
     keep_out<columns>(out, out_of_warps);
     __syncthreads();
     store_partials<columns>(args, work, partials, max, sum, out_of_warps);
 }
 
-using DecodeKernel = void (*)(Attention, Partials);
+using DecodeKernel = void (*)(DecodeCalls);
 
 template <int columns>
 DecodeKernel kernel_of(DType dtype) {
@@ -345,13 +372,13 @@ DecodeKernel kernel_of(DType dtype) {
 }
 
 template <int columns>
-void decode(const Attention& args, const Partials& partials) {
+void decode(const DecodeCalls& calls) {
+    const Attention& args = calls.of[0].args;
     const int64_t rows = args.queries * (args.heads / args.kv_heads);
-    const dim3 grid(static_cast<unsigned>(partials.pieces), static_cast<unsigned>(args.kv_heads),
+    const dim3 grid(calls.pieces, static_cast<unsigned>(args.kv_heads),
                     static_cast<unsigned>(pieces(rows, tile_rows)));
     launch("attention_decode", kernel_of<columns>(args.kv_dtype), grid, threads,
-           int64_t{warps} * tile_rows * columns * static_cast<int64_t>(sizeof(float)), args,
-           partials);
+           int64_t{warps} * tile_rows * columns * static_cast<int64_t>(sizeof(float)), calls);
 }
 
 }  // namespace
@@ -360,13 +387,14 @@ bool decode_takes(const Attention& args) {
     return args.head_dim % 8 == 0 && args.head_dim <= 128 && aligned_blocks(args);
 }
 
-void attention_decode(const Attention& args, const Partials& partials) {
-    if (args.head_dim <= 64) {
-        decode<64>(args, partials);
-    } else if (args.head_dim <= 96) {
-        decode<96>(args, partials);
+void attention_decode(const DecodeCalls& calls) {
+    const int64_t head_dim = calls.of[0].args.head_dim;
+    if (head_dim <= 64) {
+        decode<64>(calls);
+    } else if (head_dim <= 96) {
+        decode<96>(calls);
     } else {
-        decode<128>(args, partials);
+        decode<128>(calls);
     }
 }
 

@@ -1,8 +1,11 @@
 // The GPU's attention against the reference: each of its kernels (few queries, many queries, any)
 // with every rule of who sees what.
 #include <algorithm>
+#include <iterator>
 #include <limits>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/workspace.h"
 #include "kernels/reference.h"
@@ -29,21 +32,29 @@ std::vector<float> guarded(std::vector<float> scales, const KvLayout& layout, in
     return scales;
 }
 
-/// A problem in memory of the device.
+/// The same behind one unit more.
+std::vector<uint32_t> behind_a_unit(std::vector<uint32_t> units) {
+    units.insert(units.begin(), 0u);
+    return units;
+}
+
+/// A problem in memory of the device; misaligned: its keys do not begin at a multiple of 16 bytes.
 struct OnDevice {
     const AttentionProblem& problem;
+    bool misaligned;
     DeviceArray<float> q, k_scales, v_scales, key_bias;
     DeviceArray<uint32_t> k, v;
     DeviceArray<int64_t> first;
     DeviceArray<KeyRange> ranges;
 
-    explicit OnDevice(const AttentionProblem& from)
+    explicit OnDevice(const AttentionProblem& from, bool with_misaligned_keys = false)
         : problem(from),
+          misaligned(with_misaligned_keys),
           q(from.q),
           k_scales(guarded(from.k_scales, from.args.layout(), from.shape.keys)),
           v_scales(guarded(from.v_scales, from.args.layout(), from.shape.keys)),
           key_bias(from.key_bias),
-          k(from.k),
+          k(misaligned ? behind_a_unit(from.k) : from.k),
           v(from.v),
           first(from.first),
           ranges(from.ranges) {}
@@ -52,7 +63,7 @@ struct OnDevice {
     [[nodiscard]] Attention part(int64_t begin, int64_t count, float* out) const {
         Attention args = problem.part(begin, count, out);
         args.q = q.data() + begin * args.q_stride;
-        args.k = k.data();
+        args.k = k.data() + (misaligned ? 1 : 0);
         args.v = v.data();
         if (args.k_scales != nullptr) args.k_scales = k_scales.data();
         if (args.v_scales != nullptr) args.v_scales = v_scales.data();
@@ -92,6 +103,75 @@ void check(const AttentionProblem& problem, Compute compute, float logits = 1.0f
     const OnDevice device(problem);
     const std::vector<float> found = attend(device, compute);
     CHECK(compare(found, expected, attention_tolerance(s, compute, logits)) == "");
+}
+
+/// Calls of several sequences.
+struct Sequences {
+    std::vector<std::unique_ptr<AttentionProblem>> problems;
+    int64_t room = 0;  ///< keys: if not 0, the number of those that there are stands on the device
+
+    AttentionProblem& add(const AttentionShape& shape, DType type, size_t seed) {
+        problems.push_back(std::make_unique<AttentionProblem>(shape, type, 1.0f,
+                                                              static_cast<uint32_t>(10 * seed)));
+        return *problems.back();
+    }
+
+    /// All in one call, against one call each and against the reference.
+    void check(Compute compute) const {
+        std::vector<std::unique_ptr<OnDevice>> devices;
+        std::vector<std::unique_ptr<DeviceArray<float>>> outs;
+        std::vector<std::unique_ptr<DeviceArray<int64_t>>> pasts;
+        std::vector<Attention> calls;
+        for (const auto& problem : problems) {
+            devices.push_back(std::make_unique<OnDevice>(*problem, devices.size() % 8 == 6));
+            outs.push_back(std::make_unique<DeviceArray<float>>(problem->empty_output()));
+            calls.push_back(devices.back()->part(0, problem->shape.queries, outs.back()->data()));
+            if (room == 0) continue;
+            pasts.push_back(std::make_unique<DeviceArray<int64_t>>(
+                std::vector<int64_t>{problem->shape.keys - problem->shape.queries}));
+            calls.back().visible = {};
+            calls.back().past = pasts.back()->data();
+            calls.back().keys = room;
+        }
+        spoil_workspace();
+        cuda::attention(calls, compute);
+        for (size_t i = 0; i < problems.size(); ++i) {
+            const AttentionProblem& problem = *problems[i];
+            CAPTURE(std::string(dtype_name(problem.args.kv_dtype)));
+            CAPTURE(compute == Compute::bf16);
+            CAPTURE(i);
+            CAPTURE(problem.shape.keys);
+            CHECK(compare_bits(outs[i]->values(), attend(*devices[i], compute)) == "");
+            std::vector<float> expected = problem.empty_output();
+            reference::attention(problem.args, compute, expected.data(), problem.args.out_stride);
+            CHECK(compare(outs[i]->values(), expected, tolerance(problem, compute)) == "");
+        }
+    }
+
+  private:
+    /// With a key or two nothing averages out: bfloat16 rounds to 2^-8 at worst.
+    static Tolerance tolerance(const AttentionProblem& problem, Compute compute) {
+        Tolerance result = attention_tolerance(problem.shape, compute, 1.0f);
+        if (compute == Compute::bf16) result.absolute += 0x1p-9;
+        return result;
+    }
+};
+
+/// Of any number of keys and every rule of who sees them, with some among them that are not decoded
+/// with the others.
+Sequences sequences(size_t count, DType type) {
+    constexpr int64_t keys[] = {65, 1, 1000, 63, 64, 200, 0, 128, 129, 2};
+    Sequences all;
+    for (size_t i = 0; i < count; ++i) {
+        const int64_t queries = i == 11 ? 6 : i == 13 ? 2 : 1;
+        const int64_t head_dim = i == 5 ? 20 : 24;
+        AttentionProblem& problem =
+            all.add({queries, keys[(count + i) % std::size(keys)], 4, 2, head_dim}, type, i);
+        if (i % 3 == 1) problem.causal_rule();
+        if (i % 3 == 2) problem.random_mask();
+        if (i % 4 == 2) problem.args.key_bias = problem.key_bias.data();
+    }
+    return all;
 }
 
 }  // namespace
@@ -263,17 +343,10 @@ TEST_CASE("cuda_attention_of_misaligned_blocks_matches_reference") {
     if (!has_device()) return;
     for (const int64_t queries : {1, 9}) {
         const AttentionProblem problem({queries, 70, 2, 1, 16}, DType::bf16);
-        std::vector<uint32_t> moved(1);
-        moved.insert(moved.end(), problem.k.begin(), problem.k.end());
-        const DeviceArray<uint32_t> k(moved);
-        const OnDevice device(problem);
-        const DeviceArray<float> out(problem.empty_output());
-        Attention args = device.part(0, queries, out.data());
-        args.k = k.data() + 1;
-        cuda::attention(args, Compute::bf16);
+        const OnDevice device(problem, true);
         std::vector<float> expected = problem.empty_output();
-        reference::attention(problem.args, Compute::bf16, expected.data(), args.out_stride);
-        CHECK(compare(out.values(), expected,
+        reference::attention(problem.args, Compute::bf16, expected.data(), problem.args.out_stride);
+        CHECK(compare(attend(device, Compute::bf16), expected,
                       attention_tolerance(problem.shape, Compute::bf16, 1.0f)) == "");
     }
 }
@@ -340,6 +413,27 @@ TEST_CASE("cuda_attention_of_few_queries_does_not_depend_on_how_many_bit_for_bit
             CHECK(compare_bits(out.values(), attend(device, compute)) == "");
         }
     }
+}
+
+TEST_CASE("cuda_attention_of_several_sequences_gives_each_what_it_gets_alone_bit_for_bit") {
+    if (!has_device()) return;
+    for (const DType type : types) {
+        for (const size_t count : {1, 2, 8, 9, 17}) sequences(count, type).check(Compute::bf16);
+        sequences(9, type).check(Compute::f32);
+    }
+}
+
+TEST_CASE("cuda_attention_of_several_sequences_for_whose_parts_there_is_no_room_at_once") {
+    if (!has_device()) return;
+    // The partial results of room for so many keys take two fifths of the workspace: two calls fit.
+    constexpr int64_t head_dim = 128, heads = 32;
+    const int64_t pieces_of_room = cuda::workspace_bytes * 2 / 5 / ((head_dim + 2) * 4 * heads);
+    Sequences all;
+    for (const size_t keys : {200, 130, 70, 20, 1})
+        all.add({1, static_cast<int64_t>(keys), heads, 2, head_dim}, DType::bf16, keys)
+            .causal_rule();
+    all.room = 128 * pieces_of_room;
+    all.check(Compute::bf16);
 }
 
 TEST_CASE("cuda_attention_does_not_depend_on_the_order_of_threads") {
