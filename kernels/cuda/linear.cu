@@ -102,7 +102,7 @@ Block largest_block(int64_t rows, const Matrix& w, DType factor, bool sums_lie_i
     const int64_t fitting = panel_rows(w.cols, factor);
     Block block{std::min(rows, fitting), w.rows};
     if (!multiplied_as_it_lies(w, factor)) block.columns = std::min(block.columns, fitting);
-    if (sums_lie_in_out) return block;
+    if (sums_lie_in_out || w.rows == 0) return block;
     constexpr int64_t most_columns = int64_t{1} << 14;
     block.columns = std::min(block.columns, most_columns);
     block.rows = std::min(block.rows, panel_bytes / sums_bytes(1, block.columns));

@@ -301,6 +301,7 @@ TEST_CASE("cuda_linear_int_what_sums_cannot_hold_is_an_error") {
     if (!has_device()) return;
     const DeviceArray<float> x(std::vector<float>(1));
     Matrix w{x.data(), DType::i8, 1, (int64_t{1} << 17) + 1, 0, Coding::int8, {}};
+    w.groups.size = w.cols;
     CHECK_THROWS(cuda::linear(x.data(), 1, w.cols, w, {}, Compute::int8, x.data(), 1));
     w.coding = Coding::int4;
     w.cols = 8;
