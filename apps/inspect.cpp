@@ -10,6 +10,7 @@
 #include "mllama/checkpoint_weights.h"
 #include "mllama/device_plan.h"
 #include "mllama/memory_plan.h"
+#include "mllama/model.h"
 #include "tensor/gpu.h"
 
 namespace mllama {
@@ -20,7 +21,17 @@ struct Arguments {
     bool json = false;
     bool tensors = false;
     int64_t context = 4096;
-    std::string kv_dtype = "auto";
+    std::string dtype = "auto", vision_dtype = "auto", kv_dtype = "auto";
+
+    /// As `generate` with these options would need it.
+    [[nodiscard]] MemoryPlan plan(const ModelConfig& config,
+                                  const CheckpointWeights& weights) const {
+        ModelOptions options;
+        if (dtype == "int8") options.weights = WeightType::int8;
+        if (dtype == "int4") options.weights = WeightType::int4;
+        if (vision_dtype == "int8") options.vision_weights = WeightType::int8;
+        return plan_memory(config, weights, context, kv_dtype_of(kv_dtype), options.quantisation());
+    }
 };
 
 /// "21.3 GB", "4.6 MB"
@@ -118,7 +129,7 @@ OrderedJson layers_report(const Contents& contents) {
     return layers;
 }
 
-/// The model on the GPU of this machine, as it is stored. Throws Error if there is none, or if it
+/// The model on the GPU of this machine. Throws Error if there is none, or if it
 /// does not fit: the error says how many layers would.
 DevicePlan plan_gpu(const ModelConfig& config, const MemoryPlan& memory,
                     std::optional<DType> kv_dtype) {
@@ -126,7 +137,7 @@ DevicePlan plan_gpu(const ModelConfig& config, const MemoryPlan& memory,
     if (!reason.empty()) fail(reason);
     DevicePlan plan =
         begin_device_plan(config, kv_dtype.value_or(DType::bf16), config.text.num_hidden_layers);
-    plan.weights = memory.weights_mapped + memory.weights_copied;
+    plan.weights = memory.weights_mapped + memory.weights_copied + memory.weights_quantised;
     fit_device_plan(config.text, memory.largest_layer, plan);
     return plan;
 }
@@ -164,11 +175,11 @@ void print_gpu(const ModelConfig& config, const MemoryPlan& memory, std::optiona
     std::printf("\nOn the GPU (--device cuda):\n  %s\n", text.c_str());
 }
 
-OrderedJson json_report(const ModelConfig& config, const Contents& contents, int64_t context,
-                        std::optional<DType> kv_dtype) {
+OrderedJson json_report(const ModelConfig& config, const Contents& contents,
+                        const Arguments& arguments) {
     const Checkpoint& checkpoint = contents.checkpoint();
     const Summary summary = summarise(contents);
-    const MemoryPlan plan = plan_memory(config, contents.weights, context, kv_dtype);
+    const MemoryPlan plan = arguments.plan(config, contents.weights);
     OrderedJson tensors = OrderedJson::array();
     for (const std::string& name : checkpoint.names()) {
         const TensorInfo& info = checkpoint.info(name);
@@ -204,12 +215,13 @@ OrderedJson json_report(const ModelConfig& config, const Contents& contents, int
             {"memory",
              {{"weights_mapped_bytes", plan.weights_mapped},
               {"weights_copied_bytes", plan.weights_copied},
+              {"weights_quantised_bytes", plan.weights_quantised},
               {"kv_bytes_per_token", plan.kv_per_token},
               {"kv_bytes_per_image", plan.kv_per_image},
               {"scratch_bytes", plan.scratch},
-              {"context", context},
-              {"anonymous_bytes", plan.anonymous(context, 1)}}},
-            {"gpu", gpu_report(config, plan, kv_dtype)},
+              {"context", arguments.context},
+              {"anonymous_bytes", plan.anonymous(arguments.context, 1)}}},
+            {"gpu", gpu_report(config, plan, kv_dtype_of(arguments.kv_dtype))},
             {"quantised_layers", layers_report(contents)},
             {"tensors", tensors}};
 }
@@ -274,15 +286,13 @@ void run(const Arguments& arguments) {
     const CheckpointWeights weights(checkpoint, config.quantisation);
     const Contents contents(weights);
     if (arguments.json) {
-        std::cout << json_report(config, contents, arguments.context,
-                                 kv_dtype_of(arguments.kv_dtype))
+        std::cout << json_report(config, contents, arguments)
                          .dump(-1, ' ', false, OrderedJson::error_handler_t::replace)
                   << "\n";
         return;
     }
     const Summary summary = summarise(contents);
-    const MemoryPlan plan =
-        plan_memory(config, weights, arguments.context, kv_dtype_of(arguments.kv_dtype));
+    const MemoryPlan plan = arguments.plan(config, weights);
     print_architecture(config);
     std::printf("\n%lld tensors, %.2f billion parameters, %s in %zu files:",
                 static_cast<long long>(summary.tensors),
@@ -296,10 +306,14 @@ void run(const Arguments& arguments) {
     } else {
         print_families(contents);
     }
-    std::printf("\nMemory it will need (--dtype auto):\n");
+    std::printf("\nMemory it will need (--dtype %s):\n", arguments.dtype.c_str());
     std::printf(
         "  weights        %s mapped from the files: shared, given back when memory is short\n",
         bytes_text(plan.weights_mapped).c_str());
+    if (plan.weights_quantised > 0) {
+        std::printf("  quantised      %s made while the model is loaded\n",
+                    bytes_text(plan.weights_quantised).c_str());
+    }
     std::printf("  converted      %s norms, biases and gates in float32\n",
                 bytes_text(plan.weights_copied).c_str());
     std::printf("  keys, values   %s a token, %s an image of %lld tiles\n",
@@ -326,6 +340,19 @@ void add_inspect(CLI::App& app) {
     command->add_flag("--json", arguments->json, "One JSON object, with every tensor");
     command->add_flag("--tensors", arguments->tensors,
                       "Every tensor instead of one line for all layers");
+    command
+        ->add_option("--dtype", arguments->dtype,
+                     "Memory with text layers as stored (auto), or quantised while they are "
+                     "loaded: int8, int4")
+        ->check(CLI::IsMember({"auto", "int8", "int4"}))
+        ->type_name("TYPE")
+        ->capture_default_str();
+    command
+        ->add_option("--vision-dtype", arguments->vision_dtype,
+                     "The same for the vision tower: auto, int8")
+        ->check(CLI::IsMember({"auto", "int8"}))
+        ->type_name("TYPE")
+        ->capture_default_str();
     add_kv_dtype(*command, arguments->kv_dtype);
     command->add_option("--context", arguments->context, "Tokens to plan the memory for")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))

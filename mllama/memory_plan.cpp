@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -35,6 +36,17 @@ int64_t text_scratch(const TextConfig& t, int64_t rows) {
     return (rows * row + t.vocab_size) * f32_bytes;
 }
 
+/// Bytes of the plain matrix of this name once it is quantised; none: it stays as it is.
+std::optional<int64_t> quantised_bytes(const QuantisationPlan& plan, std::string_view name,
+                                       const TensorInfo& info) {
+    constexpr std::string_view suffix = ".weight";
+    if (info.shape.size() != 2 || !name.ends_with(suffix)) return std::nullopt;
+    const std::string_view module = name.substr(0, name.size() - suffix.size());
+    const std::optional<QuantisedFormat> format = plan.of(module, info.shape[1]);
+    if (!format) return std::nullopt;
+    return format->bytes(info.shape[0], info.shape[1]);
+}
+
 /// Whether keys and values are kept as bf16: where the products of lm_head are not float32 (see
 /// Model::kv_dtype).
 bool keeps_bf16(const Checkpoint& checkpoint, const std::set<std::string>& quantised) {
@@ -57,7 +69,7 @@ int64_t scratch_bytes(const ModelConfig& config, Device device, int64_t rows) {
 }
 
 MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights, int64_t context,
-                       std::optional<DType> kv_dtype) {
+                       std::optional<DType> kv_dtype, const QuantisationPlan& quantising) {
     MemoryPlan plan;
     const Checkpoint& checkpoint = weights.checkpoint();
     std::set<std::string> counted;
@@ -70,8 +82,11 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
     for (const std::string& name : checkpoint.names()) {
         if (counted.contains(name)) continue;
         const TensorInfo& info = checkpoint.info(name);
-        by_layer[text_layer(name)] += info.bytes;
-        if (info.shape.size() >= 2) {
+        const std::optional<int64_t> quantised = quantised_bytes(quantising, name, info);
+        by_layer[text_layer(name)] += quantised.value_or(info.bytes);
+        if (quantised) {
+            plan.weights_quantised += *quantised;
+        } else if (info.shape.size() >= 2) {
             plan.weights_mapped += info.bytes;
         } else {
             plan.weights_copied += (info.shape.empty() ? 1 : info.shape[0]) * f32_bytes;

@@ -19,6 +19,12 @@ struct QuantisedFormat {
         return group_size == 0 ? 1 : cols / group_size;
     }
 
+    /// Bytes of a matrix (rows, cols) with its scales.
+    [[nodiscard]] int64_t bytes(int64_t rows, int64_t cols) const {
+        const int64_t row = coding == Coding::int4 ? int4_words(cols) * 4 : cols;
+        return rows * (row + groups(cols) * dtype_size(DType::bf16));
+    }
+
     bool operator==(const QuantisedFormat&) const = default;
 };
 

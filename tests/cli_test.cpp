@@ -517,6 +517,26 @@ TEST_CASE("cli_inspect_lists_every_tensor") {
         CHECK(text.out.find(tensor.at("name").get<std::string>()) != std::string::npos);
 }
 
+TEST_CASE("cli_inspect_plans_for_weights_that_are_quantised_while_they_are_loaded") {
+    const auto memory = [](std::vector<std::string> options) {
+        options.insert(options.begin(), {"inspect", "-m", "c_three_tiles", "--json"});
+        const ProgramResult result = mllama_program(options);
+        REQUIRE(result.exit_code == 0);
+        return Json::parse(result.out).at("memory");
+    };
+    const auto of = [](const Json& plan, const char* key) { return plan.at(key).get<int64_t>(); };
+    const Json stored = memory({});
+    const Json int8 = memory({"--dtype", "int8"});
+    const Json int4 = memory({"--dtype", "int4", "--vision-dtype", "int8"});
+    CHECK(of(stored, "weights_quantised_bytes") == 0);
+    CHECK(of(int8, "weights_quantised_bytes") > 0);
+    CHECK(of(int8, "weights_mapped_bytes") < of(stored, "weights_mapped_bytes"));
+    CHECK(of(int4, "weights_mapped_bytes") < of(int8, "weights_mapped_bytes"));
+    CHECK(mllama_program({"inspect", "-m", "c_three_tiles", "--dtype", "int4"})
+              .out.find("quantised ") != std::string::npos);
+    CHECK(mllama_program({"inspect", "-m", "c_three_tiles", "--dtype", "f64"}).exit_code == 2);
+}
+
 TEST_CASE("cli_inspect_shows_the_format_and_bytes_of_quantised_layers") {
     const ProgramResult text = mllama_program({"inspect", "-m", "../quantised/int4_symmetric"});
     CHECK(text.exit_code == 0);

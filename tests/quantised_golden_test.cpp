@@ -9,6 +9,7 @@
 #include "mllama/checkpoint_weights.h"
 #include "mllama/memory_plan.h"
 #include "mllama/model.h"
+#include "tensor/quantise.h"
 #include "tests/compare.h"
 #include "tests/goldens.h"
 
@@ -173,5 +174,36 @@ TEST_CASE("quantised_checkpoints_are_planned_with_the_bytes_of_their_layers_mapp
         CHECK(plan.weights_mapped == checkpoint.bytes() - vectors);
         CHECK(plan.weights_copied == 2 * vectors);
         CHECK(plan.kv_per_token == 2 * config.text.kv_size() * 2);  // one self-attention layer
+    }
+}
+
+TEST_CASE("layers_that_are_quantised_at_load_are_planned_as_they_become") {
+    const std::string directory = std::string(MLLAMA_TEST_DATA) + "/goldens/models/a_published";
+    const ModelConfig config = ModelConfig::load(directory);
+    const Checkpoint checkpoint = open_checkpoint(directory);
+    const CheckpointWeights weights(checkpoint, config.quantisation);
+    const MemoryPlan stored = plan_memory(config, weights, 100);
+    CHECK(stored.weights_quantised == 0);
+    for (const WeightType type : {WeightType::int8, WeightType::int4}) {
+        ModelOptions options;
+        options.weights = type;
+        options.vision_weights = WeightType::int8;
+        const QuantisationPlan quantising = options.quantisation();
+        int64_t before = 0, after = 0;
+        for (const std::string& name : checkpoint.names()) {
+            const TensorInfo& info = checkpoint.info(name);
+            if (info.shape.size() != 2) continue;
+            const std::string module = name.substr(0, name.rfind('.'));
+            const auto format = quantising.of(module, info.shape[1]);
+            if (!format) continue;
+            before += info.bytes;
+            after +=
+                quantised(checkpoint.get(name, {info.shape[0], info.shape[1]}), *format).bytes();
+        }
+        const MemoryPlan plan = plan_memory(config, weights, 100, std::nullopt, quantising);
+        CHECK(after > 0);
+        CHECK(plan.weights_quantised == after);
+        CHECK(plan.weights_mapped == stored.weights_mapped - before);
+        CHECK(plan.anonymous(10, 1) == stored.anonymous(10, 1) + after);
     }
 }
