@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Shows that transformers, with the compressed-tensors package, reads what `mllama quantize` writes as this engine does.
 
-    pip install torch==2.8.0 transformers==4.56.2 compressed-tensors==0.11.0
+    pip install torch==2.8.0 transformers==4.56.2 compressed-tensors==0.11.0 accelerate
     cd tests/goldens/models     # where the pictures of the requests are found
     python ../../peers/quantised_logits.py ../../../build/mllama a_published --batch a_published/case_batch_mixed.jsonl
 
