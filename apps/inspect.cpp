@@ -343,7 +343,7 @@ void add_inspect(CLI::App& app) {
     command
         ->add_option("--dtype", arguments->dtype,
                      "Memory with text layers as stored (auto), or quantised while they are "
-                     "loaded: int8, int4")
+                     "loaded: int8, int4 (what is quantised already can only stay so)")
         ->check(CLI::IsMember({"auto", "int8", "int4"}))
         ->type_name("TYPE")
         ->capture_default_str();

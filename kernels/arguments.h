@@ -68,10 +68,13 @@ struct Projection {
     int64_t out_stride = 0;  ///< elements
 };
 
+/// So many are taken together at most (a GPU starts them as one).
+inline constexpr size_t most_projections = 4;
+
 /// How many projections, from the first on, take the rows of x in the same form. same_layout(a, b):
 /// whether two matrices whose integers are multiplied do.
 template <class SameLayout>
-size_t rounded_alike(std::span<const Projection> projections, const SameLayout& same_layout) {
+size_t count_rounded_alike(std::span<const Projection> projections, const SameLayout& same_layout) {
     const Projection& first = projections.front();
     const bool integers = multiplies_integers(first.w, first.compute);
     size_t count = 1;
@@ -119,6 +122,10 @@ struct Attention {
 
     [[nodiscard]] constexpr KvLayout layout() const { return {kv_heads, head_dim, kv_dtype}; }
 };
+
+/// So many sequences are taken together at most (a GPU starts their storing, and their attention, as
+/// one).
+inline constexpr size_t most_sequences = 8;
 
 /// Rows of two projections that become the keys and values begin, begin + 1, ... of one sequence.
 struct NewKeysValues {

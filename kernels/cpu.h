@@ -128,8 +128,8 @@ struct IntLayout {
     static constexpr int64_t x_block = 128;   ///< int4: columns of x with a common scale
     static constexpr int64_t k_block = 4096;  ///< columns of a panel; a segment of int8
 
-    /// Bytes of a packed row of x.
-    [[nodiscard]] int64_t row_bytes() const { return round_up(cols, x_block); }
+    /// Numbers of a packed row of x.
+    [[nodiscard]] int64_t row_numbers() const { return round_up(cols, x_block); }
 
     bool nibbles = false;            ///< int4
     int64_t cols = 0;                ///< in_features
@@ -146,11 +146,12 @@ struct IntTile {
     int64_t rows, columns;
     int64_t first_segment, cols;
     int32_t offset;   ///< what every weight of the panel is above its number less zero
-    const int8_t* x;  ///< (rows, cols) from that column on, rows x_stride bytes apart
+    const int8_t* x;  ///< (rows, cols) from that column on, of int8 in numbers of int8_tile_bytes;
+                      ///< rows x_stride bytes apart
     int64_t x_stride;
     const float* x_scale;  ///< (rows, segments)
     const int32_t* x_sum;  ///< (rows, segments)
-    const int8_t* panel;
+    const int8_t* panel;   ///< of pack_panel
     const float* w_scale;  ///< (groups, columns rounded up to lanes)
     const float* w_zero;   ///< the same, or null: no zeros beside the offset
     float* c;              ///< (rows, columns rounded up to lanes), rows c_stride apart
@@ -185,7 +186,7 @@ struct IntProduct {
     int64_t int8_tile_bytes;  ///< of a number of int8 in the rows of x and the panels of a tile
 
     [[nodiscard]] int64_t sums_of(const IntLayout& layout, int64_t rows) const {
-        return layout.row_bytes() / 32 * lanes * rows;
+        return layout.row_numbers() / 32 * lanes * rows;
     }
 
     /// x (cols) to int8 in the order of the units, in numbers of one byte or, for tiles, of
@@ -195,8 +196,8 @@ struct IntProduct {
     /// to (groups, n rounded up to lanes) = the transpose of scale (n, groups), rows stride apart.
     void (*pack_scales)(const void* scale, DType dtype, int64_t stride, int64_t n, int64_t groups,
                         float* to);
-    /// `bytes` bytes of n rows of w, from w on, row_bytes apart, to panel[group of 4
-    /// columns][row][4] (of numbers of two bytes: [2]).
+    /// `bytes` bytes of n rows of w, from w on, row_bytes apart, to panel[group of columns][row][column
+    /// of the group]: groups of 4 columns, or of 2 where int8_tile_bytes is 2.
     void (*pack_panel)(bool nibbles, const void* w, int64_t row_bytes, int64_t n, int64_t bytes,
                        int8_t* panel);
     void (*tile)(const IntTile& tile);

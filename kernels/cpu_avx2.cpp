@@ -398,7 +398,7 @@ inline Ints kept(Ints sum) {
     return sum;
 }
 
-/// Sums stay in 16 bits: a pair is at most 2 * 15 * 127.
+/// Sums stay in 16 bits: a pair is at most 2 * 15 * 127, and eight of them less than 2^15.
 struct NibbleDot {
     static constexpr int64_t most_adds = 8;
     static Ints multiply_add(Ints x, Ints w, Ints sum) {
@@ -416,6 +416,7 @@ struct WideDot {
     static Ints whole(Ints sum) { return sum; }
 };
 struct WideWeights {
+    static_assert(Int8Dot::offset == 0);  // nothing is added to the numbers here either
     using Dot = WideDot;
     using Number = int16_t;
     static constexpr int vectors = 1;

@@ -375,6 +375,7 @@ template <class Weights, int rows>
 void dot_four(const IntDots& d, const uint8_t* const (&w)[4], int64_t units_together,
               int32_t* store_to) {
     using Dot = typename Weights::Dot;
+    // A lane adds so many times in a segment, after which its sum is taken.
     static_assert(Dot::most_adds == 0 || IntLayout::x_block / (4 * lanes) <= Dot::most_adds);
     const int64_t bytes = d.row_bytes;
     const int64_t stretch = units_together * Weights::unit_bytes;

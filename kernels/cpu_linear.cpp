@@ -190,7 +190,7 @@ void linear(const float* x, int64_t rows, int64_t x_stride,
             std::span<const Projection> projections) {
     while (rows > 0 && !projections.empty()) {
         const Projection& first = projections.front();
-        const size_t count = rounded_alike(projections, same_int_layout);
+        const size_t count = count_rounded_alike(projections, same_int_layout);
         const auto multiply =
             multiplies_integers(first.w, first.compute) ? linear_int : linear_float;
         multiply(x, rows, x_stride, projections.first(count));

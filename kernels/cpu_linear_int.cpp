@@ -25,7 +25,7 @@ namespace mllama::cpu {
 namespace {
 
 constexpr int64_t row_padding = 64;  // bytes, lest all rows fall into the same cache set
-constexpr int64_t most_rows = 1024;  // of x at a time
+constexpr int64_t most_rows = 1024;  // of x at a time, of one byte a number
 
 /// Zeros are integers beside the numbers, the same for all, or differ from group to group.
 bool has_zeros(const Matrix& w) {
@@ -84,7 +84,7 @@ IntRows quantise_rows(const IntProduct& product, const IntLayout& layout, const 
     thread_local Scratch number_scratch, scale_scratch, sum_scratch;
     IntRows packed{};
     packed.number_bytes = for_tile && !layout.nibbles ? product.int8_tile_bytes : 1;
-    packed.stride = layout.row_bytes() * packed.number_bytes + row_padding;
+    packed.stride = layout.row_numbers() * packed.number_bytes + row_padding;
     packed.numbers = number_scratch.get<int8_t>(rows * packed.stride);
     packed.scale = scale_scratch.get<float>(rows * layout.segments);
     packed.sums = sum_scratch.get<int32_t>(rows * layout.segments);
@@ -214,8 +214,9 @@ void linear_int(const float* x, int64_t rows, int64_t x_stride,
     const Table& leaves = table();
     const IntProduct& product = leaves.integers;
     const IntLayout layout = layout_of(projections.front().w);
-    for (int64_t r = 0; r < rows; r += most_rows) {
-        const int64_t count = std::min(most_rows, rows - r);
+    const int64_t block_rows = layout.nibbles ? most_rows : most_rows / product.int8_tile_bytes;
+    for (int64_t r = 0; r < rows; r += block_rows) {
+        const int64_t count = std::min(block_rows, rows - r);
         const IntRows packed = quantise_rows(product, layout, x + r * x_stride, count, x_stride,
                                              !are_few(product, count));
         const IntBlock block{product, layout, packed};

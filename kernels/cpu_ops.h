@@ -91,6 +91,10 @@ void scale_rows(float* x, int64_t rows, int64_t width, const float* factor);
 void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
                float* out);
 
+/// The first index of the largest of each row, for the next token: x (rows, width) -> index (rows);
+/// -1 if a row holds a NaN, or nothing finite.
+void argmax(const float* x, int64_t rows, int64_t width, int64_t* index);
+
 /// The pixels of each patch, one patch a row, as a convolution with stride = kernel sees them: pixels
 /// (channels, side, side) -> out ((side / patch)^2, channels * patch * patch). What does not fill a patch is left out.
 void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch, float* out);

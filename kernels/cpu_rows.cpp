@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "kernels/blocking.h"
 #include "kernels/cpu.h"
@@ -93,6 +94,28 @@ void embedding(const int64_t* ids, int64_t n, const void* table_data, DType tabl
         convert(element_at(table_data, table_dtype, ids[i] * width), table_dtype, out + i * width,
                 DType::f32, width);
     });
+}
+
+namespace {
+
+int64_t argmax_of_row(const float* row, int64_t width) {
+    int64_t best = -1;
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int64_t i = 0; i < width; ++i) {
+        if (row[i] <= largest) continue;  // almost always
+        if (std::isnan(row[i])) return -1;
+        best = i;
+        largest = row[i];
+    }
+    const auto is_finite = [](float x) { return std::isfinite(x); };
+    if (std::isinf(largest) && std::none_of(row, row + width, is_finite)) return -1;
+    return best;
+}
+
+}  // namespace
+
+void argmax(const float* x, int64_t rows, int64_t width, int64_t* index) {
+    for_each_row(rows, width, [&](int64_t r) { index[r] = argmax_of_row(x + r * width, width); });
 }
 
 void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch,

@@ -145,6 +145,7 @@ void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_d
 void scale_rows(float* x, int64_t rows, int64_t width, const float* factor);
 void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
                float* out);
+void argmax(const float* x, int64_t rows, int64_t width, int64_t* index);
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
 void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch, float* out);
 void interleave(const float* const* states, int64_t count, int64_t rows, int64_t width, float* out,
@@ -153,9 +154,5 @@ void interleave(const float* const* states, int64_t count, int64_t rows, int64_t
 /// What the device can do at most: reading memory far larger than its caches by the plainest kernel,
 /// and the vendor's products of large matrices. A second or so.
 Limits measure_limits();
-
-/// The first index of the largest of each row, for the next token: x (rows, width) -> index (rows);
-/// -1 if a row holds a NaN, or nothing finite.
-void argmax(const float* x, int64_t rows, int64_t width, int64_t* index);
 
 }  // namespace mllama::cuda

@@ -426,6 +426,17 @@ void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dty
     }
 }
 
+void argmax(const float* x, int64_t rows, int64_t width, int64_t* index) {
+    const auto is_nan = [](float v) { return std::isnan(v); };
+    const auto is_finite = [](float v) { return std::isfinite(v); };
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* row = x + r * width;
+        const bool good =
+            std::none_of(row, row + width, is_nan) && std::any_of(row, row + width, is_finite);
+        index[r] = good ? std::max_element(row, row + width) - row : -1;
+    }
+}
+
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n) {
     if (from_dtype == to_dtype) {
         if (n > 0) std::memcpy(to, from, static_cast<size_t>(n * dtype_size(from_dtype)));

@@ -135,7 +135,7 @@ class Generation {
         return rows > 0;
     }
 
-    /// Runs up to `most` waiting tokens through the model and draws the next token of every sample
+    /// Runs up to `most` waiting tokens through the model and adds the next token of every sample
     /// whose text is through. Returns the number of rows.
     int64_t forward(int64_t most, Feed feed) {
         inputs_.clear();
@@ -153,25 +153,42 @@ class Generation {
             rows += static_cast<int64_t>(count);
         }
         if (rows == 0) return 0;
-        const Tensor logits =
-            mllama_.model().forward(inputs_);  // (samples that are through, vocab_size)
-        const auto vocab_size = static_cast<size_t>(logits.cols());
-        const float* row = logits.data<float>();
-        for (size_t i = 0; i < inputs_.size(); ++i) {
-            if (inputs_[i].logits_to_keep == 0) continue;
-            draw(*fed_samples_[i], {row, vocab_size});
-            row += vocab_size;
+        std::erase_if(fed_samples_, [](const Sample* sample) { return sample->pending() > 0; });
+        if (options_.sampling.takes_the_largest()) {
+            take_the_largest();
+        } else {
+            draw();
         }
         return rows;
     }
 
+    /// The next tokens of fed_samples_, whose texts are through: on a GPU, logits stay there.
+    void take_the_largest() {
+        const std::span<const int64_t> ids = mllama_.model().most_probable(inputs_);
+        for (size_t i = 0; i < fed_samples_.size(); ++i) {
+            if (ids[i] < 0)
+                fail("the logits hold a NaN, or no finite value: are the weights whole?");
+            add_token(*fed_samples_[i], ids[i]);
+        }
+    }
+
+    /// The same by drawing.
+    void draw() {
+        const Tensor logits = mllama_.model().forward(inputs_);  // (fed_samples_, vocab_size)
+        const auto vocab_size = static_cast<size_t>(logits.cols());
+        for (size_t i = 0; i < fed_samples_.size(); ++i) {
+            Sample& sample = *fed_samples_[i];
+            const float* row = logits.data<float>() + i * vocab_size;
+            add_token(sample, sample.sampler.next({row, vocab_size}, sample.history));
+        }
+    }
+
     /// The next token of a sample, and whether it is the last.
-    void draw(Sample& sample, std::span<const float> logits) {
+    void add_token(Sample& sample, int64_t id) {
         if (options_.max_new_tokens == 0) {
             sample.finished = true;
             return;
         }
-        const int64_t id = sample.sampler.next(logits, sample.history);
         Completion& completion = sample.completion;
         sample.history.push_back(id);
         completion.tokens.push_back(id);
@@ -209,7 +226,7 @@ class Generation {
     const GenerationObserver& observer_;
     std::vector<Sample> samples_;
     std::vector<SequenceInput> inputs_;  // of the current forward
-    std::vector<Sample*> fed_samples_;   // beside inputs_
+    std::vector<Sample*> fed_samples_;   // beside inputs_; then those whose texts are through
     Timings timings_;
 };
 

@@ -14,20 +14,21 @@ namespace {
 
 constexpr int64_t f32_bytes = 4;
 
-/// The vision tower at its widest: the state, the kept states, x, q, k, v, k and v as attention
-/// reads them, and a part of the feed-forward network; then the rows of a tile behind the tower and all
-/// rows behind the projector.
+/// The vision tower at its widest: the state and the kept states; beside them first the pixels of a
+/// tile, then x with q, k, v, and k and v as attention reads them, or with a part of the feed-forward
+/// network; at last the rows of a tile behind the tower and all rows behind the projector.
 int64_t vision_scratch(const ModelConfig& config, Device device) {
     const VisionConfig& v = config.vision;
     const int64_t positions = v.max_num_tiles * v.padded_patches();
+    const int64_t state = positions * v.hidden_size;
     const auto kept = static_cast<int64_t>(v.intermediate_layers_indices.size());
-    const int64_t middle = std::min(positions, ops::rows_at_a_time(device));
     const int64_t pixels = 2 * v.num_channels * v.image_size * v.image_size;
-    const int64_t tower =
-        positions * v.hidden_size * (1 + kept + 6) + std::max(middle * v.intermediate_size, pixels);
+    const int64_t attention = 5 * state + 2 * KvLayout::block * v.hidden_size;  // whole blocks
+    const int64_t middle = std::min(positions, ops::rows_at_a_time(device)) * v.intermediate_size;
     const int64_t projected = v.num_patches() * v.vision_output_dim +
                               v.max_num_tiles * v.num_patches() * config.text.hidden_size;
-    return (tower + projected) * f32_bytes;
+    const int64_t beside = std::max({pixels, state + std::max(attention, middle), projected});
+    return ((1 + kept) * state + beside) * f32_bytes;
 }
 
 /// The text tower: h, x, q, k, v, gate and up of a chunk, and a row of logits.
@@ -96,7 +97,8 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
     for (const auto& [layer, bytes] : by_layer)
         plan.largest_layer = std::max(plan.largest_layer, bytes);
     const TextConfig& t = config.text;
-    const DType kept = keeps_bf16(checkpoint, counted) ? DType::bf16 : DType::f32;
+    const bool bf16 = quantising.text.has_value() || keeps_bf16(checkpoint, counted);
+    const DType kept = bf16 ? DType::bf16 : DType::f32;
     const KvLayout layout{t.num_key_value_heads, t.head_dim(), kv_dtype.value_or(kept)};
     const auto cross = static_cast<int64_t>(t.cross_attention_layers.size());
     plan.kv_per_token = (t.num_hidden_layers - cross) * layout.bytes_of_key();

@@ -123,6 +123,10 @@ Tensor Model::forward(std::span<const SequenceInput> batch, const ForwardTrace* 
     return text_.forward(batch, *workspace_, trace);
 }
 
+std::span<const int64_t> Model::most_probable(std::span<const SequenceInput> batch) const {
+    return text_.most_probable(batch, *workspace_);
+}
+
 Tensor Model::prefill(Sequence& sequence, std::span<const int64_t> ids, int64_t chunk,
                       const std::function<void(int64_t)>& progress) const {
     if (chunk == 0) chunk = prefill_chunk();

@@ -83,6 +83,8 @@ class Model {
 
     /// See TextModel::forward. The result is valid until the next call.
     Tensor forward(std::span<const SequenceInput> batch, const ForwardTrace* trace = nullptr) const;
+    /// See TextModel::most_probable.
+    std::span<const int64_t> most_probable(std::span<const SequenceInput> batch) const;
 
     /// Feeds a long text in chunks of at most `chunk` rows (0: prefill_chunk()) and returns the
     /// logits (1, vocab_size) of its last token.

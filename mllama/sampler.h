@@ -23,6 +23,9 @@ struct SamplingParams {
         1.0;  ///< logits of tokens in the text: divided by it if positive, multiplied if negative
     uint64_t seed = 0;
 
+    /// Whether the next token is the one with the largest logit, whatever stands in front.
+    [[nodiscard]] bool takes_the_largest() const { return greedy && repetition_penalty == 1.0; }
+
     /// Errors: Error naming the value that is out of range.
     void check() const;
 };

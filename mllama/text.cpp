@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 namespace mllama {
 namespace {
@@ -373,8 +374,9 @@ Tensor TextModel::run_layers(Workspace& workspace) const {
     return kept_logits(batch, h, workspace.on(h.device()));
 }
 
-Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& workspace,
-                          const ForwardTrace* trace) const {
+/// A forward, but for its logits (kept rows, vocab_size) being where lm_head is.
+Tensor TextModel::run(std::span<const SequenceInput> inputs, Workspace& workspace,
+                      const ForwardTrace* trace) const {
     Batch& batch = workspace.batch;
     batch.clear();
     workspace.stores.clear();  // what an exception left
@@ -409,12 +411,38 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& work
             if (cache.width() > 0) cache.advance(tokens);
         sequence.advance(tokens);
     }
-    if (logits.device() == Device::cpu || batch.kept == 0) return logits;
+    return logits;
+}
+
+Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& workspace,
+                          const ForwardTrace* trace) const {
+    const Tensor logits = run(inputs, workspace, trace);
+    if (logits.device() == Device::cpu || logits.numel() == 0) return logits;
     if (workspace.host_logits.numel() < logits.numel())
         workspace.host_logits = Tensor::pinned(logits.shape(), DType::f32);
-    Tensor host = workspace.host_logits.rows(0, batch.kept);
+    Tensor host = workspace.host_logits.rows(0, logits.rows());
     host.copy_from(logits);
     return host;
+}
+
+std::span<const int64_t> TextModel::most_probable(std::span<const SequenceInput> inputs,
+                                                  Workspace& workspace) const {
+    const Tensor logits = run(inputs, workspace, nullptr);
+    const int64_t kept = workspace.batch.kept;
+    if (kept == 0) return {};
+    Tensor& room = workspace.ids[logits.device()];
+    if (!room.defined() || room.numel() < kept)
+        room = Tensor::empty({kept}, DType::i64, logits.device());
+    Tensor ids = room.rows(0, kept);
+    ops::argmax(logits, ids);
+    if (logits.device() == Device::cuda) {
+        if (!workspace.host_ids.defined() || workspace.host_ids.numel() < kept)
+            workspace.host_ids = Tensor::pinned({kept}, DType::i64);
+        Tensor host = workspace.host_ids.rows(0, kept);
+        host.copy_from(ids);
+        ids = host;
+    }
+    return {std::as_const(ids).data<int64_t>(), static_cast<size_t>(kept)};
 }
 
 void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const {

@@ -103,6 +103,12 @@ class TextModel {
     Tensor forward(std::span<const SequenceInput> batch, Workspace& workspace,
                    const ForwardTrace* trace = nullptr) const;
 
+    /// The same forward; of each kept row only the most probable token, the first of equal ones, or -1
+    /// if its logits hold a NaN or nothing finite: on a GPU the logits stay there. Valid until the
+    /// next call.
+    std::span<const int64_t> most_probable(std::span<const SequenceInput> batch,
+                                           Workspace& workspace) const;
+
     /// Computes keys and values of a picture in every cross-attention layer and appends them to the
     /// sequence.
     void add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const;
@@ -176,6 +182,8 @@ class TextModel {
 
     void lay_out(std::span<const SequenceInput> inputs, Batch& batch) const;
     void bring(Batch& batch, Arena& arena) const;
+    Tensor run(std::span<const SequenceInput> inputs, Workspace& workspace,
+               const ForwardTrace* trace) const;
     Tensor run_layers(Workspace& workspace) const;
     void self_attention(const SelfAttentionLayer& layer, size_t index, Workspace& workspace,
                         Tensor& h) const;
@@ -208,6 +216,8 @@ struct TextModel::Workspace {
     std::vector<ops::AttentionCall> attentions;  // the same
     Tensor host_logits;      // (kept rows, vocab_size) of the last forward, if lm_head is on a GPU
     Tensor recorded_logits;  // of the recorded step, where lm_head is
+    PerDevice<Tensor> ids;   // (kept rows or more) i64 of most_probable, where they are found, and
+    Tensor host_ids;         // the same of a GPU
     Recording recording;
     std::vector<int64_t> key;  // of the recording
 

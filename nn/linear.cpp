@@ -21,8 +21,8 @@ void InputStatistic::add(const Tensor& rows_of_x) {
 }
 
 void Linear::forward_all(const Tensor& x, std::initializer_list<Branch> branches) {
-    assert(branches.size() <= ops::most_linear_calls);
-    std::array<ops::LinearCall, ops::most_linear_calls> calls;
+    assert(branches.size() <= most_projections);
+    std::array<ops::LinearCall, most_projections> calls;
     size_t count = 0;
     for (const auto& [layer, out] : branches) {
         if (layer.statistic) layer.statistic->add(x);

@@ -99,9 +99,6 @@ Projection projection_of([[maybe_unused]] const Tensor& x, const LinearCall& cal
     return projection;
 }
 
-/// What the kernels of several sequences are called with: in parts, so that it lies on the stack.
-constexpr size_t calls_at_a_time = 8;
-
 /// Whether k and v are memory of keys and values, with the scales that belong to them.
 bool is_keys_values(const KeysValues& kv, const KvLayout& layout) {
     const int64_t room = kv.k.dim(0) * KvLayout::block;
@@ -195,14 +192,16 @@ NewKeysValues new_keys_values(StoreCall& call) {
 }  // namespace
 
 void linear(const Tensor& x, std::span<const LinearCall> calls) {
-    assert(is_f32(x) && calls.size() <= most_linear_calls);
-    std::array<Projection, most_linear_calls> projections;
+    assert(is_f32(x) && calls.size() <= most_projections);
+    std::array<Projection, most_projections> projections;
     std::transform(calls.begin(), calls.end(), projections.begin(),
                    [&](const LinearCall& call) { return projection_of(x, call); });
-    using Linear = void (*)(const float*, int64_t, int64_t, std::span<const Projection>);
-    const Linear on_cpu = cpu::linear, on_cuda = cuda::linear;
-    (x.device() == Device::cuda ? on_cuda : on_cpu)(x.data<float>(), x.rows(), x.row_stride(),
-                                                    std::span(projections).first(calls.size()));
+    const std::span<const Projection> some = std::span(projections).first(calls.size());
+    if (x.device() == Device::cuda) {
+        cuda::linear(x.data<float>(), x.rows(), x.row_stride(), some);
+    } else {
+        cpu::linear(x.data<float>(), x.rows(), x.row_stride(), some);
+    }
 }
 
 void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Compute compute,
@@ -242,7 +241,7 @@ void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shap
 }
 
 void attention(std::span<AttentionCall> calls, const AttentionShape& shape, Compute compute) {
-    std::array<Attention, calls_at_a_time> args;
+    std::array<Attention, most_sequences> args;
     while (!calls.empty()) {
         const auto some = calls.first(std::min(calls.size(), args.size()));
         std::transform(some.begin(), some.end(), args.begin(), [&](AttentionCall& call) {
@@ -262,7 +261,7 @@ void attention_weights(const Tensor& q, const KeysValues& kv, const AttentionSha
 }
 
 void store_keys_values(std::span<StoreCall> calls) {
-    std::array<NewKeysValues, calls_at_a_time> args;
+    std::array<NewKeysValues, most_sequences> args;
     while (!calls.empty()) {
         const auto some = calls.first(std::min(calls.size(), args.size()));
         std::transform(some.begin(), some.end(), args.begin(), new_keys_values);
@@ -298,6 +297,13 @@ void embedding(const Tensor& ids, const Tensor& table, Tensor& out) {
     assert(ids.dtype() == DType::i64 && ids.contiguous() && out.rows() == ids.numel());
     where_it_is(out, cpu::embedding, cuda::embedding, ids.data<int64_t>(), ids.numel(),
                 table.data(), table.dtype(), table.cols(), out.data<float>());
+}
+
+void argmax(const Tensor& x, Tensor& index) {
+    assert(is_f32(x) && x.contiguous() && index.dtype() == DType::i64 && index.contiguous());
+    assert(index.numel() == x.rows());
+    where_it_is(x, cpu::argmax, cuda::argmax, x.data<float>(), x.rows(), x.cols(),
+                index.data<int64_t>());
 }
 
 void rope_angles(const Tensor& positions, const Tensor& inverse_frequencies, Tensor& cos,

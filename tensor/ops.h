@@ -88,9 +88,8 @@ struct LinearCall {
     Tensor* out = nullptr;  ///< (rows, out_features) f32; overlaps neither x nor another call's out
 };
 
-/// At most so many linear layers of the same x (rows, in_features) f32 together: x is rounded once,
-/// and a GPU starts them as one.
-inline constexpr size_t most_linear_calls = 4;
+/// Linear layers of the same x (rows, in_features) f32, at most most_projections, together: where
+/// their weights lie alike, x is rounded once and a GPU starts them as one.
 void linear(const Tensor& x, std::span<const LinearCall> calls);
 
 /// As above, one.
@@ -157,6 +156,10 @@ void add_to_rows(Tensor& y, const Tensor& x, float scale);
 /// out[i] = table[ids[i]]: ids (n) i64, table (entries, width) any float type, out (n, width) f32.
 /// Ids must be in range.
 void embedding(const Tensor& ids, const Tensor& table, Tensor& out);
+
+/// The first index of the largest of each row: x (rows, width) f32, index (rows) i64; -1 if a row
+/// holds a NaN, or nothing finite.
+void argmax(const Tensor& x, Tensor& index);
 
 /// cos, sin (rows, pairs) f32 of inverse_frequencies[i] * positions[row] rounded to float32:
 /// positions (rows) i64, inverse_frequencies (pairs) f32.

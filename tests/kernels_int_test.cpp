@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu_ops.h"
@@ -153,13 +154,16 @@ TEST_CASE("linear_int_epilogue_and_residual_match_reference") {
 
 TEST_CASE("linear_int_extreme_numbers_do_not_overflow") {
     for_each_table([] {
-        for (const Coding coding : {Coding::int8, Coding::int4}) {
+        // -128 and 127 in int8; -8 and 7 in int4, stored as 0 and 15; and x at its largest.
+        const std::pair<Coding, uint8_t> extremes[] = {{Coding::int8, uint8_t{0x80}},
+                                                       {Coding::int8, uint8_t{0x7F}},
+                                                       {Coding::int4, uint8_t{0}},
+                                                       {Coding::int4, uint8_t{0xFF}}};
+        for (const auto& [coding, number] : extremes) {
             const Kind kind{coding, 0, false, DType::f32};
             for (const int64_t rows : {1, 40}) {
                 Problem p(rows, 28672, 17, kind, 3);
-                // -128 in int8, -8 in int4, and x at its largest.
-                std::fill(p.numbers.begin(), p.numbers.end(),
-                          coding == Coding::int8 ? uint8_t{0x80} : uint8_t{0});
+                std::fill(p.numbers.begin(), p.numbers.end(), number);
                 std::fill(p.x.begin(), p.x.end(), 127.0f);
                 std::vector<float> found(static_cast<size_t>(rows * 17)), expected = found;
                 cpu::linear(p.x_data(), rows, p.x_stride, p.w, {}, Compute::int8, found.data(), 17);

@@ -65,10 +65,10 @@ TEST_CASE("projections_are_rounded_alike_up_to_the_first_that_is_not") {
         return a.coding == b.coding && a.groups.size == b.groups.size;
     };
     while (!rest.empty()) {
-        counts.push_back(rounded_alike(rest, same_size));
+        counts.push_back(count_rounded_alike(rest, same_size));
         rest = rest.subspan(counts.back());
     }
-    CHECK(counts == std::vector<size_t>{5, 1, 2, 1, 2, 1, 1, 2, 2});
+    CHECK(counts == std::vector<size_t>{9, 1, 2, 1, 3, 1, 1, 2, 2});
 }
 
 }  // namespace mllama::test

@@ -242,6 +242,44 @@ TEST_CASE("scale_rows_factor_zero_gives_zero_even_where_not_finite") {
     });
 }
 
+TEST_CASE("reference_argmax_is_the_first_of_the_largest_or_none") {
+    const float infinity = std::numeric_limits<float>::infinity();
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const auto of = [](std::vector<float> row) {
+        int64_t index = 7;
+        reference::argmax(row.data(), 1, static_cast<int64_t>(row.size()), &index);
+        return index;
+    };
+    CHECK(of({1.0f, 3.0f, 3.0f, 2.0f}) == 1);
+    CHECK(of({-infinity, -2.0f}) == 1);
+    CHECK(of({1.0f, infinity}) == 1);
+    CHECK(of({1.0f, nan, 2.0f}) == -1);
+    CHECK(of({infinity, -infinity}) == -1);
+    CHECK(of({}) == -1);
+}
+
+TEST_CASE("argmax_matches_reference") {
+    const float infinity = std::numeric_limits<float>::infinity();
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    for (const int64_t width : {0, 1, 2, 7, 100, 5000}) {
+        CAPTURE(width);
+        constexpr int64_t rows = 40;
+        std::vector<float> x = Numbers(1).floats(rows * width, -2.0f, 2.0f);
+        Numbers random(2);
+        for (float& value : x) {
+            value = std::round(value * 8);  // many are equal
+            if (random.below(3 * std::max<int64_t>(width, 1)) == 0)
+                value = random.below(2) == 0 ? nan : random.below(2) == 0 ? infinity : -infinity;
+        }
+        if (width > 0) std::fill_n(x.begin(), width, -infinity);
+        if (width > 0) std::fill_n(x.begin() + width, width, infinity);
+        std::vector<int64_t> found(rows, 7), expected(rows, 8);
+        cpu::argmax(x.data(), rows, width, found.data());
+        reference::argmax(x.data(), rows, width, expected.data());
+        CHECK(found == expected);
+    }
+}
+
 TEST_CASE("embedding_of_every_type_matches_reference") {
     for_each_table([] {
         for (const DType dtype : types) {

@@ -42,14 +42,24 @@ class MixedLayers {
     explicit MixedLayers(int64_t cols) : cols_(cols) {
         const Style int8{.coding = Coding::int8, .name = "int8"};
         const Style int4{.coding = Coding::int4, .name = "int4, 32", .group = 32};
+        const Style zeros{.coding = Coding::int4,
+                          .name = "int4, 32, zeros, f16",
+                          .group = 32,
+                          .zeros = true,
+                          .scale = DType::f16};
+        const Style row{.coding = Coding::int8, .name = "int8, f32", .scale = DType::f32};
         const Style wide{.coding = Coding::int4, .name = "int4, 128", .group = 128, .zeros = true};
         const Style nf4{.coding = Coding::nf4, .name = "nf4", .group = 64, .scale = DType::f32};
-        for (const int64_t rows : {70, 33, 0, 5}) add(rows, DType::bf16, Compute::bf16);
+        for (const int64_t rows : {70, 0, 5}) add(rows, DType::bf16, Compute::bf16);
         add(20, DType::f16, Compute::bf16);
+        for (const int64_t rows : {33, 2, 7, 8, 12}) add(rows, DType::bf16, Compute::bf16);
         add(9, DType::bf16, Compute::f32);
-        for (const int64_t rows : {40, 17}) add(rows, int8, Compute::int8);
+        add(40, int8, Compute::int8);
+        add(17, row, Compute::int8);
         add(16, int8, Compute::bf16);
-        for (const int64_t rows : {24, 8}) add(rows, int4, Compute::int8);
+        add(24, int4, Compute::int8);
+        add(16, zeros, Compute::int8);
+        add(8, int4, Compute::int8);
         add(35, wide, Compute::int8);
         add(11, int8, Compute::int8);
         add(40, nf4, Compute::bf16);

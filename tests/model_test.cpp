@@ -18,6 +18,9 @@ std::string checkpoint(const std::string& name) {
     return models_folder() + "/" + name;
 }
 
+constexpr WeightType weight_types[] = {WeightType::f32, WeightType::bf16, WeightType::int8,
+                                       WeightType::int4};
+
 Mllama load(const std::string& name, WeightType type = WeightType::f32,
             Reference reference = Reference::transformers) {
     return Mllama::load(checkpoint(name), {type, reference});
@@ -79,9 +82,12 @@ GenerationOptions greedy(int64_t tokens) {
 }  // namespace
 
 TEST_CASE("forward_result_is_the_same_in_any_batch_to_the_bit") {
-    for (const WeightType type : {WeightType::f32, WeightType::bf16}) {
+    for (const WeightType type : weight_types) {
         const Mllama mllama = load("a_published", type);
-        const std::vector<Prompt> prompts = some_prompts(mllama);
+        std::vector<Prompt> prompts;  // more than most_sequences
+        for (int i = 0; i < 3; ++i) {
+            for (Prompt& prompt : some_prompts(mllama)) prompts.push_back(std::move(prompt));
+        }
         std::vector<Sequence> sequences;
         sequences.reserve(prompts.size());
         std::vector<SequenceInput> inputs;
@@ -106,8 +112,33 @@ TEST_CASE("forward_result_is_the_same_in_any_batch_to_the_bit") {
     }
 }
 
+TEST_CASE("most_probable_tokens_are_those_with_the_largest_logits") {
+    const Mllama mllama = load("a_published");
+    const std::vector<Prompt> prompts = some_prompts(mllama);
+    std::vector<Sequence> sequences;
+    sequences.reserve(prompts.size());
+    std::vector<SequenceInput> inputs;
+    for (const Prompt& prompt : prompts) {
+        sequences.push_back(start(mllama, prompt));
+        inputs.push_back({&sequences.back(), prompt.ids, 1});
+    }
+    inputs[1].logits_to_keep = 0;
+    const std::span<const int64_t> found = mllama.model().most_probable(inputs);
+    const std::vector<int64_t> ids(found.begin(), found.end());  // the next call uses the memory
+    std::vector<int64_t> expected;
+    for (const size_t i : {0, 2, 3}) {
+        const std::vector<float> logits = logits_alone(mllama, prompts[i]);
+        const auto last = logits.end() - mllama.model().config().text.vocab_size;
+        expected.push_back(std::max_element(last, logits.end()) - last);
+    }
+    CHECK(ids == expected);
+    inputs.resize(1);
+    inputs[0].logits_to_keep = 0;
+    CHECK(mllama.model().most_probable(inputs).empty());
+}
+
 TEST_CASE("forward_result_is_the_same_in_any_chunks_to_the_bit") {
-    for (const WeightType type : {WeightType::f32, WeightType::bf16}) {
+    for (const WeightType type : weight_types) {
         const Mllama mllama = load("b_general", type);
         for (const Prompt& prompt : some_prompts(mllama)) {
             const std::vector<float> whole = logits_alone(mllama, prompt);

@@ -223,12 +223,12 @@ Workload Workloads::decode(int64_t context, int64_t batch) {
         std::vector<SequenceInput> inputs;
         inputs.reserve(sequences.size());
         for (Sequence& sequence : sequences) inputs.push_back({&sequence, {&token, 1}, 1});
-        model_.forward(inputs);
+        model_.most_probable(inputs);
 
         BenchRun run;
         const RunClock clock;
         for (int64_t step = 0; step < plan_.new_tokens; ++step) {
-            model_.forward(inputs);
+            model_.most_probable(inputs);
             run.work += static_cast<double>(model_.text().bytes_per_token(plan_.images > 0));
             for (const Sequence& sequence : sequences)
                 run.work += static_cast<double>(cache_bytes_read(sequence));

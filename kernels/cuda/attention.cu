@@ -368,6 +368,7 @@ bool alike(const Attention& a, const Attention& b) {
 }
 
 /// The first of `calls`, as many as can be decoded together; maybe none.
+/// Their partial results stand in the workspace until the next operation takes it.
 DecodeCalls decode_calls(std::span<const Attention> calls, Compute compute) {
     DecodeCalls together;
     Workspace memory;
@@ -376,7 +377,7 @@ DecodeCalls decode_calls(std::span<const Attention> calls, Compute compute) {
         if (!alike(args, calls.front())) break;
         const Partials partials = partials_for(args, memory);
         if (partials.pieces == 0) break;
-        together.add(args, partials);
+        together.add({args, partials}, partials.pieces);
     }
     return together;
 }
@@ -387,7 +388,7 @@ void attend_alone(const Attention& args, Compute compute) {
     const Partials partials = partials_for(args, memory);
     if (partials.pieces > 0) {
         DecodeCalls call;
-        call.add(args, partials);
+        call.add({args, partials}, partials.pieces);
         attention_plain(args, compute, partials);
         merge(call);
     } else if (compute == Compute::bf16 && tile_takes(args)) {

@@ -14,7 +14,7 @@
 #include <limits>
 
 #include "kernels/arguments.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/together.h"
 #include "kernels/cuda/warp.h"
 
 namespace mllama::cuda {
@@ -96,27 +96,14 @@ struct Partials {
                            ///< no key of the piece
 };
 
-/// A call of few queries among those of one launch.
+/// A call of few queries, a block for each of its pieces.
 struct DecodeCall {
     Attention args;
     Partials partials;
-    /// Of the pieces of all calls, one call's behind the other's; behind them all where there is no call.
-    unsigned first_piece = std::numeric_limits<unsigned>::max();
 };
 
 /// Calls that are launched together: of as many queries and heads, of one head_dim and type of keys.
-/// Travels with the launch.
-struct DecodeCalls {
-    static constexpr unsigned most = 8;
-    DecodeCall of[most];
-    unsigned count = 0;
-    unsigned pieces = 0;  ///< of all calls
-
-    void add(const Attention& args, const Partials& partials) {
-        of[count++] = {args, partials, pieces};
-        pieces += static_cast<unsigned>(partials.pieces);
-    }
-};
+using DecodeCalls = Together<DecodeCall, most_sequences>;
 
 /// What all calls have in common is read from the first: at a fixed address it takes no registers.
 __device__ inline Attention args_of(const DecodeCalls& calls, unsigned call) {

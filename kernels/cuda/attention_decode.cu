@@ -29,14 +29,6 @@ struct Work {
     int rows;
 };
 
-/// The call that the block's piece belongs to: all that begin behind it are left out.
-__device__ unsigned call_of(const DecodeCalls& calls) {
-    unsigned call = 0;
-    for (unsigned i = 1; i < DecodeCalls::most; ++i)
-        call += blockIdx.x >= calls.of[i].first_piece ? 1 : 0;
-    return call;
-}
-
 __device__ Work work_of(const Attention& args, unsigned piece) {
     Work work{};
     work.sequence = sequence_of(args);
@@ -316,14 +308,14 @@ template <DType dtype, int columns>
 __global__ void __launch_bounds__(threads, blocks<dtype, columns>())
     decode_kernel(const __grid_constant__ DecodeCalls calls) {
     after_previous();
-    const unsigned call = call_of(calls);
+    const unsigned call = calls.mine();
     const Attention args = args_of(calls, call);
     const Partials& partials = calls.of[call].partials;
     __shared__ uint64_t seen[tile_rows][piece_blocks];
     __shared__ float max[warps][tile_rows];
     __shared__ float sum[warps][tile_rows];
     auto out_of_warps = reinterpret_cast<OutOfWarps<columns>>(dynamic_shared());
-    const Work work = work_of(args, blockIdx.x - calls.of[call].first_piece);
+    const Work work = work_of(args, calls.block_of(call));
     if (work.piece >= work.sequence.keys) return;
     // Keys are on their way before it is known which are seen; values, which would take the registers of
     // a third block of threads (32,768 keys: a fifth slower on an H100), when keys have been used.
@@ -375,7 +367,7 @@ template <int columns>
 void decode(const DecodeCalls& calls) {
     const Attention& args = calls.of[0].args;
     const int64_t rows = args.queries * (args.heads / args.kv_heads);
-    const dim3 grid(calls.pieces, static_cast<unsigned>(args.kv_heads),
+    const dim3 grid(calls.blocks, static_cast<unsigned>(args.kv_heads),
                     static_cast<unsigned>(pieces(rows, tile_rows)));
     launch("attention_decode", kernel_of<columns>(args.kv_dtype), grid, threads,
            int64_t{warps} * tile_rows * columns * static_cast<int64_t>(sizeof(float)), calls);

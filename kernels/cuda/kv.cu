@@ -16,7 +16,7 @@ constexpr int64_t tile_rows = 32;  ///< rows of a block: neighbouring keys lie n
 
 /// Travels with the launch. All are stored as one type.
 struct Sequences {
-    static constexpr size_t most = 8;
+    static constexpr size_t most = most_sequences;
     NewKeysValues of[most];
 };
 

@@ -148,19 +148,22 @@ struct FewLayer {
     int64_t out_stride;
 };
 
+template <class Source>
+using FewLayers = Together<FewLayer<Source>, most_projections>;
+
 /// Block b of a layer: the rows [8 tiles b, 8 tiles (b + 1)) of w. The first weights are loaded before
 /// the kernel in front has ended, if they `stand`: nothing queued writes them.
 template <class Source, class Element, int tiles>
 __global__ void __launch_bounds__(threads, 2)
-    few_bf16_kernel(const __grid_constant__ Together<FewLayer<Source>> layers, bool stand, int cols,
+    few_bf16_kernel(const __grid_constant__ FewLayers<Source> layers, bool stand, int cols,
                     FewRows<Element> x) {
     if (!stand) after_previous();
     constexpr int block_rows = tile * tiles;
-    const int mine = layers.mine();
+    const unsigned mine = layers.mine();
     const FewLayer<Source>& layer = layers.of[mine];
     const Source& w = layer.w;
     const int64_t w_rows = layer.w_rows;
-    const int64_t first = layers.block_of(mine) * block_rows;
+    const int64_t first = int64_t{layers.block_of(mine)} * block_rows;
     const int lane = static_cast<int>(threadIdx.x % warp_size);
     const int warp = static_cast<int>(threadIdx.x / warp_size);
     int64_t rows[tiles];  // where there is no such row, the last one is read and its sum dropped
@@ -241,11 +244,11 @@ constexpr int64_t many_rows = 4096;
 
 template <int tiles, class Source, class Element>
 void launch_bf16(std::span<const Projection> layers, bool stand, const FewRows<Element>& x) {
-    Together<FewLayer<Source>> together;
+    FewLayers<Source> together;
     for (const auto& [w, epilogue, compute, out, out_stride] : layers)
         together.add({Source(w), w.rows, epilogue, out, out_stride}, pieces(w.rows, tile * tiles));
-    launch("linear", few_bf16_kernel<Source, Element, tiles>, together.blocks(), threads, 0,
-           together, stand, static_cast<int>(layers.front().w.cols), x);
+    launch("linear", few_bf16_kernel<Source, Element, tiles>, together.blocks, threads, 0, together,
+           stand, static_cast<int>(layers.front().w.cols), x);
 }
 
 template <class Source>
@@ -258,9 +261,9 @@ bool is_read_by(const Matrix& w) {
 /// Layers from the front that one launch can take.
 template <class Source>
 size_t taken_together(std::span<const Projection> layers) {
-    constexpr size_t most = Together<FewLayer<Source>>::most;
+    const size_t most = std::min(layers.size(), FewLayers<Source>::most);
     size_t count = 1;
-    while (count < layers.size() && count < most && is_read_by<Source>(layers[count].w)) ++count;
+    while (count < most && is_read_by<Source>(layers[count].w)) ++count;
     return count;
 }
 

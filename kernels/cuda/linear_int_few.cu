@@ -117,16 +117,18 @@ struct IntLayer {
     int64_t out_stride;
 };
 
+using IntLayers = Together<IntLayer, most_projections>;
+
 /// Block b of a layer: the rows [8 halves b, 8 halves (b + 1)) of w in int8.
 template <int halves, int alignment>
 __global__ void __launch_bounds__(threads, 2)
-    few_int8_kernel(const __grid_constant__ Together<IntLayer> layers, IntRows x) {
+    few_int8_kernel(const __grid_constant__ IntLayers layers, IntRows x) {
     constexpr int loads = 4;
     constexpr int block_rows = halves * half_rows;
-    const int mine = layers.mine();
+    const unsigned mine = layers.mine();
     const IntLayer& layer = layers.of[mine];
     const IntWeights& w = layer.w;
-    const int64_t first = layers.block_of(mine) * block_rows;
+    const int64_t first = int64_t{layers.block_of(mine)} * block_rows;
     const LaneRows<halves, alignment> rows(w, first);
     const int8_t* x_row = lane_numbers(x, lane_bytes);
     const int chunks = (w.row_bytes + chunk_bytes - 1) / chunk_bytes;
@@ -254,13 +256,13 @@ __device__ void add_piece(float (&sums)[4], const Chunks<halves, loads>& w,
 /// The same in int4. parts: groups in a piece.
 template <int parts, int halves, int alignment>
 __global__ void __launch_bounds__(threads, 2)
-    few_int4_kernel(const __grid_constant__ Together<IntLayer> layers, IntRows x) {
+    few_int4_kernel(const __grid_constant__ IntLayers layers, IntRows x) {
     constexpr int loads = 2;
     constexpr int block_rows = halves * half_rows;
-    const int mine = layers.mine();
+    const unsigned mine = layers.mine();
     const IntLayer& layer = layers.of[mine];
     const IntWeights& w = layer.w;
-    const int64_t first = layers.block_of(mine) * block_rows;
+    const int64_t first = int64_t{layers.block_of(mine)} * block_rows;
     const LaneRows<halves, alignment> rows(w, first);
     const LaneScales<halves> row_scales(w, first);
     const int8_t* x_row = lane_numbers(x, 2 * lane_bytes);
@@ -293,7 +295,7 @@ __global__ void __launch_bounds__(threads, 2)
                  layer.out_stride);
 }
 
-using Kernel = void (*)(Together<IntLayer>, IntRows);
+using Kernel = void (*)(IntLayers, IntRows);
 
 /// The kernel for groups of so many parts of a piece; 0: int8.
 template <int halves, int int8_alignment, int int4_alignment>
@@ -316,17 +318,17 @@ void launch_few(const IntRows& x, std::span<const Projection> layers) {
     const Kernel kernel = halves == 1 ? kernel_for<1, 16, 16>(parts)
                           : aligned   ? kernel_for<2, 16, 16>(parts)
                                       : kernel_for<2, 1, 4>(parts);
-    Together<IntLayer> together;
+    IntLayers together;
     for (const auto& [w, epilogue, compute, out, out_stride] : layers)
         together.add({IntWeights(w, x.layout), epilogue, out, out_stride},
                      pieces(w.rows, halves * half_rows));
-    launch("linear_int", kernel, together.blocks(), threads, 0, together, x);
+    launch("linear_int", kernel, together.blocks, threads, 0, together, x);
 }
 
 }  // namespace
 
 void linear_int_few(const IntRows& x, std::span<const Projection> layers) {
-    constexpr size_t most = Together<IntLayer>::most;
+    constexpr size_t most = IntLayers::most;
     const auto aligned = [&](const Projection& layer) {
         return IntWeights(layer.w, x.layout).aligned;
     };

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "kernels/cuda/quantise_rows.h"
 #include "kernels/reference.h"
@@ -274,15 +275,19 @@ TEST_CASE("cuda_linear_int_every_epilogue_matches_reference") {
 TEST_CASE("cuda_linear_int_extreme_numbers_do_not_overflow") {
     if (!has_device()) return;
     // As wide as a matrix may be, for a row; what is left of its time for a tile.
-    for (const Style& style : {styles[0], styles[3], styles[9]}) {
+    // -128 in int8; -8 and 7 in int4, stored as 0 and 15.
+    const std::pair<Style, uint8_t> extremes[] = {{styles[0], uint8_t{0x80}},
+                                                  {styles[3], uint8_t{0}},
+                                                  {styles[3], uint8_t{0xFF}},
+                                                  {styles[9], uint8_t{0}},
+                                                  {styles[9], uint8_t{0xFF}}};
+    for (const auto& [style, numbers] : extremes) {
         CAPTURE(style.name);
         for (const int64_t rows : {1, 9}) {
             const int64_t k = rows == 1 ? int64_t{1} << 17 : 2048;
             CAPTURE(k);
             Problem p(style, rows, k, 1);
             std::fill(p.x.begin(), p.x.end(), 127.0f);
-            // -128 in int8, -8 in int4.
-            const auto numbers = static_cast<uint8_t>(style.coding == Coding::int8 ? 0x80 : 0);
             const std::vector<uint8_t> bytes(static_cast<size_t>(k), numbers);
             const DeviceArray<uint8_t> device_bytes(bytes);
             const DeviceMatrix w(p.w);
@@ -304,7 +309,7 @@ TEST_CASE("cuda_linear_int_what_sums_cannot_hold_is_an_error") {
     w.groups.size = w.cols;
     CHECK_THROWS(cuda::linear(x.data(), 1, w.cols, w, {}, Compute::int8, x.data(), 1));
     w.coding = Coding::int4;
-    w.cols = 8;
+    w.cols = w.groups.size = 8;
     w.groups.zero_add = 128;
     CHECK_THROWS(cuda::linear(x.data(), 1, w.cols, w, {}, Compute::int8, x.data(), 1));
 }

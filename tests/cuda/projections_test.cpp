@@ -11,12 +11,13 @@ namespace {
 
 constexpr int64_t gap = 3;  // elements behind each row of an output, which nothing may write
 
-/// The layers in memory of the device. crooked: weights do not begin at aligned addresses.
+/// The layers in memory of the device. crooked: the weights of every other one do not begin at an
+/// aligned address.
 class DeviceLayers {
   public:
     DeviceLayers(const MixedLayers& mixed, bool crooked) : mixed_(mixed) {
         for (const MixedLayers::Layer& layer : mixed.layers()) {
-            const int64_t offset = crooked ? 4 : 0;
+            const int64_t offset = crooked && matrices_.size() % 2 == 0 ? 4 : 0;
             matrices_.push_back(layer.in_memory_of([&](const void* data, int64_t bytes) {
                 return copy(data, bytes, data == layer.w.data ? offset : 0);
             }));
@@ -86,6 +87,32 @@ TEST_CASE("cuda_linear_of_several_layers_has_the_bits_of_each_alone") {
             }
         }
     }
+}
+
+TEST_CASE("cuda_linear_of_several_layers_of_many_rows_has_the_bits_of_each_alone") {
+    if (!has_device()) return;
+    // Together they have rows enough for blocks of two tiles, which neither has alone.
+    constexpr int64_t cols = 64, w_rows = 2056, x_rows = 2;
+    const Typed numbers(Numbers(3).floats(2 * w_rows * cols), DType::bf16);
+    const DeviceBytes weights(numbers.data(), 2 * w_rows * cols * 2);
+    const DeviceArray<float> x(Numbers(4).floats(x_rows * cols));
+    const auto run = [&](bool together) {
+        const DeviceArray<float> out(std::vector<float>(2 * x_rows * w_rows, 7.0f));
+        std::vector<Projection> projections;
+        for (int64_t i = 0; i < 2; ++i) {
+            const auto* data = static_cast<const uint16_t*>(weights.data()) + i * w_rows * cols;
+            projections.push_back({{data, DType::bf16, w_rows, cols, cols},
+                                   {},
+                                   Compute::bf16,
+                                   out.data() + i * x_rows * w_rows,
+                                   w_rows});
+        }
+        const size_t step = together ? 2 : 1;
+        for (size_t i = 0; i < 2; i += step)
+            cuda::linear(x.data(), x_rows, cols, std::span(projections).subspan(i, step));
+        return out.values();
+    };
+    CHECK(compare_bits(run(true), run(false)) == "");
 }
 
 }  // namespace mllama::test

@@ -484,12 +484,10 @@ std::vector<int64_t> argmax_of(const std::vector<float>& x, int64_t rows, int64_
     return out.values();
 }
 
-/// The same by a plain loop.
 int64_t expected_argmax(std::span<const float> row) {
-    const auto is_nan = [](float x) { return std::isnan(x); };
-    if (std::any_of(row.begin(), row.end(), is_nan)) return -1;
-    if (std::none_of(row.begin(), row.end(), [](float x) { return std::isfinite(x); })) return -1;
-    return std::max_element(row.begin(), row.end()) - row.begin();
+    int64_t index = 0;
+    reference::argmax(row.data(), 1, static_cast<int64_t>(row.size()), &index);
+    return index;
 }
 
 }  // namespace
