@@ -151,6 +151,11 @@ struct FewLayer {
 template <class Source>
 using FewLayers = Together<FewLayer<Source>, most_projections>;
 
+/// How a kernel holds a source: it reads its fields where it needs them, which takes fewer registers
+/// than a copy, except for the many of nf4's (nvcc 13.0).
+template <class Source>
+using InKernel = std::conditional_t<std::is_same_v<Source, Nf4Source>, const Source, const Source&>;
+
 /// Block b of a layer: the rows [8 tiles b, 8 tiles (b + 1)) of w. The first weights are loaded before
 /// the kernel in front has ended, if they `stand`: nothing queued writes them.
 template <class Source, class Element, int tiles>
@@ -161,7 +166,7 @@ __global__ void __launch_bounds__(threads, 2)
     constexpr int block_rows = tile * tiles;
     const unsigned mine = layers.mine();
     const FewLayer<Source>& layer = layers.of[mine];
-    const Source& w = layer.w;
+    InKernel<Source> w = layer.w;
     const int64_t w_rows = layer.w_rows;
     const int64_t first = int64_t{layers.block_of(mine)} * block_rows;
     const int lane = static_cast<int>(threadIdx.x % warp_size);
