@@ -194,8 +194,7 @@ std::string Checkpoint::where(std::string_view name) const {
 
 void Checkpoint::let_go(std::string_view name) const {
     const TensorInfo& tensor = info(name);
-    files_[place(name).file].file()->advise(MappedFile::Advice::drop, tensor.begin,
-                                            tensor.begin + tensor.bytes);
+    files_[place(name).file].file()->let_go(tensor.begin, tensor.begin + tensor.bytes);
 }
 
 int64_t Checkpoint::bytes() const {

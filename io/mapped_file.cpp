@@ -12,26 +12,6 @@
 #include "kernels/error.h"
 
 namespace mllama {
-namespace {
-
-int system_advice(MappedFile::Advice advice) {
-    switch (advice) {
-        case MappedFile::Advice::normal:
-            return MADV_NORMAL;
-        case MappedFile::Advice::sequential:
-            return MADV_SEQUENTIAL;
-        case MappedFile::Advice::random:
-            return MADV_RANDOM;
-        case MappedFile::Advice::will_need:
-            return MADV_WILLNEED;
-        case MappedFile::Advice::drop:
-            return MADV_DONTNEED;
-    }
-    return MADV_NORMAL;
-}
-
-}  // namespace
-
 MappedFile::MappedFile(const std::string& path) : path_(path) {
     const InputFile file(path);
     size_ = file.size();
@@ -46,13 +26,13 @@ MappedFile::~MappedFile() {
     if (data_) ::munmap(const_cast<std::byte*>(data_), static_cast<size_t>(size_));
 }
 
-void MappedFile::advise(Advice advice, int64_t begin, int64_t end) const {
+void MappedFile::let_go(int64_t begin, int64_t end) const {
     assert(0 <= begin && begin <= end && end <= size_);
     const int64_t page = ::sysconf(_SC_PAGESIZE);
     const int64_t from = begin / page * page;
     if (from == end) return;
     ::madvise(const_cast<std::byte*>(data_) + from, static_cast<size_t>(end - from),
-              system_advice(advice));
+              MADV_DONTNEED);  // that a system does not follow advice is no error
 }
 
 }  // namespace mllama

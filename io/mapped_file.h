@@ -38,18 +38,9 @@ class MappedFile {
         return {reinterpret_cast<const char*>(data_), static_cast<size_t>(size_)};
     }
 
-    /// How a part of the file will be used, so that the system reads ahead or does not.
-    enum class Advice : uint8_t {
-        normal,
-        sequential,  ///< from front to back: read far ahead
-        random,      ///< here and there: read nothing ahead
-        will_need,   ///< soon and whole: start reading now
-        drop,        ///< not again soon: the pages may go
-    };
-    /// For the pages of bytes [begin, end) within the file. Advice only: that a system does not
-    /// follow it is no error.
-    void advise(Advice advice, int64_t begin, int64_t end) const;
-    void advise(Advice advice) const { advise(advice, 0, size_); }
+    /// The pages of bytes [begin, end) are not needed again soon: the system may drop them. (Other advice
+    /// gained nothing where it was tried, see PERFORMANCE.md.)
+    void let_go(int64_t begin, int64_t end) const;
 
   private:
     std::string path_;

@@ -122,7 +122,7 @@ class Writer {
 
     /// How far it is; the pages that were read may go.
     void advance(const SafetensorsFile& file, int64_t begin, int64_t end) {
-        file.file()->advise(MappedFile::Advice::drop, begin, end);
+        file.file()->let_go(begin, end);
         done_bytes_ += end - begin;
         if (observer_.progress) observer_.progress(done_bytes_, all_bytes_);
         if (observer_.cancelled && observer_.cancelled()) throw Interrupted();
