@@ -114,12 +114,13 @@ struct AttentionProblem {
 };
 
 /// The weights of v sum to 1 and |v| <= 1. A logit is a scaled sum of head_dim products; its error
-/// moves a probability by as much, relatively. In bf16 a probability is rounded to 2^-9 of itself.
+/// moves a probability by as much, relatively. In bf16 a probability is rounded to 2^-9 of itself, by
+/// the kernel and by the reference: with a key or two nothing averages out.
 inline Tolerance attention_tolerance(const AttentionShape& shape, Compute compute, float logits) {
     const double depth = static_cast<double>(shape.head_dim),
                  keys = static_cast<double>(shape.keys);
     const double exact = (16.0 + depth * double{logits} + std::sqrt(keys)) * unit_roundoff;
-    return {compute == Compute::bf16 ? exact + 0x1p-9 : exact, 0.0};
+    return {compute == Compute::bf16 ? exact + 0x1p-8 : exact, 0.0};
 }
 
 }  // namespace mllama::test

@@ -155,8 +155,13 @@ __device__ void store_row(const Attention& args, const Row& row, const Softmax& 
     for (int64_t d = threadIdx.x; d < args.head_dim; d += threads) to[d] = out[d] * factor;
 }
 
+/// What a row takes in shared memory.
+__host__ __device__ constexpr int64_t row_floats(int64_t head_dim) {
+    return round_up(head_dim, 4);
+}
+
 /// A block for each query and head, and each piece of the keys if there are any.
-/// Shared: q (head_dim), out (head_dim).
+/// Shared: q (head_dim), out (head_dim), each in whole vectors: q is read by vectors while out is written.
 template <DType dtype>
 __global__ void plain_kernel(Attention args, Compute compute, Partials partials) {
     after_previous();
@@ -169,7 +174,7 @@ __global__ void plain_kernel(Attention args, Compute compute, Partials partials)
     const int64_t end =
         whole ? sequence.keys : std::min(piece + Partials::piece_keys, sequence.keys);
     auto* q = reinterpret_cast<float*>(dynamic_shared());
-    float* out = q + args.head_dim;
+    float* out = q + row_floats(args.head_dim);
     const Row row = row_of(args, blockIdx.x, q, compute);
     for (int64_t d = threadIdx.x; d < args.head_dim; d += threads) out[d] = 0.0f;
 
@@ -329,7 +334,8 @@ void attention_plain(const Attention& args, Compute compute, const Partials& par
     const dim3 grid(static_cast<unsigned>(args.queries * args.heads),
                     static_cast<unsigned>(std::max<int64_t>(1, partials.pieces)));
     launch("attention", plain_kernel_of(args.kv_dtype), grid, threads,
-           2 * args.head_dim * static_cast<int64_t>(sizeof(float)), args, compute, partials);
+           2 * row_floats(args.head_dim) * static_cast<int64_t>(sizeof(float)), args, compute,
+           partials);
 }
 
 /// Calls of so many queries are cut into pieces of keys.
@@ -391,6 +397,8 @@ void attend_alone(const Attention& args, Compute compute) {
         call.add({args, partials}, partials.pieces);
         attention_plain(args, compute, partials);
         merge(call);
+    } else if (compute == Compute::bf16 && warpgroup_takes(args, memory)) {
+        attention_warpgroup(args, memory);
     } else if (compute == Compute::bf16 && tile_takes(args)) {
         attention_tile(args);
     } else {

@@ -105,8 +105,8 @@ __device__ inline QueryPart query_part(const float (&low_row)[4], const float (&
 }
 
 /// Probabilities of 16 of 32 keys, the first half of each lane's (half 0) or the second, as a: p are
-/// the c fragments of the 4 products of scores.
-__device__ inline QueryPart probability_part(const float (&p)[4][4], int half) {
+/// (4, 4), the c fragments of the 4 products of scores.
+__device__ inline QueryPart probability_part(const float (*p)[4], int half) {
     return {{pack_bf16(p[0][half], p[1][half]), pack_bf16(p[0][2 + half], p[1][2 + half]),
              pack_bf16(p[2][half], p[3][half]), pack_bf16(p[2][2 + half], p[3][2 + half])}};
 }

@@ -13,8 +13,11 @@
 // int8 is copied as it is and converted to bfloat16, exactly, in shared memory; its scales are
 // factors of scores and of probabilities.
 //
-//     attention_tile.h       shared memory, and which keys the rows go through
+//     attention_plan.h       which keys the rows go through
+//     attention_tile.h       shared memory
 //     attention_tile_copy.h  copies
+//     attention_softmax.h    the online softmax
+#include "kernels/cuda/attention_softmax.h"
 #include "kernels/cuda/attention_tile_copy.h"
 
 namespace mllama::cuda {
@@ -29,19 +32,15 @@ template <class Shape>
 struct State {
     static constexpr int fragments = Shape::fragments;
     float out[fragments][Shape::columns / 8][4] = {};  ///< sums of 2^(x - max) v
-    float sum[fragments][2] = {};  ///< sums of 2^(x - max), a lane's part of them
-    float max[fragments][2];       ///< about the largest score so far, times `factor` a logit
-
-    __device__ State() {
-        for (auto& of_fragment : max) of_fragment[0] = of_fragment[1] = minus_infinity;
-    }
+    Softmax softmax[fragments];
 };
 
-/// Scores of the keys of a step: of each 32 of them the four products of attention_mma.h.
+/// Scores of the keys of a step: product 4 half + n is product n of attention_mma.h, of the keys from
+/// 32 half on.
 template <class Shape>
 struct Scores {
     static constexpr int halves = Shape::keys / 32;
-    float of[Shape::fragments][halves][4][4];
+    float of[Shape::fragments][4 * halves][4];
 };
 
 __device__ void load_query(const Attention& args, const Tile& tile, int row, int d,
@@ -78,7 +77,7 @@ __device__ QueryPart kept_query(const QueryMemory<Shape>& memory, int step, int 
 /// Each lane keeps its own parts of fragments: nobody waits for them.
 template <class Shape>
 __device__ void keep_query(const TileCall& call, QueryMemory<Shape>& memory) {
-    const Tile tile = tile_of<Shape>(call);
+    const Tile tile = tile_of<Shape>(call.args, call.group);
     const Lane lane = this_lane();
     for (int step = 0; step < Shape::columns / 16; ++step) {
         for (int f = 0; f < Shape::fragments; ++f) {
@@ -123,7 +122,7 @@ __device__ void multiply_keys(const Query<Shape>& query, const Memory<Shape>& me
             const Units high = load_units(from + stride);
             for (int n = 0; n < 4; ++n) {
                 for (int f = 0; f < Shape::fragments; ++f)
-                    mma_bf16(scores.of[f][half][n], q[f].at, {low.at[n], high.at[n]});
+                    mma_bf16(scores.of[f][4 * half + n], q[f].at, {low.at[n], high.at[n]});
             }
         }
     }
@@ -143,7 +142,7 @@ __device__ void make_logits(const Attention& args, int buffer, const Memory<Shap
                 if constexpr (Shape::coded) scale *= memory.key_scales[buffer][j];
                 const float bias = biased ? log2_e * memory.key_bias[buffer][j] : 0.0f;
                 for (int f = 0; f < Shape::fragments; ++f) {
-                    float(&of)[4] = scores.of[f][half][n];
+                    float(&of)[4] = scores.of[f][4 * half + n];
                     of[i] = of[i] * scale + bias;
                     of[i + 2] = of[i + 2] * scale + bias;
                 }
@@ -163,7 +162,7 @@ __device__ void hide_unseen(const uint64_t (&seen)[Shape::rows], Scores<Shape>& 
                 for (int n = 0; n < 4; ++n) {
                     for (int i = 0; i < 2; ++i) {
                         if ((mine >> key_of(n, i) & 1) == 0)
-                            scores.of[f][half][n][2 * row_half + i] = minus_infinity;
+                            scores.of[f][4 * half + n][2 * row_half + i] = minus_infinity;
                     }
                 }
             }
@@ -171,68 +170,16 @@ __device__ void hide_unseen(const uint64_t (&seen)[Shape::rows], Scores<Shape>& 
     }
 }
 
-/// The largest of a row's scores, half `row_half` of the fragment.
-template <int halves>
-__device__ float largest(const float (&scores)[halves][4][4], int row_half) {
-    float max = minus_infinity;
-    for (int half = 0; half < halves; ++half) {
-        for (int n = 0; n < 4; ++n) {
-            const float(&of)[4] = scores[half][n];
-            max = fmaxf(max, fmaxf(of[2 * row_half], of[2 * row_half + 1]));
-        }
-    }
-    return row_max(max);
-}
-
-/// What was summed so far times a correction for each row.
-template <class Shape>
-__device__ void correct(const float (&by)[Shape::fragments][2], State<Shape>& state) {
-    for (int f = 0; f < Shape::fragments; ++f) {
-        for (int product = 0; product < Shape::columns / 8; ++product) {
-            for (int i = 0; i < 4; ++i) state.out[f][product][i] *= by[f][i / 2];
-        }
-        for (int row_half = 0; row_half < 2; ++row_half) state.sum[f][row_half] *= by[f][row_half];
+/// The half of step `step` of a lane's scores p (4, 4) of 32 keys to 2^(x - max).
+__device__ void take_half(float factor, const Raised& raised, int step, float (*p)[4],
+                          Softmax& softmax) {
+    for (int row = 0; row < 2; ++row) {
+        for (int n = 0; n < 4; ++n) take_in(factor, raised, row, p[n][2 * row + step % 2], softmax);
     }
 }
 
-/// Takes the largest scores into account: where the max is raised, what was summed so far is brought
-/// to the new one. shift: what is subtracted from the logits of each row.
-template <class Shape>
-__device__ void raise_max(float factor, const Scores<Shape>& scores, State<Shape>& state,
-                          float (&shift)[Shape::fragments][2]) {
-    constexpr float slack = 8;  // exponents up to this are as exact: most steps correct nothing
-    float correction[Shape::fragments][2];
-    bool raised = false;
-    for (int f = 0; f < Shape::fragments; ++f) {
-        for (int row_half = 0; row_half < 2; ++row_half) {
-            float& max = state.max[f][row_half];
-            const float found = largest(scores.of[f], row_half);
-            // Of the row's own numbers alone: a row never depends on others of its warp.
-            const bool raise = found > max && !((found - max) * factor <= slack);
-            const float old = max;
-            if (raise) max = found;
-            shift[f][row_half] = shift_of(max * factor);
-            correction[f][row_half] = raise ? exp2_fast(old * factor - shift[f][row_half]) : 1.0f;
-            raised = raised || raise;
-        }
-    }
-    if (__any_sync(whole_warp, raised)) correct(correction, state);
-}
-
-/// Half of a lane's scores of 32 keys to 2^(x - max).
-__device__ void take_in(float factor, const float (&shift)[2], float (&scores)[4][4], int half,
-                        float (&sum)[2]) {
-    for (int row_half = 0; row_half < 2; ++row_half) {
-        for (int n = 0; n < 4; ++n) {
-            float& p = scores[n][2 * row_half + half];
-            p = exp2_fast(fmaf(p, factor, -shift[row_half]));
-            sum[row_half] += p;
-        }
-    }
-}
-
-/// The same half of step `step` times the scales of the values.
-__device__ void scale_by_values(const float* scales, int step, float (&p)[4][4]) {
+/// The same half times the scales of the values.
+__device__ void scale_by_values(const float* scales, int step, float (*p)[4]) {
     for (int n = 0; n < 4; ++n) {
         const float scale = scales[step / 2 * 32 + key_of(n, step % 2)];
         p[n][step % 2] *= scale;
@@ -247,13 +194,16 @@ __device__ void multiply_values(const float* scales, const Factors<Shape>& facto
     constexpr int stride = Shape::value_stride;
     constexpr int whole_parts = Shape::columns / 32;
     const Lane lane = this_lane();
-    float shift[Shape::fragments][2];
-    raise_max(factor, scores, state, shift);
+    Raised raised[Shape::fragments];
+    for (int f = 0; f < Shape::fragments; ++f) {
+        raised[f] = raise_max(factor, scores.of[f], state.softmax[f]);
+        if (raised[f].any) correct(raised[f], state.out[f]);
+    }
     for (int step = 0; step < 2 * scores.halves; ++step) {
         QueryPart a[Shape::fragments];
         for (int f = 0; f < Shape::fragments; ++f) {
-            float(&p)[4][4] = scores.of[f][step / 2];
-            take_in(factor, shift[f], p, step % 2, state.sum[f]);
+            float(*p)[4] = &scores.of[f][step / 2 * 4];
+            take_half(factor, raised[f], step, p, state.softmax[f]);
             if constexpr (Shape::coded) scale_by_values(scales, step, p);
             a[f] = probability_part(p, step % 2);
         }
@@ -290,9 +240,8 @@ __device__ int column_of(int product, int i) {
 template <int columns, int half>
 __device__ void store_half(const Attention& args, const Tile& tile, int row, float sum,
                            const float (&out)[columns / 8][4]) {
-    sum = row_sum(sum);
+    const float factor = last_factor(sum);
     if (row >= tile.rows) return;
-    const float factor = sum == 0.0f ? 0.0f : 1.0f / sum;
     float* to =
         args.out + query_of(tile, row) * args.out_stride + head_of(tile, row) * args.head_dim;
     for (int product = 0; product < columns / 8; ++product) {
@@ -306,7 +255,7 @@ __device__ void store_half(const Attention& args, const Tile& tile, int row, flo
 template <class Shape>
 __device__ void store_fragment(const TileCall& call, int f, const float (&sum)[2],
                                const float (&out)[Shape::columns / 8][4]) {
-    const Tile tile = tile_of<Shape>(call);
+    const Tile tile = tile_of<Shape>(call.args, call.group);
     store_half<Shape::columns, 0>(call.args, tile, row_of<Shape>(f, 0), sum[0], out);
     store_half<Shape::columns, 1>(call.args, tile, row_of<Shape>(f, 1), sum[1], out);
 }
@@ -315,8 +264,9 @@ __device__ void store_fragment(const TileCall& call, int f, const float (&sum)[2
 template <class Shape>
 __device__ void store_rows(const TileCall& call, const State<Shape>& state) {
     static_assert(Shape::fragments <= 2);
-    store_fragment<Shape>(call, 0, state.sum[0], state.out[0]);
-    if constexpr (Shape::fragments == 2) store_fragment<Shape>(call, 1, state.sum[1], state.out[1]);
+    store_fragment<Shape>(call, 0, state.softmax[0].sum, state.out[0]);
+    if constexpr (Shape::fragments == 2)
+        store_fragment<Shape>(call, 1, state.softmax[1].sum, state.out[1]);
 }
 
 // ---- the kernel ----
@@ -330,7 +280,7 @@ __device__ void take_step(const Attention& args, const Step& step, const Query<S
     Scores<Shape> scores;
     multiply_keys(query, memory, factors, scores);
     if (adjusted) make_logits(args, step.buffer, memory, scores);
-    if (!step.whole) hide_unseen(memory.seen[step.buffer], scores);
+    if (!step.whole) hide_unseen(memory.plan.seen[step.buffer], scores);
     const float factor = adjusted ? 1.0f : args.scale * log2_e;
     multiply_values(memory.value_scales[step.buffer], factors, factor, scores, state);
 }
@@ -343,7 +293,7 @@ __global__ void __launch_bounds__(TileShape<columns, coded>::threads,
     after_previous();
     using Shape = TileShape<columns, coded>;
     auto& memory = *reinterpret_cast<Memory<Shape>*>(dynamic_shared());
-    Plan plan{query_to_plan<Shape>(call, static_cast<int>(threadIdx.x))};
+    Plan<Shape> plan(call.args, call.group);
     State<Shape> state;
     Query<Shape> query;
     keep_query(call, query_memory(memory));
@@ -356,7 +306,7 @@ __global__ void __launch_bounds__(TileShape<columns, coded>::threads,
         __syncthreads();  // this step's copies are there, the last step's have been read
         if (there) prepare(call.args, step, memory);
         const Step next =
-            next_step(call.args, plan, step.begin + Shape::keys, 1 - step.buffer, memory);
+            next_step(call.args, plan, step.begin + Shape::keys, 1 - step.buffer, memory.plan);
         if (next.begin != no_key) start_copies(call, next, memory);
         if (there) take_step(call.args, step, query, memory, state);
         step = next;

@@ -13,8 +13,8 @@ if(NOT MLLAMA_CUDA STREQUAL "OFF")
         endif()
     endif()
     if(NOT CMAKE_CUDA_ARCHITECTURES)
-        # A100 and H100, and code that the driver compiles for what comes after.
-        set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 90-virtual)
+        # A100 and H100 (90a: with its warpgroups), and code that the driver compiles for what comes after.
+        set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
     endif()
     check_language(CUDA)
     if(CMAKE_CUDA_COMPILER)

@@ -9,6 +9,7 @@
 #include "kernels/cuda.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/order.h"
+#include "kernels/cuda/warpgroup.h"
 #include "kernels/cuda/workspace.h"
 #include "kernels/error.h"
 
@@ -45,7 +46,12 @@ std::string find_fault() {
     return {};
 }
 
-__global__ void probe_kernel() {}
+/// Says what it is compiled for.
+__global__ void probe_kernel(bool* warpgroups) {
+    *warpgroups = compiled_for_warpgroups;
+}
+
+bool warpgroups_allowed = true;
 
 /// The first device, current, and the stream of everything.
 cudaStream_t open_stream() {
@@ -75,6 +81,18 @@ bool begins_early() {
         return driver >= records_it && compiled_as.ptxVersion >= 90 && device_info().major >= 9;
     }();
     return early;
+}
+
+bool has_warpgroups() {
+    static const bool compiled = [] {
+        auto* answer = static_cast<bool*>(allocate(sizeof(bool)));
+        launch("probe", probe_kernel, 1, 32, 0, answer);
+        bool result = false;
+        copy_to_host(&result, answer, sizeof(bool));
+        release(answer);
+        return result;
+    }();
+    return compiled && warpgroups_allowed;
 }
 
 bool compiled() {
@@ -238,6 +256,10 @@ void Graph::launch() {
 }
 
 void set_reversed(bool) {}
+
+void allow_warpgroups(bool allowed) {
+    warpgroups_allowed = allowed;
+}
 
 std::byte* workspace() {
     static auto* const memory = static_cast<std::byte*>(allocate(workspace_bytes));

@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <exception>
+#include <iterator>
 #include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -27,7 +29,7 @@ namespace {
 constexpr size_t stack_bytes = size_t{128} << 10;
 constexpr unsigned most_threads = 1024;
 
-enum class State { ready, at_block_barrier, at_exchange, done };
+enum class State { ready, at_block_barrier, at_exchange, waiting, done };
 
 struct Fiber {
     FiberContext context;
@@ -59,6 +61,18 @@ class Stacks {
     std::byte* memory_;
 };
 
+constexpr std::align_val_t shared_alignment{1024};
+struct AlignedDelete {
+    void operator()(std::byte* memory) const { ::operator delete(memory, shared_alignment); }
+};
+
+/// A barrier of some threads of a block.
+struct Group {
+    unsigned arrived = 0;
+    unsigned round = 0;
+};
+constexpr size_t most_groups = 16;
+
 /// Of the block that runs. One block at a time in the process: kernels are launched by one thread.
 struct Block {
     const char* name = "";
@@ -70,7 +84,9 @@ struct Block {
     const void* scheduler_stack = nullptr;
     size_t scheduler_stack_bytes = 0;
     std::vector<std::byte> exchanged;  // (2, warps, 32, exchange_bytes)
-    std::unique_ptr<std::byte[]> shared;
+    std::unique_ptr<std::byte[], AlignedDelete> shared;
+    Group groups[most_groups];
+    bool notified = false;  // since those who wait have looked
     std::exception_ptr error;
     bool reversed = false;
 };
@@ -160,12 +176,25 @@ bool release_exchange(unsigned first) {
     return true;
 }
 
+/// Lets those look again who wait for something that other threads bring about, if one has said that
+/// it did.
+bool release_waiting() {
+    if (!std::exchange(block.notified, false)) return false;
+    bool any = false;
+    for (Fiber& fiber : block.fibers) {
+        if (fiber.state != State::waiting) continue;
+        fiber.state = State::ready;
+        any = true;
+    }
+    return any;
+}
+
 /// Lets go those that wait for the block, if no thread waits for anything else: threads that have
 /// ended count as arrived. False: there are none.
 bool release_barrier() {
     bool any = false;
     for (const Fiber& fiber : block.fibers) {
-        if (fiber.state == State::at_exchange) return false;
+        if (fiber.state == State::at_exchange || fiber.state == State::waiting) return false;
     }
     for (Fiber& fiber : block.fibers) {
         if (fiber.state != State::at_block_barrier) continue;
@@ -196,6 +225,8 @@ void run_warp(unsigned first) {
 
 void run_block() {
     const auto threads = static_cast<unsigned>(block.fibers.size());
+    std::fill(std::begin(block.groups), std::end(block.groups), Group{});
+    block.notified = false;
     for (unsigned i = 0; i < threads; ++i) {
         Fiber& fiber = block.fibers[i];
         fiber = Fiber();
@@ -204,7 +235,7 @@ void run_block() {
     }
     do {
         for (unsigned i = 0; i < threads; i += 32) run_warp(block.reversed ? threads - 32 - i : i);
-    } while (release_barrier());
+    } while (release_waiting() || release_barrier());
     if (!all_in(State::done, 0, threads)) {
         abandon_block();
         fail("emulated CUDA: ", block.name, ": block ", blockIdx.x, ",", blockIdx.y, ",",
@@ -216,6 +247,26 @@ void run_block() {
 
 void block_barrier() {
     wait_as(State::at_block_barrier);
+}
+
+void wait_until(const std::function<bool()>& ready) {
+    while (!ready()) wait_as(State::waiting);
+}
+
+void notify() {
+    block.notified = true;
+}
+
+void group_barrier(unsigned id, unsigned threads) {
+    if (id == 0 || id >= most_groups) fail("emulated CUDA: ", block.name, ": barrier ", id);
+    Group& group = block.groups[id];
+    const unsigned round = group.round;
+    if (++group.arrived == threads) {
+        group.arrived = 0;
+        ++group.round;
+        notify();
+    }
+    wait_until([&] { return group.round != round; });
 }
 
 const std::byte* exchange(const void* mine, size_t bytes) {
@@ -255,7 +306,8 @@ void run(const char* name, dim3 grid, unsigned threads, int64_t shared_bytes,
                 blockIdx = dim3(x, y, z);
                 const auto bytes = static_cast<size_t>(shared_bytes);
                 // Of its very size, for AddressSanitizer; NaN, as float and as bfloat16.
-                block.shared = std::make_unique_for_overwrite<std::byte[]>(bytes);
+                block.shared.reset(
+                    static_cast<std::byte*>(::operator new(bytes, shared_alignment)));
                 std::fill_n(block.shared.get(), bytes, std::byte{0xFF});
                 run_block();
             }
@@ -267,4 +319,16 @@ void run(const char* name, dim3 grid, unsigned threads, int64_t shared_bytes,
 
 void mllama::cuda::set_reversed(bool reversed) {
     emulated::block.reversed = reversed;
+}
+
+namespace {
+bool warpgroups_allowed = true;
+}
+
+bool mllama::cuda::has_warpgroups() {
+    return warpgroups_allowed;
+}
+
+void mllama::cuda::allow_warpgroups(bool allowed) {
+    warpgroups_allowed = allowed;
 }

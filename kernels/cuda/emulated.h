@@ -57,6 +57,13 @@ void queue(std::function<void()> work);
 /// Waits for all threads of the block.
 void block_barrier();
 
+/// Waits for `threads` threads of the block that call it with this id.
+void group_barrier(unsigned id, unsigned threads);
+
+/// Waits until ready(), which other threads of the block bring about: they call notify() then.
+void wait_until(const std::function<bool()>& ready);
+void notify();
+
 /// Gives every lane of the warp what each lane brings: [lane] begins `exchange_bytes * lane` bytes
 /// into the result, which is valid until the lane's next but one exchange.
 inline constexpr size_t exchange_bytes = 64;
@@ -89,6 +96,8 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, unsigned
 inline void after_previous() {
     emulated::after_previous();
 }
+
+bool has_warpgroups();
 
 inline unsigned char* dynamic_shared() {
     return reinterpret_cast<unsigned char*>(emulated::dynamic_shared());

@@ -26,6 +26,9 @@ cudaStream_t stream();
 /// capability 9.0, and kernels compiled for them.
 bool begins_early();
 
+/// Whether the device multiplies by warpgroups (warpgroup.h), and the kernels are compiled for it.
+bool has_warpgroups();
+
 /// Waits for the end of everything queued in front of this kernel. Every thread of every kernel calls
 /// it, before it reads what they may have written and before it writes anything. What comes
 /// in front of the call (loads of weights) runs beside the end of the kernel in front ("programmatic
@@ -65,9 +68,9 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, unsigned
     check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
 }
 
-/// The block's dynamic shared memory, aligned to 16.
+/// The block's dynamic shared memory, aligned to 1024.
 __device__ inline unsigned char* dynamic_shared() {
-    extern __shared__ __align__(16) unsigned char shared_bytes[];
+    extern __shared__ __align__(1024) unsigned char shared_bytes[];
     return shared_bytes;
 }
 

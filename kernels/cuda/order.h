@@ -7,4 +7,7 @@ namespace mllama::cuda {
 /// order again. Means nothing to a real one.
 void set_reversed(bool reversed);
 
+/// Whether attention may use warpgroups, if the device has them: it may, unless a test says otherwise.
+void allow_warpgroups(bool allowed);
+
 }  // namespace mllama::cuda

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/order.h"
 #include "kernels/cuda/workspace.h"
 #include "kernels/reference.h"
 #include "tests/attention_problem.h"
@@ -105,6 +106,16 @@ void check(const AttentionProblem& problem, Compute compute, float logits = 1.0f
     CHECK(compare(found, expected, attention_tolerance(s, compute, logits)) == "");
 }
 
+/// As check with bfloat16, by each kernel for many queries that the device has.
+void check_by_warpgroups_and_tiles(const AttentionProblem& problem) {
+    for (const bool allowed : {true, false}) {
+        CAPTURE(allowed);
+        cuda::allow_warpgroups(allowed);
+        check(problem, Compute::bf16);
+    }
+    cuda::allow_warpgroups(true);
+}
+
 /// Calls of several sequences.
 struct Sequences {
     std::vector<std::unique_ptr<AttentionProblem>> problems;
@@ -144,16 +155,9 @@ struct Sequences {
             CHECK(compare_bits(outs[i]->values(), attend(*devices[i], compute)) == "");
             std::vector<float> expected = problem.empty_output();
             reference::attention(problem.args, compute, expected.data(), problem.args.out_stride);
-            CHECK(compare(outs[i]->values(), expected, tolerance(problem, compute)) == "");
+            const Tolerance tolerance = attention_tolerance(problem.shape, compute, 1.0f);
+            CHECK(compare(outs[i]->values(), expected, tolerance) == "");
         }
-    }
-
-  private:
-    /// With a key or two nothing averages out: bfloat16 rounds to 2^-8 at worst.
-    static Tolerance tolerance(const AttentionProblem& problem, Compute compute) {
-        Tolerance result = attention_tolerance(problem.shape, compute, 1.0f);
-        if (compute == Compute::bf16) result.absolute += 0x1p-9;
-        return result;
     }
 };
 
@@ -256,6 +260,64 @@ TEST_CASE("cuda_attention_random_ranges_and_key_bias_match_reference") {
     problem.args.key_bias = problem.key_bias.data();
     problem.random_mask();
     check(problem, Compute::f32);
+}
+
+TEST_CASE("cuda_attention_of_many_rows_matches_reference") {
+    if (!has_device()) return;
+    for (const int64_t keys :
+         {1, 2, 63, 64, 65, 128, 449})  // more steps than there are buffers for
+        check_by_warpgroups_and_tiles(AttentionProblem({128, keys, 1, 1, 80}, DType::bf16));
+    for (const int64_t queries : {128, 129, 191, 192, 193, 257})
+        check_by_warpgroups_and_tiles(AttentionProblem({queries, 70, 1, 1, 80}, DType::bf16));
+    for (const DType type : fast_types) {
+        for (const int64_t head_dim : {64, 80, 128}) {
+            check_by_warpgroups_and_tiles(AttentionProblem({90, 203, 3, 1, head_dim}, type));
+            for (const bool biased : {false, true}) {
+                AttentionProblem problem({45, 330, 6, 2, head_dim}, type);
+                if (biased) problem.args.key_bias = problem.key_bias.data();
+                problem.random_mask();
+                check_by_warpgroups_and_tiles(problem);
+                problem.causal_rule();
+                check_by_warpgroups_and_tiles(problem);
+            }
+        }
+    }
+}
+
+TEST_CASE("cuda_attention_of_many_rows_keeps_their_rules_apart") {
+    if (!has_device()) return;
+    for (const DType type : fast_types) {
+        AttentionProblem hidden({150, 300, 1, 1, 80}, type);  // all but one key, and all
+        for (size_t j = 0; j < 300; ++j) hidden.key_bias[j] = j == 260 ? 0.25f : -infinity;
+        hidden.args.key_bias = hidden.key_bias.data();
+        check_by_warpgroups_and_tiles(hidden);
+        hidden.key_bias[260] = -infinity;
+        check_by_warpgroups_and_tiles(hidden);
+
+        AttentionProblem blind({150, 300, 1, 1, 80}, type);  // only the first query sees a key
+        blind.first.assign(151, 1);
+        blind.first[0] = 0;
+        blind.ranges = {{280, 281}};
+        blind.args.visible = {blind.first.data(), blind.ranges.data()};
+        check_by_warpgroups_and_tiles(blind);
+    }
+    AttentionProblem large({130, 260, 1, 1, 64}, DType::bf16, 100.0f);
+    for (const bool allowed : {true, false}) {
+        cuda::allow_warpgroups(allowed);
+        check(large, Compute::bf16, 100.0f);
+    }
+    AttentionProblem no_number({150, 200, 1, 1, 80}, DType::bf16);
+    no_number.q[static_cast<size_t>(2 * no_number.args.q_stride + 1)] = not_a_number;
+    no_number.causal_rule();
+    check_by_warpgroups_and_tiles(no_number);
+}
+
+TEST_CASE("cuda_attention_by_warpgroups_does_not_depend_on_the_order_of_threads") {
+    if (!has_device()) return;
+    AttentionProblem problem({50, 400, 8, 2, 80}, DType::i8);
+    problem.random_mask();
+    const OnDevice device(problem);
+    in_both_orders([&] { return attend(device, Compute::bf16); });
 }
 
 TEST_CASE("cuda_attention_ranges_that_are_empty_or_behind_the_last_key_show_nothing") {

@@ -11,10 +11,12 @@
 #include <numeric>
 #include <type_traits>
 
+#include "kernels/cuda/barrier.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/mma.h"
 #include "kernels/cuda/order.h"
 #include "kernels/cuda/warp.h"
+#include "kernels/cuda/warpgroup.h"
 #include "kernels/error.h"
 #include "tests/cuda/device.h"
 
@@ -101,6 +103,123 @@ TEST_CASE("emulation_with_a_barrier_both_orders_give_what_is_meant") {
 }
 
 namespace {
+
+constexpr int pieces_of_work = 5;
+
+/// The last warp brings pieces of 16 bytes through one place in shared memory; the first adds
+/// them up.
+__global__ void bring_and_add(const uint32_t* x, float* out) {
+    after_previous();
+    alignas(16) __shared__ uint32_t piece[4];
+    __shared__ cuda::Barrier full, empty;
+    if (threadIdx.x == 0) {
+        full.make(warp);
+        empty.make(warp);
+        cuda::made_barriers();
+    }
+    __syncthreads();
+    uint32_t sum = 0;
+    for (unsigned i = 0; i < pieces_of_work; ++i) {
+        if (threadIdx.x >= warp) {
+            if (i > 0) empty.wait(i - 1);
+            if (threadIdx.x == warp) {
+                full.arrive_expecting(16);
+                full.copy(piece, x + 4 * i, 16);
+            } else {
+                full.arrive();
+            }
+        } else {
+            full.wait(i);
+            sum += piece[threadIdx.x % 4];
+            empty.arrive();
+        }
+    }
+    out[threadIdx.x] = static_cast<float>(sum);
+}
+
+/// Pairs of warps meet; each thread then reads what the other warp of its pair has written.
+__global__ void meet_in_pairs(float* out, bool meet) {
+    after_previous();
+    __shared__ float values[4 * warp];
+    const unsigned pair = threadIdx.x / (2 * warp);
+    values[threadIdx.x] = static_cast<float>(threadIdx.x);
+    if (meet) cuda::group_barrier(1 + pair, 2 * warp);
+    out[threadIdx.x] = values[threadIdx.x ^ warp];
+    if (meet) cuda::group_barrier(1 + pair, 2 * warp);
+    values[threadIdx.x] = 0;
+}
+
+/// Arrivals that never come.
+__global__ void wait_for_more_than_arrive() {
+    after_previous();
+    __shared__ cuda::Barrier barrier;
+    if (threadIdx.x == 0) barrier.make(warp + 1);
+    __syncthreads();
+    barrier.arrive();
+    barrier.wait(0);
+}
+
+/// A group that is one warp short.
+__global__ void meet_without_the_others() {
+    after_previous();
+    if (threadIdx.x < warp) cuda::group_barrier(1, 2 * warp);
+}
+
+/// c (64, n) = a b twice, the second time added. a (64, 16), b (n, pieces) of which `piece` and the
+/// next are multiplied.
+template <int n, int pieces>
+__global__ void multiply_by_a_warpgroup(const uint16_t* a, const uint4* b, int piece, float* c) {
+    after_previous();
+    const unsigned w = threadIdx.x / warp, group = threadIdx.x % warp / 4, quad = threadIdx.x % 4;
+    uint32_t mine[4];
+    for (unsigned i = 0; i < 4; ++i)
+        std::memcpy(&mine[i], a + (16 * w + group + i % 2 * 8) * 16 + i / 2 * 8 + 2 * quad, 4);
+    float sums[n / 8][4];
+    for (const bool add : {false, true})
+        cuda::multiply(sums, mine, cuda::SharedFactor<pieces>{b, piece}, add);
+    for (unsigned j = 0; j < n / 8; ++j) {
+        for (unsigned i = 0; i < 4; ++i)
+            c[(16 * w + group + i / 2 * 8) * n + 8 * j + 2 * quad + i % 2] = sums[j][i];
+    }
+}
+
+/// bfloat16 of small whole numbers: sums are exact.
+std::vector<uint16_t> small_numbers(uint32_t seed, size_t n) {
+    Numbers numbers(seed);
+    std::vector<uint16_t> values;
+    for (size_t i = 0; i < n; ++i)
+        values.push_back(f32_to_bf16(static_cast<float>(numbers.below(17) - 8)));
+    return values;
+}
+
+template <int n, int pieces>
+void check_warpgroup(int piece) {
+    const std::vector<uint16_t> a = small_numbers(3, 64 * 16);
+    const std::vector<uint16_t> b = small_numbers(4, size_t{n} * pieces * 8);  // (n, 8 pieces)
+    std::vector<uint16_t> placed(b.size());
+    for (int column = 0; column < n; ++column) {
+        for (int i = 0; i < pieces; ++i) {
+            std::copy_n(b.begin() + (column * pieces + i) * 8, 8,
+                        placed.begin() + cuda::place_of(pieces, column, i) * 8);
+        }
+    }
+    std::vector<float> expected(size_t{64} * n);
+    for (size_t row = 0; row < 64; ++row) {
+        for (size_t column = 0; column < n; ++column) {
+            for (size_t k = 0; k < 16; ++k) {
+                const size_t at = column * pieces * 8 + static_cast<size_t>(piece) * 8 + k;
+                expected[row * n + column] +=
+                    2.0f * bf16_to_f32(a[row * 16 + k]) * bf16_to_f32(b[at]);
+            }
+        }
+    }
+    const DeviceArray<uint16_t> on_a(a);
+    const DeviceArray<uint16_t> on_b(placed);
+    const DeviceArray<float> on_c(std::vector<float>(expected.size(), 7.0f));
+    launch("test", multiply_by_a_warpgroup<n, pieces>, 1, 128, 0, on_a.data(),
+           reinterpret_cast<const uint4*>(on_b.data()), piece, on_c.data());
+    CHECK(on_c.values() == expected);
+}
 
 /// Half of a warp waits for the block, the other half for the warp.
 __global__ void two_barriers_for_one_warp() {
@@ -258,6 +377,48 @@ std::vector<float> whole_numbers(unsigned n) {
 }
 
 }  // namespace
+
+TEST_CASE("emulation_barriers_in_shared_memory_bring_pieces_in_turn") {
+    std::vector<uint32_t> x(4 * pieces_of_work);
+    std::iota(x.begin(), x.end(), 1u);
+    std::vector<float> expected(warp);
+    for (size_t i = 0; i < expected.size(); ++i) {
+        for (size_t piece = 0; piece < pieces_of_work; ++piece)
+            expected[i] += static_cast<float>(x[4 * piece + i % 4]);
+    }
+    const DeviceArray<uint32_t> in(x);
+    in_both_orders([&] {
+        const DeviceArray<float> out(std::vector<float>(threads, 0.0f));
+        launch("test", bring_and_add, 1, threads, 0, in.data(), out.data());
+        std::vector<float> found = out.values();
+        found.resize(warp);
+        CHECK(found == expected);
+        return found;
+    });
+}
+
+TEST_CASE("emulation_groups_of_warps_meet") {
+    std::vector<float> expected(4 * warp);
+    for (unsigned t = 0; t < expected.size(); ++t) expected[t] = static_cast<float>(t ^ warp);
+    for (const bool reversed : {false, true}) {
+        for (const bool meet : {true, false}) {
+            const DeviceArray<float> out(std::vector<float>(expected.size(), 0.0f));
+            cuda::set_reversed(reversed);
+            launch("test", meet_in_pairs, 1, 4 * warp, 0, out.data(), meet);
+            cuda::set_reversed(false);
+            CHECK((out.values() == expected) == meet);
+        }
+    }
+    CHECK_THROWS_AS(launch("test", meet_without_the_others, 1, threads, 0), Error);
+    CHECK_THROWS_AS(launch("test", wait_for_more_than_arrive, 1, warp, 0), Error);
+}
+
+TEST_CASE("emulation_warpgroups_multiply_as_documented") {
+    check_warpgroup<64, 8>(0);
+    check_warpgroup<64, 8>(6);
+    check_warpgroup<80, 8>(2);
+    check_warpgroup<64, 2>(0);
+}
 
 TEST_CASE("emulation_shuffles_as_documented") {
     const std::vector<float> x = Numbers(1).floats(threads);
