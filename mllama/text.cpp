@@ -135,7 +135,10 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Wo
     Arena& scratch = workspace.on(h.device());
     const TextConfig& c = config_;
     const Arena::Scope scope(scratch);
-    Tensor x = scratch.take(h.shape());  // (rows, hidden_size)
+    const DType dtype = Linear::activation_dtype({&layer.q_proj, &layer.k_proj, &layer.v_proj,
+                                                  &layer.o_proj, &layer.mlp.gate, &layer.mlp.up},
+                                                 h.rows());
+    Tensor x = scratch.take(h.shape(), dtype);  // (rows, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
         const int64_t k_begin = c.hidden_size, v_begin = k_begin + c.kv_size();
@@ -178,7 +181,9 @@ void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index,
     const TextConfig& c = config_;
     const Batch::Tensors& here = batch.on[h.device()];
     const Arena::Scope scope(scratch);
-    Tensor x = scratch.take(h.shape());  // (image_rows, hidden_size)
+    const DType dtype = Linear::activation_dtype(
+        {&layer.q_proj, &layer.o_proj, &layer.mlp.gate, &layer.mlp.up}, h.rows());
+    Tensor x = scratch.take(h.shape(), dtype);  // (image_rows, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
         Tensor q = scratch.take(

@@ -92,6 +92,25 @@ TEST_CASE("cuda_model_gives_the_logits_of_the_cpu_in_every_type") {
     }
 }
 
+TEST_CASE("cuda_model_has_the_bits_that_float32_between_its_layers_gives") {
+    if (!has_device()) return;
+    for (const WeightType weights : {WeightType::bf16, WeightType::int8, WeightType::int4}) {
+        ModelOptions options = options_of(weights, Device::cuda);
+        options.group_size = 32;
+        const Model model = Model::load(checkpoint(), options);
+        // A layer that looks at what goes into it is given float32.
+        options.statistics = [](const std::string&) { return std::make_shared<InputStatistic>(); };
+        const Model in_f32 = Model::load(checkpoint(), options);
+        CAPTURE(static_cast<int>(weights));
+        CHECK(compare_bits(logits_of(model), logits_of(in_f32)) == "");
+        const ProcessedImage image = noise(model.config(), 2);
+        const Tensor found = model.encode_image(image).rows.to(Device::cpu);
+        const Tensor expected = in_f32.encode_image(image).rows.to(Device::cpu);
+        const auto size = static_cast<size_t>(expected.numel());
+        CHECK(compare_bits({found.data<float>(), size}, {expected.data<float>(), size}) == "");
+    }
+}
+
 TEST_CASE("cuda_model_with_layers_on_both_devices_gives_the_same_logits") {
     if (!has_device()) return;
     const std::vector<float> expected =
