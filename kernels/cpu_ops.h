@@ -21,9 +21,9 @@ namespace mllama::cpu {
 /// the same form. x (rows, in_features), plain; every w has in_features columns.
 void linear(const Matrix& x, std::span<const Projection> projections);
 
-/// Of several sequences, no call reads what another writes. Blockwise, with online softmax: the (queries, keys) scores are never whole in memory, and blocks
-/// of keys that no query of a block sees are not computed. A query that sees no key gets zeros; a
-/// logit of -inf is a key not seen.
+/// Of several sequences; no call reads what another writes. Blockwise, with online softmax: the
+/// (queries, keys) scores are never whole in memory, and blocks of keys that no query of a block sees
+/// are not computed. A query that sees no key gets zeros; a logit of -inf is a key not seen.
 void attention(std::span<const Attention> calls, Compute compute);
 
 /// The probabilities themselves, for those who want to look at them: weights (heads, queries,
