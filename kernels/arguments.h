@@ -2,6 +2,7 @@
 // every device. Pointers are to memory of the device that computes.
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -49,13 +50,35 @@ inline bool multiplies_integers(const Matrix& w, Compute compute) {
     return size == 32 || size == 64 || size % 128 == 0 || size == w.cols;
 }
 
+/// Where results go: an array of f32; or, on a GPU and for what linear layers alone read, of bf16.
+/// Those would round it in any case, and half of the bytes travel.
+struct Floats {
+    void* data = nullptr;
+    DType dtype = DType::f32;
+
+    constexpr Floats() = default;
+    constexpr Floats(float* array)  // NOLINT(google-explicit-constructor): it is one
+        : data(array) {}
+    constexpr Floats(void* array, DType type) : data(array), dtype(type) {}
+
+    /// The array from element n on.
+    [[nodiscard]] constexpr Floats from(int64_t n) const {
+        return {static_cast<std::byte*>(data) + n * dtype_size(dtype), dtype};
+    }
+    /// The array, of an operation that writes nothing but f32 (on the CPU all of them).
+    [[nodiscard]] float* f32() const {
+        assert(dtype == DType::f32);
+        return static_cast<float*>(data);
+    }
+};
+
 /// What happens to each row of a product before it is stored: residual + scale * activation(product + bias).
 struct Epilogue {
     const float* bias = nullptr;  ///< (out_features), or none
     Activation activation = Activation::none;
     float scale = 1.0f;
     const float* residual =
-        nullptr;  ///< (rows, out_features), rows out_stride apart; may be the output itself; or none
+        nullptr;  ///< (rows, out_features), rows out_stride apart; may be an f32 output itself; or none
 };
 
 /// One of the linear layers that are given the same rows x (rows, in_features): out = epilogue(x w^T).
@@ -63,7 +86,7 @@ struct Projection {
     Matrix w;  ///< (out_features, in_features)
     Epilogue epilogue;
     Compute compute = Compute::f32;
-    float* out = nullptr;    ///< (rows, out_features), rows out_stride apart; overlaps no x, and no
+    Floats out;              ///< (rows, out_features), rows out_stride apart; overlaps no x, and no
                              ///< other projection's out
     int64_t out_stride = 0;  ///< elements
 };
@@ -87,6 +110,17 @@ size_t count_rounded_alike(std::span<const Projection> projections, const SameLa
     return count;
 }
 
+/// Calls visit(neighbours) for all projections: as many at a time as take the rows of x in the same form.
+template <class SameLayout, class Visit>
+void for_each_rounded_alike(std::span<const Projection> projections, const SameLayout& same_layout,
+                            const Visit& visit) {
+    while (!projections.empty()) {
+        const size_t count = count_rounded_alike(projections, same_layout);
+        visit(projections.first(count));
+        projections = projections.subspan(count);
+    }
+}
+
 /// Keys [begin, end).
 struct KeyRange {
     int64_t begin = 0;
@@ -108,7 +142,7 @@ struct Attention {
     const float* q = nullptr;     ///< (queries, heads, head_dim), rows q_stride elements apart
     const void* k = nullptr;      ///< keys in blocks, see kv_layout.h
     const void* v = nullptr;      ///< values in blocks; finite at every key, seen or not
-    float* out = nullptr;         ///< (queries, heads, head_dim), rows out_stride elements apart
+    Floats out;                   ///< (queries, heads, head_dim), rows out_stride elements apart
     DType kv_dtype = DType::f32;  ///< f32, bf16, f16 or i8
     const float* k_scales = nullptr;  ///< of i8, in blocks; else none
     const float* v_scales = nullptr;

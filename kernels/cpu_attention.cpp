@@ -215,12 +215,13 @@ void merge(const Call& call, const Rows& rows, int64_t row, SoftmaxPart part, co
 /// out = sum / weight of the whole softmax, or 0 for a query that saw nothing.
 void finish(const Call& call, const Rows& rows) {
     const Attention& args = call.args;
+    float* out = args.out.f32();
     for (int64_t r = 0; r < rows.count; ++r) {
         float* row = rows.out + r * call.width;
         call.leaves.scale(row, rows.sum[r] == 0.0f ? 0.0f : 1.0f / rows.sum[r], args.head_dim);
         const int64_t head = rows.kv_head * call.group + r % call.group;
-        std::memcpy(args.out + query_of(call, rows, r) * args.out_stride + head * args.head_dim,
-                    row, static_cast<size_t>(args.head_dim) * sizeof(float));
+        float* to = out + query_of(call, rows, r) * args.out_stride + head * args.head_dim;
+        std::memcpy(to, row, static_cast<size_t>(args.head_dim) * sizeof(float));
     }
 }
 
@@ -467,9 +468,8 @@ void attend_few(const Call& call) {
                   [&](int64_t kv_head) { merge_chunks(call, kv_head, parts, o); });
 }
 
-}  // namespace
-
-void attention(const Attention& args, Compute compute) {
+/// One sequence.
+void attend(const Attention& args, Compute compute) {
     if (args.queries <= 0 || args.heads <= 0 || args.head_dim <= 0) return;
     const Call call(args, table(), compute);
     if (args.queries * call.group <= call.product.few_rows_max) {
@@ -479,8 +479,10 @@ void attention(const Attention& args, Compute compute) {
     }
 }
 
+}  // namespace
+
 void attention(std::span<const Attention> calls, Compute compute) {
-    for (const Attention& args : calls) attention(args, compute);
+    for (const Attention& args : calls) attend(args, compute);
 }
 
 void attention_weights(const Attention& args, float* weights) {

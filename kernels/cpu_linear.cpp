@@ -12,6 +12,7 @@
 // Few rows, a token's, take a way of their own: rows of w are read once, as they lie, and multiplied
 // on their way through the registers. The order of sums is the same (see Product, "four sums").
 #include <algorithm>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -186,16 +187,15 @@ void linear_float(const float* x, int64_t rows, int64_t x_stride,
 
 }  // namespace
 
-void linear(const float* x, int64_t rows, int64_t x_stride,
-            std::span<const Projection> projections) {
-    while (rows > 0 && !projections.empty()) {
-        const Projection& first = projections.front();
-        const size_t count = count_rounded_alike(projections, same_int_layout);
+void linear(const Matrix& x, std::span<const Projection> projections) {
+    assert(x.dtype == DType::f32);
+    if (x.rows == 0) return;
+    for_each_rounded_alike(projections, same_int_layout, [&](std::span<const Projection> layers) {
+        const Projection& first = layers.front();
         const auto multiply =
             multiplies_integers(first.w, first.compute) ? linear_int : linear_float;
-        multiply(x, rows, x_stride, projections.first(count));
-        projections = projections.subspan(count);
-    }
+        multiply(static_cast<const float*>(x.data), x.rows, x.stride, layers);
+    });
 }
 
 }  // namespace mllama::cpu

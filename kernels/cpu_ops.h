@@ -1,5 +1,5 @@
 // The CPU's operations, whole: blocking and threads over the leaves of cpu.h. Raw pointers and sizes; the caller
-// (tensor/ops) has checked the shapes. Sums are accumulated in float32.
+// (tensor/ops) has checked the shapes. Sums are accumulated in float32; x, and arrays of Floats, are f32.
 //
 // Determinism. Every output element is computed by one fixed sequence of operations that depends only on its own row and on the
 // weights: never on how many other rows there are, on how rows are split over calls, or on the number of threads.
@@ -18,23 +18,12 @@
 namespace mllama::cpu {
 
 /// Linear layers of the same rows, which are rounded and packed once for neighbours that take them in
-/// the same form. x (rows, in_features), rows x_stride apart; every w has in_features columns.
-void linear(const float* x, int64_t rows, int64_t x_stride,
-            std::span<const Projection> projections);
+/// the same form. x (rows, in_features), plain; every w has in_features columns.
+void linear(const Matrix& x, std::span<const Projection> projections);
 
-/// As above, one: out = epilogue(x w^T).
-inline void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-                   const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
-    const Projection projection{w, epilogue, compute, out, out_stride};
-    linear(x, rows, x_stride, {&projection, 1});
-}
-
-/// Blockwise, with online softmax: the (queries, keys) scores are never whole in memory, and blocks
-/// of keys that no query of a block sees are not computed. A query that sees no key gets zeros; a
-/// logit of -inf is a key not seen.
-void attention(const Attention& args, Compute compute);
-
-/// The same of several sequences. No call reads what another writes.
+/// Of several sequences; no call reads what another writes. Blockwise, with online softmax: the
+/// (queries, keys) scores are never whole in memory, and blocks of keys that no query of a block sees
+/// are not computed. A query that sees no key gets zeros; a logit of -inf is a key not seen.
 void attention(std::span<const Attention> calls, Compute compute);
 
 /// The probabilities themselves, for those who want to look at them: weights (heads, queries,
@@ -54,11 +43,11 @@ void store_keys_values(std::span<const NewKeysValues> sequences);
 
 /// out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight.  x, out (rows, width), may be the same; weight (width) of weight_dtype.
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
-              float eps, float* out);
+              float eps, Floats out);
 
 /// out[r] = (x[r] - mean) / sqrt(variance + eps) * weight + bias.  Shapes as rms_norm; bias of weight_dtype too.
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
-                DType weight_dtype, float eps, float* out);
+                DType weight_dtype, float eps, Floats out);
 
 /// cos, sin (rows, pairs) of the angles inverse_frequencies[i] * positions[row], rounded to float32
 /// as the reference does: positions (rows), inverse_frequencies (pairs).
@@ -73,7 +62,7 @@ void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_str
 /// out[r, i] = activation(gate[r, i]) * up[r, i]; rows of gate and up are in_stride apart (they may be the halves of one matrix), of
 /// out out_stride apart; out may be gate.
 void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride,
-           Activation activation, float* out, int64_t out_stride);
+           Activation activation, Floats out, int64_t out_stride);
 
 /// x = activation(x) over n elements, in place.
 void activate(float* x, int64_t n, Activation activation);

@@ -18,18 +18,20 @@ constexpr int64_t element_piece = 16384;
 }  // namespace
 
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
-              float eps, float* out) {
+              float eps, Floats out) {
     const Table& leaves = table();
+    float* to = out.f32();
     for_each_row(rows, width, [&](int64_t r) {
-        leaves.rms_norm(x + r * width, width, weight, weight_dtype, eps, out + r * width);
+        leaves.rms_norm(x + r * width, width, weight, weight_dtype, eps, to + r * width);
     });
 }
 
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
-                DType weight_dtype, float eps, float* out) {
+                DType weight_dtype, float eps, Floats out) {
     const Table& leaves = table();
+    float* to = out.f32();
     for_each_row(rows, width, [&](int64_t r) {
-        leaves.layer_norm(x + r * width, width, weight, bias, weight_dtype, eps, out + r * width);
+        leaves.layer_norm(x + r * width, width, weight, bias, weight_dtype, eps, to + r * width);
     });
 }
 
@@ -55,10 +57,11 @@ void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_str
 }
 
 void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride,
-           Activation activation, float* out, int64_t out_stride) {
+           Activation activation, Floats out, int64_t out_stride) {
     const Table& leaves = table();
+    float* to = out.f32();
     for_each_row(rows, width, [&](int64_t r) {
-        leaves.gated(gate + r * in_stride, up + r * in_stride, activation, out + r * out_stride,
+        leaves.gated(gate + r * in_stride, up + r * in_stride, activation, to + r * out_stride,
                      width);
     });
 }

@@ -101,19 +101,16 @@ class Graph {
 /// Bytes that the operations themselves work in, taken at the first use of the device and kept.
 inline constexpr int64_t workspace_bytes = int64_t{288} << 20;
 
-// Operations: shapes and meanings as in cpu_ops.h.
+// Operations: shapes and meanings as in cpu_ops.h. Floats may be of bf16 here.
 
 /// With Compute::int8 and a matrix for which multiplies_integers holds, products of integers; other
 /// coded matrices are multiplied as the bfloat16 (or, Compute::f32, float32) that they decode to.
 /// The matrix, and weights of norms, may be read while the operations queued in front still run:
 /// none of those may write them (a copy may).
-void linear(const float* x, int64_t rows, int64_t x_stride,
-            std::span<const Projection> projections);
-inline void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix& w,
-                   const Epilogue& epilogue, Compute compute, float* out, int64_t out_stride) {
-    const Projection projection{w, epilogue, compute, out, out_stride};
-    linear(x, rows, x_stride, {&projection, 1});
-}
+/// x is f32; or bf16, which gives the bits of the f32 that rounds to it, and is multiplied where it
+/// lies. That is for many rows: few with x or a result in bf16 are summed as many are. Layers that
+/// multiply integers take and write f32 alone.
+void linear(const Matrix& x, std::span<const Projection> projections);
 
 /// Rules and bias are in memory of the device as well. If args.past is given, `keys` is the number
 /// of keys that there is room for: the sequence has *past + queries keys, and a query sees
@@ -121,24 +118,21 @@ inline void linear(const float* x, int64_t rows, int64_t x_stride, const Matrix&
 /// Calls of the same shape but for their keys, one behind the other, share a launch where they can:
 /// each gives what it gives alone, to the bit.
 void attention(std::span<const Attention> calls, Compute compute);
-inline void attention(const Attention& args, Compute compute) {
-    attention(std::span<const Attention>(&args, 1), compute);
-}
 void attention_weights(const Attention& args, float* weights);
 
 /// The keys begin + *past, ...; past: none counts as 0. Up to 8 sequences are one launch.
 void store_keys_values(std::span<const NewKeysValues> sequences);
 
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
-              float eps, float* out);
+              float eps, Floats out);
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
-                DType weight_dtype, float eps, float* out);
+                DType weight_dtype, float eps, Floats out);
 void rope_angles(const int64_t* positions, int64_t rows, const float* inverse_frequencies,
                  int64_t pairs, float* cos, float* sin);
 void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_stride,
           const float* cos, const float* sin);
 void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride,
-           Activation activation, float* out, int64_t out_stride);
+           Activation activation, Floats out, int64_t out_stride);
 void activate(float* x, int64_t n, Activation activation);
 void add_scaled(float* y, const void* x, DType x_dtype, float scale, int64_t n);
 void add_to_rows(float* y, int64_t rows, int64_t width, const void* x, DType x_dtype, float scale);

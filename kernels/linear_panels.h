@@ -39,7 +39,7 @@ inline void finish_panel(const Table& leaves, int64_t first_row, const PanelSums
         const int64_t at = (first_row + sums.row + r) * to.out_stride + sums.column;
         const float* residual = epilogue.residual != nullptr ? epilogue.residual + at : nullptr;
         leaves.epilogue(sums.c + r * sums.c_stride, bias, epilogue.activation, epilogue.scale,
-                        residual, to.out + at, sums.columns);
+                        residual, to.out.f32() + at, sums.columns);
     }
 }
 

@@ -43,15 +43,15 @@ void Graph::begin() { missing(); }
 void Graph::end() { missing(); }
 void Graph::abandon() noexcept {}
 void Graph::launch() { missing(); }
-void linear(const float*, int64_t, int64_t, std::span<const Projection>) { missing(); }
+void linear(const Matrix&, std::span<const Projection>) { missing(); }
 void attention(std::span<const Attention>, Compute) { missing(); }
 void attention_weights(const Attention&, float*) { missing(); }
 void store_keys_values(std::span<const NewKeysValues>) { missing(); }
-void rms_norm(const float*, int64_t, int64_t, const void*, DType, float, float*) { missing(); }
-void layer_norm(const float*, int64_t, int64_t, const void*, const void*, DType, float, float*) { missing(); }
+void rms_norm(const float*, int64_t, int64_t, const void*, DType, float, Floats) { missing(); }
+void layer_norm(const float*, int64_t, int64_t, const void*, const void*, DType, float, Floats) { missing(); }
 void rope_angles(const int64_t*, int64_t, const float*, int64_t, float*, float*) { missing(); }
 void rope(float*, int64_t, int64_t, int64_t, int64_t, const float*, const float*) { missing(); }
-void gated(const float*, const float*, int64_t, int64_t, int64_t, Activation, float*, int64_t) { missing(); }
+void gated(const float*, const float*, int64_t, int64_t, int64_t, Activation, Floats, int64_t) { missing(); }
 void activate(float*, int64_t, Activation) { missing(); }
 void add_scaled(float*, const void*, DType, float, int64_t) { missing(); }
 void add_to_rows(float*, int64_t, int64_t, const void*, DType, float) { missing(); }

@@ -16,7 +16,8 @@ constexpr int64_t f32_bytes = 4;
 
 /// The vision tower at its widest: the state and the kept states; beside them first the pixels of a
 /// tile, then x with q, k, v, and k and v as attention reads them, or with a part of the feed-forward
-/// network; at last the rows of a tile behind the tower and all rows behind the projector.
+/// network; at last the rows of a tile behind the tower and all rows behind the projector. All f32: what a
+/// GPU holds as bf16 (see ops::activation_dtype) takes less.
 int64_t vision_scratch(const ModelConfig& config, Device device) {
     const VisionConfig& v = config.vision;
     const int64_t positions = v.max_num_tiles * v.padded_patches();
@@ -31,10 +32,12 @@ int64_t vision_scratch(const ModelConfig& config, Device device) {
     return ((1 + kept) * state + beside) * f32_bytes;
 }
 
-/// The text tower: h, x, q, k, v, gate and up of a chunk, and a row of logits.
-int64_t text_scratch(const TextConfig& t, int64_t rows) {
+/// The text tower: h, x, q, k, v, gate and up of a chunk, and a row of logits. On a GPU, what gate and
+/// up become is beside them in bf16; on the CPU it takes the place of gate.
+int64_t text_scratch(const TextConfig& t, Device device, int64_t rows) {
     const int64_t row = 3 * t.hidden_size + 2 * t.kv_size() + 2 * t.intermediate_size;
-    return (rows * row + t.vocab_size) * f32_bytes;
+    const int64_t gated = device == Device::cuda ? rows * t.intermediate_size : 0;
+    return (rows * row + t.vocab_size) * f32_bytes + gated * dtype_size(DType::bf16);
 }
 
 /// Bytes of the plain matrix of this name once it is quantised; none: it stays as it is.
@@ -66,7 +69,7 @@ std::string text_layer(const std::string& name) {
 }  // namespace
 
 int64_t scratch_bytes(const ModelConfig& config, Device device, int64_t rows) {
-    return std::max(vision_scratch(config, device), text_scratch(config.text, rows));
+    return std::max(vision_scratch(config, device), text_scratch(config.text, device, rows));
 }
 
 MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights, int64_t context,

@@ -135,7 +135,10 @@ void TextModel::self_attention(const SelfAttentionLayer& layer, size_t index, Wo
     Arena& scratch = workspace.on(h.device());
     const TextConfig& c = config_;
     const Arena::Scope scope(scratch);
-    Tensor x = scratch.take(h.shape());  // (rows, hidden_size)
+    const DType dtype = Linear::activation_dtype({&layer.q_proj, &layer.k_proj, &layer.v_proj,
+                                                  &layer.o_proj, &layer.mlp.gate, &layer.mlp.up},
+                                                 h.rows());
+    Tensor x = scratch.take(h.shape(), dtype);  // (rows, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
         const int64_t k_begin = c.hidden_size, v_begin = k_begin + c.kv_size();
@@ -178,7 +181,9 @@ void TextModel::cross_attention(const CrossAttentionLayer& layer, size_t index,
     const TextConfig& c = config_;
     const Batch::Tensors& here = batch.on[h.device()];
     const Arena::Scope scope(scratch);
-    Tensor x = scratch.take(h.shape());  // (image_rows, hidden_size)
+    const DType dtype = Linear::activation_dtype(
+        {&layer.q_proj, &layer.o_proj, &layer.mlp.gate, &layer.mlp.up}, h.rows());
+    Tensor x = scratch.take(h.shape(), dtype);  // (image_rows, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
         Tensor q = scratch.take(
@@ -447,14 +452,28 @@ std::span<const int64_t> TextModel::most_probable(std::span<const SequenceInput>
 
 void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const {
     const int64_t rows_per_tile = image.rows.rows() / image.layout.tiles();
-    PerDevice<Tensor> image_rows;  // where they are needed
+    const Arena::Scope on_cpu(workspace.on(Device::cpu)), on_gpu(workspace.on(Device::cuda));
+    // Brought where they are needed, and rounded, once for all layers.
+    PerDevice<Tensor> image_rows, rounded_rows;
+    const auto rows_in = [&](Device device, DType dtype) -> const Tensor& {
+        Tensor& here = image_rows[device];
+        if (!here.defined()) here = image.rows.to(device);
+        if (here.dtype() == dtype) return here;
+        Tensor& rounded = rounded_rows[device];
+        if (!rounded.defined()) {
+            rounded = workspace.on(device).take(here.shape(), dtype);
+            ops::convert(here, rounded);
+        }
+        return rounded;
+    };
     for (size_t i = 0; i < layers_.size(); ++i) {
         const auto* layer = std::get_if<CrossAttentionLayer>(&layers_[i]);
         if (!layer) continue;
         KvCache& cache = sequence.cross_attention[i];
         cache.reserve(cache.length() + image.rows.rows());
-        Tensor& here = image_rows[cache.device()];
-        if (!here.defined()) here = image.rows.to(cache.device());
+        const DType dtype =
+            Linear::activation_dtype({&layer->k_proj, &layer->v_proj}, rows_per_tile);
+        const Tensor& here = rows_in(cache.device(), dtype);
         Arena& scratch = workspace.on(cache.device());
         const Arena::Scope scope(scratch);
         Tensor k = scratch.take(

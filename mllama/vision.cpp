@@ -181,7 +181,9 @@ void VisionModel::embed(const ProcessedImage& image, const TileLayout& layout, T
 void VisionEncoderLayer::forward(Tensor& h, const VisionConfig& config, Visibility visible,
                                  const Tensor& key_bias, Arena& scratch) const {
     const Arena::Scope scope(scratch);
-    Tensor x = scratch.take(h.shape());  // (positions, hidden_size)
+    const DType dtype =
+        Linear::activation_dtype({&q_proj, &k_proj, &v_proj, &o_proj, &mlp.fc1}, h.rows());
+    Tensor x = scratch.take(h.shape(), dtype);  // (positions, hidden_size)
     {
         const Arena::Scope attention_scope(scratch);
         const DType kv_dtype = q_proj.compute == Compute::f32 ? DType::f32 : DType::bf16;

@@ -20,6 +20,15 @@ void InputStatistic::add(const Tensor& rows_of_x) {
     rows += x.rows();
 }
 
+DType Linear::activation_dtype(std::initializer_list<const Linear*> layers, int64_t rows) {
+    for (const Linear* layer : layers) {
+        const Device device = layer->weight.data.device();
+        if (layer->statistic) return DType::f32;
+        if (ops::activation_dtype(device, layer->compute, rows) == DType::f32) return DType::f32;
+    }
+    return DType::bf16;
+}
+
 void Linear::forward_all(const Tensor& x, std::initializer_list<Branch> branches) {
     assert(branches.size() <= most_projections);
     std::array<ops::LinearCall, most_projections> calls;

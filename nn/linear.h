@@ -47,6 +47,10 @@ struct Linear {
                     out);
     }
 
+    /// The type in which activations of so many rows are best held that these layers alone read; one of
+    /// them may be who writes them.
+    static DType activation_dtype(std::initializer_list<const Linear*> layers, int64_t rows);
+
     /// Layers of the same x (rows, in_features), together: outs (rows, out_features of the layer).
     struct Branch {
         const Linear& layer;

@@ -15,7 +15,7 @@ struct RmsNorm {
         visit(weight);
     }
 
-    /// x, out (rows, width), may be the same. A tensor (rows, heads * width) viewed as (rows *
+    /// x, out (rows, width), may be the same; out: activations, see ops. A tensor (rows, heads * width) viewed as (rows *
     /// heads, width) is normalised head by head.
     void forward(const Tensor& x, Tensor& out) const { ops::rms_norm(x, weight, eps, out); }
 };
@@ -32,7 +32,7 @@ struct LayerNorm {
         visit(bias);
     }
 
-    /// x, out (rows, width), may be the same.
+    /// x, out (rows, width), may be the same; out: activations, see ops.
     void forward(const Tensor& x, Tensor& out) const { ops::layer_norm(x, weight, bias, eps, out); }
 };
 

@@ -72,6 +72,16 @@ bool is_f32(const Tensor& x) {
     return x.defined() && x.dtype() == DType::f32;
 }
 
+/// What linear layers read: only a GPU's may be bf16.
+bool is_activations(const Tensor& x) {
+    return is_f32(x) || (x.defined() && x.dtype() == DType::bf16 && x.device() == Device::cuda);
+}
+
+Floats floats_of(Tensor& out) {
+    assert(is_activations(out));
+    return {out.data(), out.dtype()};
+}
+
 /// Undefined, or a contiguous vector of `n` floats.
 bool is_vector_or_none(const Tensor& x, int64_t n) {
     return !x.defined() || (x.dtype() == DType::f32 && x.contiguous() && x.numel() == n);
@@ -85,13 +95,13 @@ Projection projection_of([[maybe_unused]] const Tensor& x, const LinearCall& cal
     const Weight& w = *call.w;
     const LinearOptions& options = call.options;
     Tensor& out = *call.out;
-    assert(is_f32(out) && (w.coding != Coding::plain || is_float(w.data.dtype())));
+    assert(w.coding != Coding::plain || is_float(w.data.dtype()));
     assert(x.cols() == w.cols && out.cols() == w.rows && x.rows() == out.rows());
     assert(is_vector_or_none(options.bias, w.rows));
     assert(!options.residual.defined() ||
            (options.residual.rows() == out.rows() && options.residual.cols() == out.cols() &&
             options.residual.row_stride() == out.row_stride()));
-    Projection projection{w.matrix(), {}, call.compute, out.data<float>(), out.row_stride()};
+    Projection projection{w.matrix(), {}, call.compute, floats_of(out), out.row_stride()};
     projection.epilogue.bias = data_or_null(options.bias);
     projection.epilogue.activation = options.activation;
     projection.epilogue.scale = options.scale;
@@ -145,21 +155,13 @@ Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionS
 Attention attention_args(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                          const Tensor& key_bias, Visibility visible, Tensor& out) {
     Attention args = attention_args(q, kv, shape, key_bias, visible);
-    assert(is_f32(out) && out.rows() == q.rows() && out.cols() == q.cols());
+    assert(out.rows() == q.rows() && out.cols() == q.cols());
     assert(is_keys_values(kv, args.layout()));
     args.v = kv.v.data();
     args.v_scales = data_or_null(kv.v_scales);
-    args.out = out.data<float>();
+    args.out = floats_of(out);
     args.out_stride = out.row_stride();
     return args;
-}
-
-void attend(std::span<const Attention> calls, Compute compute, Device device) {
-    if (device == Device::cuda) {
-        cuda::attention(calls, compute);
-    } else {
-        cpu::attention(calls, compute);
-    }
 }
 
 NewKeysValues new_keys_values(StoreCall& call) {
@@ -191,17 +193,19 @@ NewKeysValues new_keys_values(StoreCall& call) {
 
 }  // namespace
 
+DType activation_dtype(Device device, Compute compute, int64_t rows) {
+    const bool rounded = compute == Compute::bf16 && rows > cuda::few_rows;
+    return device == Device::cuda && rounded ? DType::bf16 : DType::f32;
+}
+
 void linear(const Tensor& x, std::span<const LinearCall> calls) {
-    assert(is_f32(x) && calls.size() <= most_projections);
+    assert(is_activations(x) && calls.size() <= most_projections);
     std::array<Projection, most_projections> projections;
     std::transform(calls.begin(), calls.end(), projections.begin(),
                    [&](const LinearCall& call) { return projection_of(x, call); });
-    const std::span<const Projection> some = std::span(projections).first(calls.size());
-    if (x.device() == Device::cuda) {
-        cuda::linear(x.data<float>(), x.rows(), x.row_stride(), some);
-    } else {
-        cpu::linear(x.data<float>(), x.rows(), x.row_stride(), some);
-    }
+    where_it_is(x, cpu::linear, cuda::linear,
+                Matrix{x.data(), x.dtype(), x.rows(), x.cols(), x.row_stride()},
+                std::span<const Projection>(projections).first(calls.size()));
 }
 
 void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Compute compute,
@@ -211,18 +215,18 @@ void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Comp
 }
 
 void rms_norm(const Tensor& x, const Tensor& weight, float eps, Tensor& out) {
-    assert(is_f32(x) && is_f32(out) && x.contiguous() && out.contiguous());
+    assert(is_f32(x) && x.contiguous() && out.contiguous());
     assert(weight.numel() == x.cols() && out.numel() == x.numel() && is_float(weight.dtype()));
     where_it_is(x, cpu::rms_norm, cuda::rms_norm, x.data<float>(), x.rows(), x.cols(),
-                weight.data(), weight.dtype(), eps, out.data<float>());
+                weight.data(), weight.dtype(), eps, floats_of(out));
 }
 
 void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps, Tensor& out) {
-    assert(is_f32(x) && is_f32(out) && x.contiguous() && out.contiguous());
+    assert(is_f32(x) && x.contiguous() && out.contiguous());
     assert(weight.numel() == x.cols() && bias.numel() == x.cols() && out.numel() == x.numel());
     assert(is_float(weight.dtype()) && bias.dtype() == weight.dtype());
     where_it_is(x, cpu::layer_norm, cuda::layer_norm, x.data<float>(), x.rows(), x.cols(),
-                weight.data(), bias.data(), weight.dtype(), eps, out.data<float>());
+                weight.data(), bias.data(), weight.dtype(), eps, floats_of(out));
 }
 
 void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin) {
@@ -237,7 +241,7 @@ void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin) {
 void attention(const Tensor& q, const KeysValues& kv, const AttentionShape& shape,
                const Tensor& key_bias, Visibility visible, Compute compute, Tensor& out) {
     const Attention args = attention_args(q, kv, shape, key_bias, visible, out);
-    attend({&args, 1}, compute, q.device());
+    where_it_is(q, cpu::attention, cuda::attention, std::span<const Attention>(&args, 1), compute);
 }
 
 void attention(std::span<AttentionCall> calls, const AttentionShape& shape, Compute compute) {
@@ -247,7 +251,8 @@ void attention(std::span<AttentionCall> calls, const AttentionShape& shape, Comp
         std::transform(some.begin(), some.end(), args.begin(), [&](AttentionCall& call) {
             return attention_args(call.q, call.kv, shape, call.key_bias, call.visible, call.out);
         });
-        attend(std::span(args).first(some.size()), compute, some[0].q.device());
+        where_it_is(some[0].q, cpu::attention, cuda::attention,
+                    std::span<const Attention>(args).first(some.size()), compute);
         calls = calls.subspan(some.size());
     }
 }
@@ -271,11 +276,12 @@ void store_keys_values(std::span<StoreCall> calls) {
     }
 }
 
-void gated(Tensor& gate, const Tensor& up, Activation activation) {
+void gated(const Tensor& gate, const Tensor& up, Activation activation, Tensor& out) {
     assert(is_f32(gate) && is_f32(up) && gate.rows() == up.rows() && gate.cols() == up.cols());
     assert(gate.row_stride() == up.row_stride());
+    assert(out.rows() == gate.rows() && out.cols() == gate.cols());
     where_it_is(gate, cpu::gated, cuda::gated, gate.data<float>(), up.data<float>(), gate.rows(),
-                gate.cols(), gate.row_stride(), activation, gate.data<float>(), gate.row_stride());
+                gate.cols(), gate.row_stride(), activation, floats_of(out), out.row_stride());
 }
 
 void add_scaled(Tensor& y, const Tensor& x, float scale) {

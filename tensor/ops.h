@@ -2,8 +2,8 @@
 //
 // All tensors of one call are on the same device, and that is where it is computed.
 //
-// Conventions. Activations are float32; weights are f32, bf16 or f16 as the checkpoint stores them;
-// sums are float32. "rows" is all leading dimensions flattened: an operation on (rows, width) takes
+// Conventions. Activations are float32, or bfloat16 where activation_dtype says so; weights are f32,
+// bf16 or f16 as the checkpoint stores them; sums are float32. "rows" is all leading dimensions flattened: an operation on (rows, width) takes
 // any tensor whose last dimension is width. Outputs are given by the caller and must have their
 // final shape. A wrong shape here is a mistake of the program: assert.
 #pragma once
@@ -80,23 +80,30 @@ struct LinearOptions {
     Tensor residual;  ///< (rows, out_features) f32, may be the output itself; or undefined
 };
 
+/// The type in which activations of so many rows are best held that linear layers of this `compute`
+/// alone read: bf16 on a GPU that rounds them to it for the products, else f32. What is called
+/// activations below may be of either type, with the same results.
+DType activation_dtype(Device device, Compute compute, int64_t rows);
+
 /// A linear layer of some x (rows, in_features).
 struct LinearCall {
     const Weight* w = nullptr;  ///< (out_features, in_features)
     LinearOptions options;
     Compute compute = Compute::f32;
-    Tensor* out = nullptr;  ///< (rows, out_features) f32; overlaps neither x nor another call's out
+    Tensor* out =
+        nullptr;  ///< (rows, out_features) activations, f32 where integers are multiplied;
+                  ///< overlaps neither x nor another call's out
 };
 
-/// Linear layers of the same x (rows, in_features) f32, at most most_projections, together: where
-/// their weights lie alike, x is rounded once and a GPU starts them as one.
+/// Linear layers of the same activations x (rows, in_features), at most most_projections, together:
+/// where their weights lie alike, x is rounded once and a GPU starts them as one.
 void linear(const Tensor& x, std::span<const LinearCall> calls);
 
 /// As above, one.
 void linear(const Tensor& x, const Weight& w, const LinearOptions& options, Compute compute,
             Tensor& out);
 
-/// x, out (rows, width) f32, may be the same; weight (width).
+/// x (rows, width) f32, out (rows, width) activations; in f32 they may be the same; weight (width).
 void rms_norm(const Tensor& x, const Tensor& weight, float eps, Tensor& out);
 
 /// As rms_norm, with mean removed and a bias (width).
@@ -105,8 +112,8 @@ void layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float
 /// In place: x (rows, heads * head_dim) f32; cos, sin (rows, head_dim / 2) f32.
 void rope(Tensor& x, int64_t head_dim, const Tensor& cos, const Tensor& sin);
 
-/// q (queries, heads * head_dim) f32 -> out (queries, heads * head_dim) f32. key_bias (keys) f32 is
-/// added to the logits, or undefined.
+/// q (queries, heads * head_dim) f32 -> out (queries, heads * head_dim) activations. key_bias (keys)
+/// f32 is added to the logits, or undefined.
 struct AttentionShape {
     int64_t head_dim = 0;
     float scale = 1.0f;
@@ -140,8 +147,9 @@ struct StoreCall {
 /// Those of several sequences, on one device.
 void store_keys_values(std::span<StoreCall> calls);
 
-/// gate = activation(gate) * up, in place; both (rows, width) f32.
-void gated(Tensor& gate, const Tensor& up, Activation activation);
+/// out = activation(gate) * up: gate, up (rows, width) f32, out (rows, width) activations, in f32 maybe
+/// gate itself.
+void gated(const Tensor& gate, const Tensor& up, Activation activation, Tensor& out);
 
 /// y += scale * x; same number of elements; y f32, x any float type.
 void add_scaled(Tensor& y, const Tensor& x, float scale);

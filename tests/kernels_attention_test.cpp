@@ -13,6 +13,7 @@
 #include "kernels/reference.h"
 #include "tests/attention_problem.h"
 #include "tests/compare.h"
+#include "tests/single_calls.h"
 
 namespace mllama::test {
 namespace {
@@ -27,7 +28,7 @@ void check(AttentionProblem& problem, Compute compute, float logits = 1.0f) {
     CAPTURE(std::string(dtype_name(problem.args.kv_dtype)));
     CAPTURE(compute == Compute::bf16);
     std::vector<float> found = problem.empty_output(), expected = found;
-    cpu::attention(problem.part(0, s.queries, found.data()), compute);
+    one_sequence(cpu::attention, problem.part(0, s.queries, found.data()), compute);
     reference::attention(problem.args, compute, expected.data(), problem.args.out_stride);
     CHECK(compare(found, expected, attention_tolerance(s, compute, logits)) == "");
 }
@@ -88,10 +89,10 @@ TEST_CASE("attention_causal_rule_equals_causal_ranges_bit_for_bit") {
             AttentionProblem problem({70, 1100, 4, 2, 20}, type);
             problem.causal();
             std::vector<float> ranges = problem.empty_output(), rule = ranges;
-            cpu::attention(problem.part(0, 70, ranges.data()), compute);
+            one_sequence(cpu::attention, problem.part(0, 70, ranges.data()), compute);
             problem.causal_rule();
             check(problem, compute);
-            cpu::attention(problem.part(0, 70, rule.data()), compute);
+            one_sequence(cpu::attention, problem.part(0, 70, rule.data()), compute);
             CHECK(compare_bits(rule, ranges) == "");
         }
     });
@@ -123,7 +124,7 @@ TEST_CASE("attention_query_that_sees_nothing_is_zero") {
             problem.ranges = {{280, 281}};
             problem.args.visible = {problem.first.data(), problem.ranges.data()};
             std::vector<float> out = problem.empty_output();
-            cpu::attention(problem.part(0, 2, out.data()), compute);
+            one_sequence(cpu::attention, problem.part(0, 2, out.data()), compute);
             for (size_t i = 0; i < 16; ++i) CHECK(out[i] == 0.0f);
             CHECK(out[16] == 7.0f);  // the gap between rows
             check(problem, compute);
@@ -154,7 +155,7 @@ TEST_CASE("attention_nan_reaches_the_rows_that_see_it") {
             problem.causal();
             check(problem, compute);
             std::vector<float> out = problem.empty_output();
-            cpu::attention(problem.part(0, 20, out.data()), compute);
+            one_sequence(cpu::attention, problem.part(0, 20, out.data()), compute);
             CHECK(std::isnan(out[static_cast<size_t>(4 * problem.args.out_stride)]));
             CHECK(std::isfinite(out[static_cast<size_t>(5 * problem.args.out_stride)]));
         }
@@ -174,19 +175,19 @@ TEST_CASE("attention_does_not_depend_on_the_split_of_queries_or_threads_bit_for_
                 }
                 cpu::set_threads(1);
                 std::vector<float> whole = problem.empty_output(), parts = whole;
-                cpu::attention(problem.part(0, 70, whole.data()), compute);
+                one_sequence(cpu::attention, problem.part(0, 70, whole.data()), compute);
                 for (const int64_t size : {1, 3, 32}) {
                     for (int64_t i = 0; i < 70; i += size) {
-                        cpu::attention(
-                            problem.part(i, std::min<int64_t>(size, 70 - i), parts.data()),
-                            compute);
+                        one_sequence(cpu::attention,
+                                     problem.part(i, std::min<int64_t>(size, 70 - i), parts.data()),
+                                     compute);
                     }
                     CHECK(compare_bits(parts, whole) == "");
                 }
                 for (const int threads : {2, 3, 16}) {
                     cpu::set_threads(threads);
                     parts = problem.empty_output();
-                    cpu::attention(problem.part(0, 70, parts.data()), compute);
+                    one_sequence(cpu::attention, problem.part(0, 70, parts.data()), compute);
                     CHECK(compare_bits(parts, whole) == "");
                 }
             }
@@ -201,13 +202,13 @@ TEST_CASE("attention_one_query_with_fewer_keys_equals_prefill_bit_for_bit") {
             AttentionProblem problem({1100, 1100, 2, 1, 16}, type);
             problem.causal();
             std::vector<float> whole = problem.empty_output(), one = whole;
-            cpu::attention(problem.part(0, 1100, whole.data()), compute);
+            one_sequence(cpu::attention, problem.part(0, 1100, whole.data()), compute);
             for (int64_t i = 0; i < 1100;
                  i += 13) {  // as a decoder would: only the keys that exist yet
                 Attention step = problem.part(i, 1, one.data());
                 step.keys = i + 1;
                 step.visible = {};
-                cpu::attention(step, compute);
+                one_sequence(cpu::attention, step, compute);
                 const size_t at = static_cast<size_t>(i * problem.args.out_stride);
                 CHECK(compare_bits({one.data() + at, 32}, {whole.data() + at, 32}) == "");
             }

@@ -12,6 +12,7 @@
 #include "kernels/cpu_ops.h"
 #include "kernels/reference.h"
 #include "tests/compare.h"
+#include "tests/single_calls.h"
 
 namespace mllama::test {
 namespace {
@@ -110,7 +111,7 @@ void multiply_at_the_end_of_memory(const Kind& kind, int64_t rows, int64_t n, in
     }
     for (const Compute compute : {Compute::f32, Compute::bf16, Compute::int8}) {
         std::vector<float> out(static_cast<size_t>(rows * n)), expected = out;
-        cpu::linear(x.as<float>(), rows, k, matrix, {}, compute, out.data(), n);
+        one_layer(cpu::linear, x.as<float>(), rows, k, matrix, {}, compute, out.data(), n);
         reference::linear(x.as<float>(), rows, k, matrix, {}, compute, expected.data(), n);
         // Of the size of a sum: this test is about where is read, not about the last digit.
         CHECK(compare(out, expected, {0.05 * std::sqrt(static_cast<double>(k)) * 8, 0.02}) == "");

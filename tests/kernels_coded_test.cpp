@@ -12,6 +12,7 @@
 #include "kernels/reference.h"
 #include "tests/coded_matrices.h"
 #include "tests/compare.h"
+#include "tests/single_calls.h"
 
 namespace mllama::test {
 namespace {
@@ -26,7 +27,7 @@ void check_linear(const Style& style, int64_t rows, int64_t k, int64_t n, Comput
     const Coded coded(style, n, k, static_cast<uint32_t>(rows * 31 + k * 7 + n));
     const std::vector<float> x = Numbers(3).floats(rows * k);
     std::vector<float> found(static_cast<size_t>(rows * n)), expected = found;
-    cpu::linear(x.data(), rows, k, coded.matrix(), {}, compute, found.data(), n);
+    one_layer(cpu::linear, x.data(), rows, k, coded.matrix(), {}, compute, found.data(), n);
     reference::linear(x.data(), rows, k, coded.matrix(), {}, compute, expected.data(), n);
     CHECK(compare(found, expected, coded_tolerance(k, compute)) == "");
 }
@@ -229,8 +230,8 @@ TEST_CASE("linear_of_coded_weights_does_not_depend_on_batch_split_or_threads_bit
             const std::vector<float> x = Numbers(3).floats(rows * k);
             for (const Compute compute : {Compute::f32, Compute::bf16}) {
                 CHECK(compare_splits(rows, n, [&](int64_t first, int64_t count, float* out) {
-                          cpu::linear(x.data() + first * k, count, k, coded.matrix(), {}, compute,
-                                      out, n);
+                          one_layer(cpu::linear, x.data() + first * k, count, k, coded.matrix(), {},
+                                    compute, out, n);
                       }) == "");
             }
         }

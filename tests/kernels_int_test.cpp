@@ -11,6 +11,7 @@
 #include "kernels/cpu_ops.h"
 #include "kernels/reference.h"
 #include "tests/compare.h"
+#include "tests/single_calls.h"
 
 namespace mllama::test {
 namespace {
@@ -95,7 +96,8 @@ void check_product(int64_t rows, int64_t k, int64_t n, const Kind& kind) {
     REQUIRE(multiplies_integers(p.w, Compute::int8));
     const int64_t out_stride = n + 2;
     std::vector<float> found(static_cast<size_t>(rows * out_stride), 7.0f), expected = found;
-    cpu::linear(p.x_data(), rows, p.x_stride, p.w, {}, Compute::int8, found.data(), out_stride);
+    one_layer(cpu::linear, p.x_data(), rows, p.x_stride, p.w, {}, Compute::int8, found.data(),
+              out_stride);
     reference::linear(p.x_data(), rows, p.x_stride, p.w, {}, Compute::int8, expected.data(),
                       out_stride);
     CHECK(compare(found, expected, int_tolerance(k)) == "");
@@ -142,8 +144,8 @@ TEST_CASE("linear_int_epilogue_and_residual_match_reference") {
                 Epilogue apart = in_place;
                 const std::vector<float> residual = found;
                 apart.residual = residual.data();
-                cpu::linear(p.x_data(), rows, p.x_stride, p.w, in_place, Compute::int8,
-                            found.data(), 50);
+                one_layer(cpu::linear, p.x_data(), rows, p.x_stride, p.w, in_place, Compute::int8,
+                          found.data(), 50);
                 reference::linear(p.x_data(), rows, p.x_stride, p.w, apart, Compute::int8,
                                   expected.data(), 50);
                 CHECK(compare(found, expected, int_tolerance(96)) == "");
@@ -166,7 +168,8 @@ TEST_CASE("linear_int_extreme_numbers_do_not_overflow") {
                 std::fill(p.numbers.begin(), p.numbers.end(), number);
                 std::fill(p.x.begin(), p.x.end(), 127.0f);
                 std::vector<float> found(static_cast<size_t>(rows * 17)), expected = found;
-                cpu::linear(p.x_data(), rows, p.x_stride, p.w, {}, Compute::int8, found.data(), 17);
+                one_layer(cpu::linear, p.x_data(), rows, p.x_stride, p.w, {}, Compute::int8,
+                          found.data(), 17);
                 reference::linear(p.x_data(), rows, p.x_stride, p.w, {}, Compute::int8,
                                   expected.data(), 17);
                 CHECK(compare(found, expected, {0.0, 1e-5}) == "");
@@ -181,7 +184,8 @@ TEST_CASE("linear_int_not_finite_input_gives_nan_in_its_row_alone") {
             Problem p(3, 200, 20, kind, 9);
             p.x[static_cast<size_t>(1 + p.x_stride + 150)] = std::numeric_limits<float>::infinity();
             std::vector<float> found(60), expected(60);
-            cpu::linear(p.x_data(), 3, p.x_stride, p.w, {}, Compute::int8, found.data(), 20);
+            one_layer(cpu::linear, p.x_data(), 3, p.x_stride, p.w, {}, Compute::int8, found.data(),
+                      20);
             reference::linear(p.x_data(), 3, p.x_stride, p.w, {}, Compute::int8, expected.data(),
                               20);
             CHECK(compare(found, expected, int_tolerance(200)) == "");
@@ -196,8 +200,8 @@ TEST_CASE("linear_int_rows_do_not_depend_on_batch_split_or_threads_bit_for_bit")
         for (const Kind& kind : kinds) {
             const Problem p(37, 4500, 150, kind, 21);
             CHECK(compare_splits(p.rows, p.n, [&](int64_t first, int64_t count, float* out) {
-                      cpu::linear(p.x_data() + first * p.x_stride, count, p.x_stride, p.w, {},
-                                  Compute::int8, out, p.n);
+                      one_layer(cpu::linear, p.x_data() + first * p.x_stride, count, p.x_stride,
+                                p.w, {}, Compute::int8, out, p.n);
                   }) == "");
         }
     });

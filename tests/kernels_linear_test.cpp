@@ -10,6 +10,7 @@
 #include "kernels/cpu_ops.h"
 #include "kernels/reference.h"
 #include "tests/compare.h"
+#include "tests/single_calls.h"
 
 namespace mllama::test {
 namespace {
@@ -43,7 +44,8 @@ Result run(const Problem& p, const Epilogue& epilogue, Compute compute) {
     const int64_t out_stride = p.n + 2;
     std::vector<float> found(static_cast<size_t>(p.rows * out_stride), 7.0f);
     std::vector<float> expected = found;
-    cpu::linear(p.x_data(), p.rows, p.x_stride, p.w, epilogue, compute, found.data(), out_stride);
+    one_layer(cpu::linear, p.x_data(), p.rows, p.x_stride, p.w, epilogue, compute, found.data(),
+              out_stride);
     reference::linear(p.x_data(), p.rows, p.x_stride, p.w, epilogue, compute, expected.data(),
                       out_stride);
     return {found, expected};
@@ -129,7 +131,8 @@ TEST_CASE("linear_residual_that_is_the_output_is_added_to") {
         std::vector<float> expected = found;
         const Epilogue in_place{nullptr, Activation::none, 1.0f, found.data()};
         const Epilogue in_place_expected{nullptr, Activation::none, 1.0f, expected.data()};
-        cpu::linear(p.x_data(), p.rows, p.x_stride, p.w, in_place, Compute::f32, found.data(), p.n);
+        one_layer(cpu::linear, p.x_data(), p.rows, p.x_stride, p.w, in_place, Compute::f32,
+                  found.data(), p.n);
         reference::linear(p.x_data(), p.rows, p.x_stride, p.w, in_place_expected, Compute::f32,
                           expected.data(), p.n);
         CHECK(compare(found, expected, sum_tolerance(20)) == "");
@@ -147,7 +150,7 @@ TEST_CASE("linear_not_finite_input_stays_in_its_row_or_column") {
             w[static_cast<size_t>(69 * k + 7)] = std::numeric_limits<float>::quiet_NaN();
             const Matrix matrix{w.data(), DType::f32, n, k, k};
             std::vector<float> found(static_cast<size_t>(rows * n)), expected = found;
-            cpu::linear(x.data(), rows, k, matrix, {}, compute, found.data(), n);
+            one_layer(cpu::linear, x.data(), rows, k, matrix, {}, compute, found.data(), n);
             reference::linear(x.data(), rows, k, matrix, {}, compute, expected.data(), n);
             CHECK(compare(found, expected, sum_tolerance(k)) == "");
             CHECK(std::isnan(found[2 * n]));
@@ -163,8 +166,8 @@ TEST_CASE("linear_rows_do_not_depend_on_batch_split_or_threads_bit_for_bit") {
                 const Problem p(37, 1100, 150, dtype, 21);
                 const Epilogue epilogue{nullptr, Activation::silu, 0.5f, nullptr};
                 CHECK(compare_splits(p.rows, p.n, [&](int64_t first, int64_t count, float* out) {
-                          cpu::linear(p.x_data() + first * p.x_stride, count, p.x_stride, p.w,
-                                      epilogue, compute, out, p.n);
+                          one_layer(cpu::linear, p.x_data() + first * p.x_stride, count, p.x_stride,
+                                    p.w, epilogue, compute, out, p.n);
                       }) == "");
             }
         }

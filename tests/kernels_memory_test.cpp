@@ -8,6 +8,7 @@
 #include "kernels/cpu_ops.h"
 #include "tests/allocation_counter.h"
 #include "tests/compare.h"
+#include "tests/single_calls.h"
 
 namespace mllama::test {
 
@@ -32,11 +33,11 @@ TEST_CASE("second_call_of_the_same_sizes_allocates_nothing") {
             args.q_stride = args.out_stride = k;
             const auto step = [&] {
                 cpu::rms_norm(x.data(), rows, k, kv.data(), DType::f32, 1e-5f, x.data());
-                cpu::linear(x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {}, Compute::bf16,
-                            out.data(), n);
-                cpu::linear(x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {}, Compute::f32,
-                            out.data(), n);
-                cpu::attention(args, Compute::bf16);
+                one_layer(cpu::linear, x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {},
+                          Compute::bf16, out.data(), n);
+                one_layer(cpu::linear, x.data(), rows, k, {w.data(), DType::bf16, n, k, k}, {},
+                          Compute::f32, out.data(), n);
+                one_sequence(cpu::attention, args, Compute::bf16);
                 cpu::activate(out.data(), rows * n, Activation::gelu);
             };
             step();

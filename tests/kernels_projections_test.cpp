@@ -35,9 +35,9 @@ void check_rows(const MixedLayers& mixed, int64_t cols, int64_t rows) {
     CAPTURE(rows);
     const std::vector<float> x = Numbers(1).floats(rows * (cols + 1));
     Outputs together(mixed, rows), alone(mixed, rows);
-    cpu::linear(x.data(), rows, cols + 1, together.projections);
-    for (const Projection& one : alone.projections)
-        cpu::linear(x.data(), rows, cols + 1, {&one, 1});
+    const Matrix in{x.data(), DType::f32, rows, cols, cols + 1};
+    cpu::linear(in, together.projections);
+    for (const Projection& one : alone.projections) cpu::linear(in, {&one, 1});
     for (size_t i = 0; i < together.of.size(); ++i) {
         CAPTURE(i);
         CHECK(compare_bits(together.of[i], alone.of[i]) == "");

@@ -141,7 +141,7 @@ __device__ void scale_by_values(const Attention& args, const Row& row, int64_t b
 /// Where a row's result goes: `out`, or if there are pieces the partial results.
 __device__ void store_row(const Attention& args, const Row& row, const Softmax& softmax,
                           const float* out, const Partials& partials) {
-    float* to = args.out + row.query * args.out_stride + row.head * args.head_dim;
+    Floats to = args.out.from(row.query * args.out_stride + row.head * args.head_dim);
     float factor = softmax.sum == 0.0f ? 0.0f : 1.0f / softmax.sum;
     if (partials.pieces > 0) {
         const int64_t at = (row.query * args.heads + row.head) * partials.pieces + blockIdx.y;
@@ -152,7 +152,8 @@ __device__ void store_row(const Attention& args, const Row& row, const Softmax& 
             partials.sum[at] = softmax.sum;
         }
     }
-    for (int64_t d = threadIdx.x; d < args.head_dim; d += threads) to[d] = out[d] * factor;
+    for (int64_t d = threadIdx.x; d < args.head_dim; d += threads)
+        store_float(to, d, out[d] * factor);
 }
 
 /// What a row takes in shared memory.
@@ -248,7 +249,8 @@ __global__ void merge_kernel(const __grid_constant__ DecodeCalls calls) {
     const float max = largest_of(partials.max + row * partials.pieces, count);
     const unsigned warp = threadIdx.x / warp_size;
     const unsigned lane = threadIdx.x % warp_size;
-    float* to = args.out + row / args.heads * args.out_stride + row % args.heads * args.head_dim;
+    const Floats to =
+        args.out.from(row / args.heads * args.out_stride + row % args.heads * args.head_dim);
     for (int64_t first = 0; first < args.head_dim; first += merge_columns * warp_size) {
         const Merged mine = merge_pieces(partials, row, count, max, first + lane, args.head_dim);
         __syncthreads();  // the last columns have been read
@@ -264,7 +266,7 @@ __global__ void merge_kernel(const __grid_constant__ DecodeCalls calls) {
             out += out_of_warp[w][threadIdx.x];
             sum += sum_of_warp[w];
         }
-        to[d] = sum == 0.0f ? 0.0f : out / sum;
+        store_float(to, d, sum == 0.0f ? 0.0f : out / sum);
     }
 }
 

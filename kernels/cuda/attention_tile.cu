@@ -242,12 +242,12 @@ __device__ void store_half(const Attention& args, const Tile& tile, int row, flo
                            const float (&out)[columns / 8][4]) {
     const float factor = last_factor(sum);
     if (row >= tile.rows) return;
-    float* to =
-        args.out + query_of(tile, row) * args.out_stride + head_of(tile, row) * args.head_dim;
+    const Floats to =
+        args.out.from(query_of(tile, row) * args.out_stride + head_of(tile, row) * args.head_dim);
     for (int product = 0; product < columns / 8; ++product) {
         for (int i = 0; i < 2; ++i) {
             const int d = column_of<columns>(product, i);
-            if (d < args.head_dim) to[d] = out[product][2 * half + i] * factor;
+            if (d < args.head_dim) store_float(to, d, out[product][2 * half + i] * factor);
         }
     }
 }

@@ -233,35 +233,18 @@ __device__ void store_rows(const PackedCall& call, const State<Shape>& state) {
         const int row = row_of(half);
         const float factor = last_factor(state.softmax.sum[half]);
         if (row >= tile.rows) continue;
-        float* to = args.out + query_of(tile, row) * args.out_stride +
-                    head_of(tile, row) * args.head_dim + 2 * quad;
+        const Floats to = args.out.from(query_of(tile, row) * args.out_stride +
+                                        head_of(tile, row) * args.head_dim);
         for (int part = 0; part < Shape::parts; ++part) {
             for (int j = 0; j < Shape::part_columns / 8; ++j) {
-                for (int i = 0; i < 2; ++i) {
-                    to[part * Shape::part_columns + 8 * j + i] =
-                        state.out[part][j][2 * half + i] * factor;
-                }
+                const int d = part * Shape::part_columns + 8 * j + 2 * quad;
+                for (int i = 0; i < 2; ++i)
+                    store_float(to, d + i, state.out[part][j][2 * half + i] * factor);
             }
         }
     }
 }
 
-/// Waits for step number i.
-template <class Shape>
-__device__ Step await_step(Memory<Shape>& memory, unsigned i) {
-    const unsigned buffer = i % Shape::buffers;
-    memory.full[buffer].wait(i / Shape::buffers);
-    return memory.steps[buffer];
-}
-
-/// This warp needs a step's buffer no more.
-template <class Shape>
-__device__ void leave_step(Memory<Shape>& memory, const Step& step) {
-    __syncwarp();
-    if (threadIdx.x % warp_size == 0) memory.empty[step.buffer].arrive();
-}
-
-/// While the probabilities of a step are multiplied with its values, those of the next are made.
 template <class Shape>
 __device__ void compute_rows(const PackedCall& call, Memory<Shape>& memory) {
     const Attention& args = call.args;

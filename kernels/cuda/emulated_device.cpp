@@ -168,8 +168,8 @@ std::byte* workspace() {
 }
 
 void product(const void* x, int64_t x_stride, const void* w, int64_t w_stride, DType dtype,
-             int64_t m, int64_t n, int64_t k, float scale, float keep, float* out,
-             int64_t out_stride) {
+             int64_t m, int64_t n, int64_t k, float scale, float keep, const float* bias,
+             float* out, int64_t out_stride) {
     emulated::queue([=] {
         for (int64_t row = 0; row < m; ++row) {
             for (int64_t column = 0; column < n; ++column) {
@@ -180,6 +180,7 @@ void product(const void* x, int64_t x_stride, const void* w, int64_t w_stride, D
                 }
                 float& element = out[row * out_stride + column];
                 element = keep == 0 ? scale * sum : scale * sum + keep * element;
+                if (bias != nullptr) element += bias[column];
             }
         }
     });

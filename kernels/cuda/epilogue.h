@@ -3,6 +3,7 @@
 
 #include "kernels/arguments.h"
 #include "kernels/cuda/activation.h"
+#include "kernels/cuda/four.h"
 
 namespace mllama::cuda {
 
@@ -13,6 +14,20 @@ __device__ inline float result_of(const Epilogue& epilogue, float sum, int64_t r
     const float result = epilogue.scale * activation(sum, epilogue.activation);
     if (epilogue.residual == nullptr) return result;
     return epilogue.residual[row * out_stride + column] + result;
+}
+
+/// The same of four neighbours, in place; row: where the row of the residual begins.
+template <bool vectors>
+__device__ inline void finish(const Epilogue& epilogue, int64_t row, int64_t column, int64_t cols,
+                              Four& x) {
+    if (epilogue.bias != nullptr) {
+        const Four bias = load_four<vectors>(epilogue.bias, column, cols);
+        for (int j = 0; j < four; ++j) x.at[j] += bias.at[j];
+    }
+    for (float& value : x.at) value = epilogue.scale * activation(value, epilogue.activation);
+    if (epilogue.residual == nullptr) return;
+    const Four residual = load_four<vectors>(epilogue.residual + row, column, cols);
+    for (int j = 0; j < four; ++j) x.at[j] = residual.at[j] + x.at[j];
 }
 
 /// The same, stored.

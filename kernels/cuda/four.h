@@ -5,7 +5,9 @@
 // elements are loaded one by one, the same ones by the same thread: results do not depend on it.
 #pragma once
 
+#include "kernels/arguments.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma.h"
 #include "kernels/cuda/warp.h"
 #include "kernels/dtype.h"
 #include "kernels/rounding.h"
@@ -25,6 +27,9 @@ inline bool four_aligned(const void* data, DType dtype, int64_t stride) {
 }
 inline bool four_aligned(const float* data, int64_t stride) {
     return four_aligned(data, DType::f32, stride);
+}
+inline bool four_aligned(const Floats& array, int64_t stride) {
+    return four_aligned(array.data, array.dtype, stride);
 }
 
 /// The elements i ... i + 3 of an array of f32, bf16 or f16; 0 for those from `end` on.
@@ -82,32 +87,29 @@ __device__ inline Four load_four(const float* data, int64_t i, int64_t end) {
     return load_typed<vectors, DType::f32>(data, i, end);
 }
 
+__device__ inline uint32_t pack_f16(float low, float high) {
+    return f32_to_f16(low) | static_cast<uint32_t>(f32_to_f16(high)) << 16;
+}
+
 /// Stores those before `end`, each rounded to the nearest of the type.
 template <bool vectors>
-__device__ inline void store_four(const Four& values, void* data, DType dtype, int64_t i,
-                                  int64_t end) {
+__device__ inline void store_four(const Four& values, const Floats& to, int64_t i, int64_t end) {
+    const float* x = values.at;
     if constexpr (!vectors) {
         for (int j = 0; j < four; ++j) {
-            if (i + j < end) store_float(data, dtype, i + j, values.at[j]);
+            if (i + j < end) store_float(to, i + j, x[j]);
         }
     } else if (i < end) {
-        if (dtype == DType::f32) {
-            *reinterpret_cast<float4*>(static_cast<float*>(data) + i) = {
-                values.at[0], values.at[1], values.at[2], values.at[3]};
-            return;
+        if (to.dtype == DType::f32) {
+            reinterpret_cast<float4*>(to.data)[i / four] = {x[0], x[1], x[2], x[3]};
+        } else if (to.dtype == DType::bf16) {
+            reinterpret_cast<uint2*>(to.data)[i / four] = {pack_bf16(x[0], x[1]),
+                                                           pack_bf16(x[2], x[3])};
+        } else {
+            reinterpret_cast<uint2*>(to.data)[i / four] = {pack_f16(x[0], x[1]),
+                                                           pack_f16(x[2], x[3])};
         }
-        uint32_t words[2] = {};
-        for (int j = 0; j < four; ++j) {
-            const float value = values.at[j];
-            const uint32_t bits = dtype == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value);
-            words[j / 2] |= bits << (16 * (j % 2));
-        }
-        *reinterpret_cast<uint2*>(static_cast<uint16_t*>(data) + i) = {words[0], words[1]};
     }
-}
-template <bool vectors>
-__device__ inline void store_four(const Four& values, float* data, int64_t i, int64_t end) {
-    store_four<vectors>(values, data, DType::f32, i, end);
 }
 
 }  // namespace mllama::cuda

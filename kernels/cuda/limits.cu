@@ -89,8 +89,8 @@ Limits measure_limits() {
     const Memory out(size * size * 4);
     const auto floats = [&](DType dtype) {
         return [&, dtype](int64_t n) {
-            product(x.as<void>(), n, w.as<void>(), n, dtype, n, n, n, 1.0f, 0.0f, out.as<float>(),
-                    n);
+            product(x.as<void>(), n, w.as<void>(), n, dtype, n, n, n, 1.0f, 0.0f, nullptr,
+                    out.as<float>(), n);
         };
     };
     limits.f32_gflop_s = product_rate(real ? size / 2 : size, floats(DType::f32));

@@ -251,7 +251,8 @@ template <int tiles, class Source, class Element>
 void launch_bf16(std::span<const Projection> layers, bool stand, const FewRows<Element>& x) {
     FewLayers<Source> together;
     for (const auto& [w, epilogue, compute, out, out_stride] : layers)
-        together.add({Source(w), w.rows, epilogue, out, out_stride}, pieces(w.rows, tile * tiles));
+        together.add({Source(w), w.rows, epilogue, out.f32(), out_stride},
+                     pieces(w.rows, tile * tiles));
     launch("linear", few_bf16_kernel<Source, Element, tiles>, together.blocks, threads, 0, together,
            stand, static_cast<int>(layers.front().w.cols), x);
 }
@@ -293,7 +294,7 @@ void launch_f32(const Source& source, const Projection& layer, const FewRows<flo
     const auto& [w, epilogue, compute, out, out_stride] = layer;
     const auto blocks = static_cast<unsigned>(pieces(w.rows, f32_rows));
     launch("linear", few_f32_kernel<Source, x_rows>, blocks, threads, 0, source, w.rows, w.cols, x,
-           epilogue, out, out_stride);
+           epilogue, out.f32(), out_stride);
 }
 
 void multiply_f32(std::span<const Projection> layers, const FewRows<float>& x) {
@@ -344,7 +345,7 @@ void multiply_decoded(const Matrix& x, const Projection& layer, DType factor, vo
         const Projection part{{w_room, factor, count, stride, stride},
                               part_of(layer.epilogue, 0, first, layer.out_stride),
                               layer.compute,
-                              layer.out + first,
+                              layer.out.from(first),
                               layer.out_stride};
         multiply(x, {&part, 1}, false, factor, x_room);
     }

@@ -43,7 +43,7 @@ void linear_int(const float* x, int64_t rows, int64_t x_stride,
         }
         for (const auto& [w, epilogue, compute, out, out_stride] : layers) {
             linear_int_tile(numbers, IntWeights(w, layout), part_of(epilogue, r, 0, out_stride),
-                            out + r * out_stride, out_stride);
+                            out.f32() + r * out_stride, out_stride);
         }
     }
 }

@@ -320,7 +320,7 @@ void launch_few(const IntRows& x, std::span<const Projection> layers) {
                                       : kernel_for<2, 1, 4>(parts);
     IntLayers together;
     for (const auto& [w, epilogue, compute, out, out_stride] : layers)
-        together.add({IntWeights(w, x.layout), epilogue, out, out_stride},
+        together.add({IntWeights(w, x.layout), epilogue, out.f32(), out_stride},
                      pieces(w.rows, halves * half_rows));
     launch("linear_int", kernel, together.blocks, threads, 0, together, x);
 }

@@ -23,9 +23,10 @@ void decode(const Matrix& w, int64_t first, int64_t rows, DType to_dtype, void* 
 /// What a panel in the workspace may take: there is room for three.
 inline constexpr int64_t panel_bytes = int64_t{92} << 20;
 
-/// How many rows of a panel that is. Throws Error if it is none.
+/// How many rows of a panel that is: a multiple of four, so that outputs which are aligned have aligned
+/// parts. Throws Error if it is none.
 inline int64_t panel_rows(int64_t cols, DType dtype) {
-    const int64_t rows = panel_bytes / (panel_stride(cols) * dtype_size(dtype));
+    const int64_t rows = panel_bytes / (panel_stride(cols) * dtype_size(dtype)) / 4 * 4;
     if (rows == 0) fail("CUDA: a linear layer of ", cols, " columns is too wide");
     return rows;
 }

@@ -62,7 +62,7 @@ __device__ inline float norm_of(float squares, int64_t width, float eps) {
 }
 
 template <bool vectors>
-__device__ inline void store_pieces(const Four (&values)[kept], float* to, int64_t i,
+__device__ inline void store_pieces(const Four (&values)[kept], const Floats& to, int64_t i,
                                     const Place& place) {
     for (int k = 0; k < kept; ++k)
         store_four<vectors>(values[k], to, i + k * place.step, place.width);
@@ -77,9 +77,9 @@ __device__ inline void scale(Four (&x)[kept], float norm, const Four (&weight)[k
 template <bool vectors>
 __global__ void __launch_bounds__(most_threads)
     rms_norm_kernel(const float* x, int64_t width, const void* weight, DType weight_dtype,
-                    float eps, float* out) {
+                    float eps, Floats out) {
     const float* row = x + blockIdx.x * width;
-    float* to = out + blockIdx.x * width;
+    const Floats to = out.from(blockIdx.x * width);
     const Place place = place_of_thread(width);
     Four values[kept], weights[kept];
     load_fours<vectors>(weights, weight, weight_dtype, place.first, place.step, width);
@@ -107,9 +107,9 @@ __device__ inline void scale_and_shift(Four (&x)[kept], float mean, float norm,
 template <bool vectors>
 __global__ void __launch_bounds__(most_threads)
     layer_norm_kernel(const float* x, int64_t width, const void* weight, const void* bias,
-                      DType weight_dtype, float eps, float* out) {
+                      DType weight_dtype, float eps, Floats out) {
     const float* row = x + blockIdx.x * width;
-    float* to = out + blockIdx.x * width;
+    const Floats to = out.from(blockIdx.x * width);
     const Place place = place_of_thread(width);
     Four values[kept], weights[kept], biases[kept];
     load_fours<vectors>(weights, weight, weight_dtype, place.first, place.step, width);
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(most_threads)
 }  // namespace
 
 void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, DType weight_dtype,
-              float eps, float* out) {
+              float eps, Floats out) {
     const bool vectors = four_aligned(x, width) && four_aligned(out, width) &&
                          four_aligned(weight, weight_dtype, width);
     launch("rms_norm", vectors ? rms_norm_kernel<true> : rms_norm_kernel<false>,
@@ -142,7 +142,7 @@ void rms_norm(const float* x, int64_t rows, int64_t width, const void* weight, D
 }
 
 void layer_norm(const float* x, int64_t rows, int64_t width, const void* weight, const void* bias,
-                DType weight_dtype, float eps, float* out) {
+                DType weight_dtype, float eps, Floats out) {
     const bool vectors = four_aligned(x, width) && four_aligned(out, width) &&
                          four_aligned(weight, weight_dtype, width) &&
                          four_aligned(bias, weight_dtype, width);

@@ -57,7 +57,8 @@ constexpr Types float_types{CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_3
 constexpr Types bf16_types{CUDA_R_16BF, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F};
 constexpr Types int8_types{CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32I, CUDA_R_32I};
 
-/// What a product looks like to the library, and the algorithm that it was given.
+/// What a product looks like to the library, and the algorithm that it was given. (Where its bias
+/// stands is told anew each time.)
 struct Plan {
     Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> operation;
     Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> w, x, out;
@@ -72,7 +73,7 @@ cublasLtMatrixLayout_t layout(cudaDataType type, int64_t rows, int64_t columns, 
     return result;
 }
 
-using Key = std::tuple<int, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t>;
+using Key = std::tuple<int, bool, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, uint32_t>;
 
 /// Bytes that all of these addresses and strides are multiples of, at most 16.
 uint32_t alignment_of(const void* x, const void* w, const void* out) {
@@ -107,22 +108,30 @@ void choose_algorithm(Plan& plan, uint32_t alignment) {
     plan.algorithm = found.algo;
 }
 
+template <class Value>
+void set(const Plan& plan, cublasLtMatmulDescAttributes_t what, const Value& value) {
+    check(cublasLtMatmulDescSetAttribute(plan.operation.handle, what, &value, sizeof(value)),
+          "describing a product");
+}
+
 /// Made once for each shape: a model has few.
-const Plan& plan_for(const Types& types, int64_t m, int64_t n, int64_t k, int64_t x_stride,
-                     int64_t w_stride, int64_t out_stride, uint32_t alignment) {
+const Plan& plan_for(const Types& types, const float* bias, int64_t m, int64_t n, int64_t k,
+                     int64_t x_stride, int64_t w_stride, int64_t out_stride, uint32_t alignment) {
     static std::map<Key, Plan> plans;
     constexpr size_t most_plans = 4096;
     if (plans.size() >= most_plans) plans.clear();
-    const Key key{types.factor, m, n, k, x_stride, w_stride, out_stride, alignment};
+    const Key key{types.factor, bias != nullptr, m,          n,        k,
+                  x_stride,     w_stride,        out_stride, alignment};
     const auto [place, fresh] = plans.try_emplace(key);
     Plan& plan = place->second;
     if (!fresh) return plan;
     check(cublasLtMatmulDescCreate(&plan.operation.handle, types.compute, types.scale),
           "describing a product");
-    const cublasOperation_t transposed = CUBLAS_OP_T;
-    check(cublasLtMatmulDescSetAttribute(plan.operation.handle, CUBLASLT_MATMUL_DESC_TRANSA,
-                                         &transposed, sizeof(transposed)),
-          "describing a product");
+    set(plan, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+    if (bias != nullptr) {
+        set(plan, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+        set(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+    }
     plan.w.handle = layout(types.factor, k, n, w_stride);
     plan.x.handle = layout(types.factor, k, m, x_stride);
     plan.out.handle = layout(types.result, n, m, out_stride);
@@ -131,11 +140,12 @@ const Plan& plan_for(const Types& types, int64_t m, int64_t n, int64_t k, int64_
 }
 
 void multiply(const Types& types, const void* x, int64_t x_stride, const void* w, int64_t w_stride,
-              int64_t m, int64_t n, int64_t k, const void* scale, const void* keep, void* out,
-              int64_t out_stride) {
+              int64_t m, int64_t n, int64_t k, const void* scale, const void* keep,
+              const float* bias, void* out, int64_t out_stride) {
     if (m == 0 || n == 0) return;
     const Plan& plan =
-        plan_for(types, m, n, k, x_stride, w_stride, out_stride, alignment_of(x, w, out));
+        plan_for(types, bias, m, n, k, x_stride, w_stride, out_stride, alignment_of(x, w, out));
+    if (bias != nullptr) set(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
     check(cublasLtMatmul(library(), plan.operation.handle, scale, w, plan.w.handle, x,
                          plan.x.handle, keep, out, plan.out.handle, out, plan.out.handle,
                          &plan.algorithm, library_memory(), library_bytes, stream()),
@@ -145,17 +155,17 @@ void multiply(const Types& types, const void* x, int64_t x_stride, const void* w
 }  // namespace
 
 void product(const void* x, int64_t x_stride, const void* w, int64_t w_stride, DType dtype,
-             int64_t m, int64_t n, int64_t k, float scale, float keep, float* out,
-             int64_t out_stride) {
+             int64_t m, int64_t n, int64_t k, float scale, float keep, const float* bias,
+             float* out, int64_t out_stride) {
     multiply(dtype == DType::f32 ? float_types : bf16_types, x, x_stride, w, w_stride, m, n, k,
-             &scale, &keep, out, out_stride);
+             &scale, &keep, bias, out, out_stride);
 }
 
 void product_int8(const int8_t* x, int64_t x_stride, const int8_t* w, int64_t w_stride, int64_t m,
                   int64_t n, int64_t k, int32_t* out, int64_t out_stride) {
     const int32_t one = 1;
     const int32_t zero = 0;
-    multiply(int8_types, x, x_stride, w, w_stride, m, n, k, &one, &zero, out, out_stride);
+    multiply(int8_types, x, x_stride, w, w_stride, m, n, k, &one, &zero, nullptr, out, out_stride);
 }
 
 }  // namespace mllama::cuda

@@ -74,13 +74,13 @@ __global__ void rope_kernel(float* x, int64_t heads, int64_t half, int64_t x_str
 
 template <bool vectors>
 __global__ void gated_kernel(const float* gate, const float* up, int64_t width, int64_t in_stride,
-                             Activation kind, float* out, int64_t out_stride) {
+                             Activation kind, Floats out, int64_t out_stride) {
     after_previous();
     const int64_t i = four * thread_of_row();
     Four values = load_four<vectors>(gate + blockIdx.x * in_stride, i, width);
     const Four factors = load_four<vectors>(up + blockIdx.x * in_stride, i, width);
     for (int j = 0; j < four; ++j) values.at[j] = activation(values.at[j], kind) * factors.at[j];
-    store_four<vectors>(values, out + blockIdx.x * out_stride, i, width);
+    store_four<vectors>(values, out.from(blockIdx.x * out_stride), i, width);
 }
 
 template <bool vectors>
@@ -138,11 +138,10 @@ __global__ void embedding_kernel(const int64_t* ids, const void* table, DType ta
 }
 
 template <bool vectors>
-__global__ void convert_kernel(const void* from, DType from_dtype, void* to, DType to_dtype,
-                               int64_t n) {
+__global__ void convert_kernel(const void* from, DType from_dtype, Floats to, int64_t n) {
     after_previous();
     const int64_t i = four * thread_of_array();
-    store_four<vectors>(load_four<vectors>(from, from_dtype, i, n), to, to_dtype, i, n);
+    store_four<vectors>(load_four<vectors>(from, from_dtype, i, n), to, i, n);
 }
 
 constexpr int64_t vector_bytes = sizeof(uint4);
@@ -217,7 +216,7 @@ void rope(float* x, int64_t rows, int64_t heads, int64_t head_dim, int64_t x_str
 }
 
 void gated(const float* gate, const float* up, int64_t rows, int64_t width, int64_t in_stride,
-           Activation activation, float* out, int64_t out_stride) {
+           Activation activation, Floats out, int64_t out_stride) {
     const Cover cover(rows, pieces(width, four));
     const bool vectors = width % four == 0 && four_aligned(gate, in_stride) &&
                          four_aligned(up, in_stride) && four_aligned(out, out_stride);
@@ -263,7 +262,7 @@ void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64
     if (from_dtype == to_dtype) return copy(from, to, n * dtype_size(from_dtype));
     const bool vectors = four_aligned(from, from_dtype, n) && four_aligned(to, to_dtype, n);
     launch("convert", vectors ? convert_kernel<true> : convert_kernel<false>, blocks(n), threads, 0,
-           from, from_dtype, to, to_dtype, n);
+           from, from_dtype, Floats(to, to_dtype), n);
 }
 
 void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch,

@@ -1,6 +1,7 @@
 // What the 32 threads of a warp, and the warps of a block, do together.
 #pragma once
 
+#include "kernels/arguments.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/dtype.h"
 
@@ -120,6 +121,9 @@ __device__ inline void store_float(void* data, DType dtype, int64_t i, float val
         default:
             static_cast<float*>(data)[i] = value;
     }
+}
+__device__ inline void store_float(const Floats& to, int64_t i, float value) {
+    store_float(to.data, to.dtype, i, value);
 }
 
 }  // namespace mllama::cuda

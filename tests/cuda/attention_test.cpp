@@ -12,6 +12,7 @@
 #include "kernels/reference.h"
 #include "tests/attention_problem.h"
 #include "tests/cuda/device.h"
+#include "tests/single_calls.h"
 
 using namespace mllama;
 using namespace mllama::test;
@@ -86,7 +87,7 @@ std::vector<float> attend(const OnDevice& device, Compute compute) {
     spoil_workspace();
     const AttentionProblem& problem = device.problem;
     const DeviceArray<float> out(problem.empty_output());
-    cuda::attention(device.part(0, problem.shape.queries, out.data()), compute);
+    one_sequence(cuda::attention, device.part(0, problem.shape.queries, out.data()), compute);
     return out.values();
 }
 
@@ -428,7 +429,7 @@ TEST_CASE("cuda_attention_with_past_on_the_device_equals_plain_numbers_bit_for_b
                     args.visible = {};
                     args.past = past.data();
                     args.keys = keys + 300;  // room that grids are made for, and never read
-                    cuda::attention(args, compute);
+                    one_sequence(cuda::attention, args, compute);
                     CHECK(compare_bits(out.values(), attend(device, compute)) == "");
                 }
             }
@@ -444,10 +445,11 @@ TEST_CASE("cuda_attention_in_a_graph_reads_past_anew") {
     const DeviceArray<int64_t> past(std::vector<int64_t>{0});
     Attention args = device.part(0, 1, out.data());
     args.past = past.data();
-    cuda::attention(args, Compute::bf16);  // the workspace is taken before anything is recorded
+    one_sequence(cuda::attention, args,
+                 Compute::bf16);  // the workspace is taken before anything is recorded
     cuda::Graph graph;
     graph.begin();
-    cuda::attention(args, Compute::bf16);
+    one_sequence(cuda::attention, args, Compute::bf16);
     graph.end();
     for (const int64_t keys : {1, 64, 129, 300}) {
         const DeviceArray<int64_t> now(std::vector<int64_t>{keys - 1});
@@ -470,7 +472,7 @@ TEST_CASE("cuda_attention_of_few_queries_does_not_depend_on_how_many_bit_for_bit
                 Attention step = device.part(i, 1, out.data());
                 step.keys = 296 + i + 1;
                 step.visible = {};
-                cuda::attention(step, compute);
+                one_sequence(cuda::attention, step, compute);
             }
             CHECK(compare_bits(out.values(), attend(device, compute)) == "");
         }

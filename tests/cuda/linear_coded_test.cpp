@@ -3,6 +3,7 @@
 
 #include "kernels/reference.h"
 #include "tests/cuda/device_matrix.h"
+#include "tests/single_calls.h"
 
 namespace mllama::test {
 namespace {
@@ -11,7 +12,7 @@ std::vector<float> on_device(const std::vector<float>& x, int64_t rows, const Ma
                              Compute compute) {
     const DeviceArray<float> in(x);
     const DeviceArray<float> out(std::vector<float>(static_cast<size_t>(rows * w.rows), 7.0f));
-    cuda::linear(in.data(), rows, w.cols, w, {}, compute, out.data(), w.rows);
+    one_layer(cuda::linear, in.data(), rows, w.cols, w, {}, compute, out.data(), w.rows);
     return out.values();
 }
 

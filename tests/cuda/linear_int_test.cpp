@@ -10,6 +10,7 @@
 #include "kernels/cuda/quantise_rows.h"
 #include "kernels/reference.h"
 #include "tests/cuda/device_matrix.h"
+#include "tests/single_calls.h"
 
 namespace mllama::test {
 namespace {
@@ -307,11 +308,11 @@ TEST_CASE("cuda_linear_int_what_sums_cannot_hold_is_an_error") {
     const DeviceArray<float> x(std::vector<float>(1));
     Matrix w{x.data(), DType::i8, 1, (int64_t{1} << 17) + 1, 0, Coding::int8, {}};
     w.groups.size = w.cols;
-    CHECK_THROWS(cuda::linear(x.data(), 1, w.cols, w, {}, Compute::int8, x.data(), 1));
+    CHECK_THROWS(one_layer(cuda::linear, x.data(), 1, w.cols, w, {}, Compute::int8, x.data(), 1));
     w.coding = Coding::int4;
     w.cols = w.groups.size = 8;
     w.groups.zero_add = 128;
-    CHECK_THROWS(cuda::linear(x.data(), 1, w.cols, w, {}, Compute::int8, x.data(), 1));
+    CHECK_THROWS(one_layer(cuda::linear, x.data(), 1, w.cols, w, {}, Compute::int8, x.data(), 1));
 }
 
 TEST_CASE("cuda_linear_int_not_finite_input_gives_nan_in_its_row_alone") {

@@ -5,6 +5,7 @@
 
 #include "kernels/reference.h"
 #include "tests/cuda/device.h"
+#include "tests/single_calls.h"
 
 namespace mllama::test {
 namespace {
@@ -73,8 +74,8 @@ std::vector<float> on_device(const Problem& p, Compute compute, Epilogue epilogu
     if (!added.residual.empty()) epilogue.residual = residual.data() + at;
     if (added.to_output) epilogue.residual = out.data() + at;
     const int64_t x_stride = p.k + p.layout.x_gap;
-    cuda::linear(x.data() + p.layout.offset + first * x_stride, count, x_stride, p.matrix(w.data()),
-                 epilogue, compute, out.data() + at, p.out_stride());
+    one_layer(cuda::linear, x.data() + p.layout.offset + first * x_stride, count, x_stride,
+              p.matrix(w.data()), epilogue, compute, out.data() + at, p.out_stride());
     return out.values();
 }
 
@@ -177,9 +178,12 @@ TEST_CASE("cuda_linear_every_epilogue_matches_reference") {
                 for (const std::vector<float>& shift : {none, bias}) {
                     for (const Added& added :
                          {Added{shift, none}, Added{shift, residual}, Added{shift, none, true}}) {
-                        const Epilogue epilogue{nullptr, activation, 0.75f, nullptr};
-                        CHECK(compare(on_device(p, Compute::f32, epilogue, added),
-                                      expected(p, Compute::f32, epilogue, added), tolerance) == "");
+                        for (const float scale : {0.75f, 1.0f}) {
+                            const Epilogue epilogue{nullptr, activation, scale, nullptr};
+                            CHECK(compare(on_device(p, Compute::f32, epilogue, added),
+                                          expected(p, Compute::f32, epilogue, added),
+                                          tolerance) == "");
+                        }
                     }
                 }
             }

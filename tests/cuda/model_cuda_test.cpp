@@ -40,19 +40,26 @@ ProcessedImage noise(const ModelConfig& config, int64_t tiles) {
     return image;
 }
 
-/// The logits behind a picture and a prompt, then behind each of a few tokens.
-std::vector<float> logits_of(const Model& model) {
-    Sequence sequence = model.new_sequence();
+std::vector<float> values_of(const Tensor& x) {
+    const Tensor here = x.to(Device::cpu);
+    return {here.data<float>(), here.data<float>() + here.numel()};
+}
+
+/// The logits behind a picture and a prompt.
+std::vector<float> logits_of_prompt(const Model& model, Sequence& sequence) {
     model.add_image(sequence, model.encode_image(noise(model.config(), 1)));
     const std::vector<int64_t> ids = {model.config().image_token_id, 3, 17, 4, 9, 21, 2, 8, 30};
-    std::vector<float> all;
-    const auto add = [&](const Tensor& logits) {
-        all.insert(all.end(), logits.data<float>(), logits.data<float>() + logits.numel());
-    };
-    add(model.prefill(sequence, ids));
+    return values_of(model.prefill(sequence, ids));
+}
+
+/// The same, then those behind each of a few tokens.
+std::vector<float> logits_of(const Model& model) {
+    Sequence sequence = model.new_sequence();
+    std::vector<float> all = logits_of_prompt(model, sequence);
     for (const int64_t id : {5, 6, 7, 8, 9}) {
         const SequenceInput input{&sequence, {&id, 1}, 1};
-        add(model.forward({&input, 1}));
+        const std::vector<float> logits = values_of(model.forward({&input, 1}));
+        all.insert(all.end(), logits.begin(), logits.end());
     }
     return all;
 }
@@ -89,6 +96,25 @@ TEST_CASE("cuda_model_gives_the_logits_of_the_cpu_in_every_type") {
         const std::vector<float> found = logits_of(Model::load(checkpoint(), options));
         CAPTURE(static_cast<int>(c.weights));
         CHECK(largest_difference(found, expected) <= c.share);
+    }
+}
+
+TEST_CASE("cuda_model_has_the_bits_that_float32_between_its_layers_gives") {
+    if (!has_device()) return;
+    for (const WeightType weights : {WeightType::bf16, WeightType::int8, WeightType::int4}) {
+        ModelOptions options = options_of(weights, Device::cuda);
+        options.group_size = 32;
+        const Model model = Model::load(checkpoint(), options);
+        // A layer that looks at what goes into it is given float32.
+        options.statistics = [](const std::string&) { return std::make_shared<InputStatistic>(); };
+        const Model in_f32 = Model::load(checkpoint(), options);
+        CAPTURE(static_cast<int>(weights));
+        Sequence sequence = model.new_sequence(), sequence_in_f32 = in_f32.new_sequence();
+        CHECK(compare_bits(logits_of_prompt(model, sequence),
+                           logits_of_prompt(in_f32, sequence_in_f32)) == "");
+        const ProcessedImage image = noise(model.config(), 2);
+        CHECK(compare_bits(values_of(model.encode_image(image).rows),
+                           values_of(in_f32.encode_image(image).rows)) == "");
     }
 }
 

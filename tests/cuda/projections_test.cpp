@@ -41,9 +41,10 @@ class DeviceLayers {
                 {matrices_[i], epilogue, layer.compute, outputs.back().data(), stride});
         }
         const int64_t x_stride = matrices_.front().cols + 4;
+        const Matrix all_x{in.data(), DType::f32, rows, matrices_.front().cols, x_stride};
         const size_t step = together ? projections.size() : 1;
         for (size_t i = 0; i < projections.size(); i += step)
-            cuda::linear(in.data(), rows, x_stride, std::span(projections).subspan(i, step));
+            cuda::linear(all_x, std::span(projections).subspan(i, step));
         std::vector<float> all;
         for (const auto& output : outputs) {
             const std::vector<float> values = output.values();
@@ -109,7 +110,8 @@ TEST_CASE("cuda_linear_of_several_layers_of_many_rows_has_the_bits_of_each_alone
         }
         const size_t step = together ? 2 : 1;
         for (size_t i = 0; i < 2; i += step)
-            cuda::linear(x.data(), x_rows, cols, std::span(projections).subspan(i, step));
+            cuda::linear({x.data(), DType::f32, x_rows, cols, cols},
+                         std::span(projections).subspan(i, step));
         return out.values();
     };
     CHECK(compare_bits(run(true), run(false)) == "");
