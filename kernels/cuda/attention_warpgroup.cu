@@ -245,6 +245,22 @@ __device__ void store_rows(const PackedCall& call, const State<Shape>& state) {
     }
 }
 
+/// Waits for step number i.
+template <class Shape>
+__device__ Step await_step(Memory<Shape>& memory, unsigned i) {
+    const unsigned buffer = i % Shape::buffers;
+    memory.full[buffer].wait(i / Shape::buffers);
+    return memory.steps[buffer];
+}
+
+/// This warp needs a step's buffer no more.
+template <class Shape>
+__device__ void leave_step(Memory<Shape>& memory, const Step& step) {
+    __syncwarp();
+    if (threadIdx.x % warp_size == 0) memory.empty[step.buffer].arrive();
+}
+
+/// While the probabilities of a step are multiplied with its values, those of the next are made.
 template <class Shape>
 __device__ void compute_rows(const PackedCall& call, Memory<Shape>& memory) {
     const Attention& args = call.args;
