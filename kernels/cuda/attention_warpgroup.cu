@@ -122,16 +122,17 @@ __device__ void load_query(const PackedCall& call, Query<Shape>& query) {
 template <class Shape>
 __device__ void multiply_keys(const Query<Shape>& query, const uint4 (&keys)[Shape::pieces],
                               Scores<Shape>& scores) {
-    constexpr int whole_parts = Shape::columns / 64;
+    constexpr int parts = Shape::columns / 64;  // and maybe one of 16 columns
     constexpr int part_pieces = 8 * Shape::keys;
 #pragma unroll
-    for (int step = 0; step < 4 * whole_parts; ++step) {
-        const uint4* part = keys + step / 4 * part_pieces;
-        multiply(scores.of, query.at[step], SharedFactor<8>{part, step % 4 * 2}, step > 0);
+    for (int part = 0; part < parts; ++part) {
+        const SharedFactor<8> factor(keys + part * part_pieces);
+        for (int i = 0; i < 4; ++i)
+            multiply(scores.of, query.at[4 * part + i], factor, 2 * i, part + i > 0);
     }
     if constexpr (Shape::columns % 64 != 0) {
-        const uint4* last = keys + whole_parts * part_pieces;
-        multiply(scores.of, query.at[4 * whole_parts], SharedFactor<2>{last, 0}, true);
+        const SharedFactor<2> factor(keys + parts * part_pieces);
+        multiply(scores.of, query.at[4 * parts], factor, 0, true);
     }
     products_commit();
 }
@@ -209,11 +210,10 @@ template <class Shape>
 __device__ void multiply_values(const Probabilities<Shape>& p, const uint4 (&values)[Shape::pieces],
                                 State<Shape>& state) {
 #pragma unroll
-    for (int step = 0; step < Shape::keys / 16; ++step) {
-        for (int part = 0; part < Shape::parts; ++part) {
-            const uint4* rows = values + part * Shape::part_columns * 8;
-            multiply(state.out[part], p.at[step], SharedFactor<8>{rows, 2 * step}, true);
-        }
+    for (int part = 0; part < Shape::parts; ++part) {
+        const SharedFactor<8> factor(values + part * Shape::part_columns * 8);
+        for (int step = 0; step < Shape::keys / 16; ++step)
+            multiply(state.out[part], p.at[step], factor, 2 * step, true);
     }
     products_commit();
 }
@@ -284,10 +284,14 @@ __device__ void compute_rows(const PackedCall& call, Memory<Shape>& memory) {
             multiply_values<Shape>(p, memory.values[step.buffer], state);
             products_wait<1>(scores.of);
             const Raised raised = take_scores(args, next, memory, scores, state.softmax);
-            wait_for_values(state);
+            pin(scores.of);
+            if (raised.any) {
+                wait_for_values(state);
+                for (auto& part : state.out) correct(raised, part);
+            } else {
+                wait_for_values(state);
+            }
             leave_step(memory, step);
-            for (int part = 0; part < Shape::parts && raised.any; ++part)
-                correct(raised, state.out[part]);
             round(args, next, memory, scores, p);
             step = next;
         }
@@ -312,12 +316,12 @@ __device__ void make_barriers(Memory<Shape>& memory) {
 }
 
 /// Grid: tiles of rows, key heads. Shared: Memory.
-template <int columns>
-__global__ void __launch_bounds__(Shape<columns>::threads, 1)
+template <int columns, int computing>
+__global__ void __launch_bounds__(Shape<columns, computing>::threads, 1)
     warpgroup_kernel(const __grid_constant__ PackedCall call) {
     after_previous();
     if constexpr (compiled_for_warpgroups) {
-        using Shape = Shape<columns>;
+        using Shape = Shape<columns, computing>;
         auto& memory = *reinterpret_cast<Memory<Shape>*>(dynamic_shared());
         make_barriers(memory);
         if (threadIdx.x / warpgroup_size == Shape::computing) {
@@ -330,14 +334,36 @@ __global__ void __launch_bounds__(Shape<columns>::threads, 1)
     }
 }
 
-template <int columns>
-void attend(const PackedCall& call) {
-    using Shape = Shape<columns>;
+template <int columns, int computing>
+void attend_by(const PackedCall& call) {
+    using Shape = Shape<columns, computing>;
     const Attention& args = call.args;
     const dim3 grid(static_cast<unsigned>(pieces(args.queries * call.group, Shape::rows)),
                     static_cast<unsigned>(args.kv_heads));
-    launch("attention_warpgroup", warpgroup_kernel<columns>, grid, Shape::threads,
+    launch("attention_warpgroup", warpgroup_kernel<columns, computing>, grid, Shape::threads,
            static_cast<int64_t>(sizeof(Memory<Shape>)), call);
+}
+
+/// About how long tiles of so many rows take, on a device that works on one for each processor.
+template <int columns, int computing>
+int64_t duration(const Attention& args, int group) {
+    constexpr int64_t of_tile = computing + 1;  // three take 4/3 of the time of two, not 3/2
+    const int64_t tiles =
+        pieces(args.queries * group, Shape<columns, computing>::rows) * args.kv_heads;
+    static const int processors = device_info().processors;
+    return pieces(tiles, int64_t{processors}) * of_tile;
+}
+
+template <int columns>
+void attend(const PackedCall& call) {
+    if constexpr (columns > 80) {  // registers are for two
+        attend_by<columns, 2>(call);
+    } else if (duration<columns, 2>(call.args, call.group) <
+               duration<columns, 3>(call.args, call.group)) {
+        attend_by<columns, 2>(call);
+    } else {
+        attend_by<columns, 3>(call);
+    }
 }
 
 /// 16 bytes each of the packed keys, and of the values.

@@ -19,11 +19,12 @@ struct Packed {
 /// Packs the keys and values of a call. keys, values: blocks * kv_heads * head_dim * 8 each.
 void pack(const Attention& args, const Packed& packed);
 
-/// Warpgroups that compute, 64 rows each, and behind them one that plans the steps and copies.
-template <int columns_>
+/// Two or three warpgroups that compute, 64 rows each, and behind them one that plans the steps and
+/// copies.
+template <int columns_, int computing_>
 struct Shape {
     static constexpr int columns = columns_;  ///< head_dim
-    static constexpr int computing = columns > 80 ? 2 : 3;
+    static constexpr int computing = computing_;
     static constexpr int rows = 64 * computing;
     static constexpr int planners = static_cast<int>(warpgroup_size);
     static constexpr int threads = 64 * 2 * computing + planners;

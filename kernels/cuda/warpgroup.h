@@ -37,29 +37,39 @@ __host__ __device__ constexpr int place_of(int pieces, int column, int piece) {
     return column * pieces + (piece ^ column * pieces / 8 % pieces);
 }
 
-/// b of a product in shared memory: the pieces `piece` and piece + 1 of each column.
+/// Columns of b in shared memory, rows of `pieces`; a product takes two pieces of each.
 template <int pieces>
-struct SharedFactor {
-    const uint4* rows;  ///< (columns, pieces), aligned to 128 * pieces bytes
-    int piece;
+class SharedFactor {
+  public:
+    static_assert(pieces == 8 || pieces == 2);
+#ifdef __CUDACC__
+    /// rows (columns, pieces), aligned to 128 * pieces bytes
+    __device__ explicit SharedFactor(const uint4* rows) {
+        constexpr uint64_t kind = pieces == 8 ? 1 : 3;
+        const auto address = static_cast<uint64_t>(__cvta_generic_to_shared(rows));
+        descriptor_ =
+            (address >> 4 & 0x3FFF) | uint64_t{1} << 16 | uint64_t{8 * pieces} << 32 | kind << 62;
+    }
+    /// What wgmma calls a matrix descriptor: address, the distance of 8 columns, both in units of 16
+    /// bytes, and the kind of swizzle; of the pieces `piece` and piece + 1.
+    [[nodiscard]] __device__ uint64_t descriptor(int piece) const {
+        return descriptor_ + static_cast<uint64_t>(piece);
+    }
+
+  private:
+    uint64_t descriptor_;
+#else
+    explicit SharedFactor(const uint4* from) : rows(from) {}
+    const uint4* rows;
+#endif
 };
 
 #ifdef __CUDACC__
 
-/// What wgmma calls a matrix descriptor: address, the distance of 8 columns, both in units of 16
-/// bytes, and the kind of swizzle.
-template <int pieces>
-__device__ uint64_t descriptor_of(const SharedFactor<pieces>& b) {
-    static_assert(pieces == 8 || pieces == 2);
-    constexpr uint64_t kind = pieces == 8 ? 1 : 3;
-    const auto address = static_cast<uint64_t>(__cvta_generic_to_shared(b.rows + b.piece));
-    return (address >> 4 & 0x3FFF) | uint64_t{1} << 16 | uint64_t{8 * pieces} << 32 | kind << 62;
-}
-
-/// n = 64; `add`: to what c holds, else to 0.
+/// n = 64, by the pieces `piece` and piece + 1 of b. `add`: to what c holds, else to 0.
 template <int pieces>
 __device__ void multiply(float (&c)[8][4], const uint32_t (&a)[4], const SharedFactor<pieces>& b,
-                         bool add) {
+                         int piece, bool add) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %37, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
@@ -72,13 +82,13 @@ __device__ void multiply(float (&c)[8][4], const uint32_t (&a)[4], const SharedF
           "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
           "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
           "+f"(c[7][2]), "+f"(c[7][3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor_of(b)), "r"(int{add}));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor(piece)), "r"(int{add}));
 }
 
 /// n = 80; `add`: to what c holds, else to 0.
 template <int pieces>
 __device__ void multiply(float (&c)[10][4], const uint32_t (&a)[4], const SharedFactor<pieces>& b,
-                         bool add) {
+                         int piece, bool add) {
     asm volatile(
         "{\n.reg .pred add;\nsetp.ne.b32 add, %45, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n80k16.f32.bf16.bf16 {"
@@ -93,7 +103,7 @@ __device__ void multiply(float (&c)[10][4], const uint32_t (&a)[4], const Shared
           "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
           "+f"(c[7][2]), "+f"(c[7][3]), "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]), "+f"(c[8][3]),
           "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(descriptor_of(b)), "r"(int{add}));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor(piece)), "r"(int{add}));
 }
 
 /// In front of products whose registers were written by anything else.
@@ -104,14 +114,20 @@ __device__ inline void products_begin() {
 __device__ inline void products_commit() {
     asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
 }
+/// What is computed from c stays behind, and what c is computed from in front of, this place.
+template <int n>
+__device__ void pin(float (&c)[n][4]) {
+    for (auto& part : c) {
+        for (float& x : part) asm volatile("" : "+f"(x)::"memory");
+    }
+}
+
 /// Waits until at most `groups` groups are on their way. c: results, which the compiler may not read
 /// earlier.
 template <int groups, int n>
 __device__ void products_wait(float (&c)[n][4]) {
     asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(groups) : "memory");
-    for (auto& part : c) {
-        for (float& x : part) asm volatile("" : "+f"(x)::"memory");
-    }
+    pin(c);
 }
 
 /// Registers of a thread from here on, the same in a whole warpgroup: fewer than the kernel has, or
@@ -128,7 +144,8 @@ __device__ void take_registers() {
 #else
 
 template <int n, int pieces>
-void multiply(float (&c)[n][4], const uint32_t (&a)[4], const SharedFactor<pieces>& b, bool add) {
+void multiply(float (&c)[n][4], const uint32_t (&a)[4], const SharedFactor<pieces>& b, int piece,
+              bool add) {
     struct Rows {
         uint32_t a[4];
     } mine{};
@@ -145,7 +162,7 @@ void multiply(float (&c)[n][4], const uint32_t (&a)[4], const SharedFactor<piece
                 std::memcpy(&unit, from + 4 * (i / 2 + 2 * (k / 8)), 4);
                 const auto x = static_cast<uint16_t>(unit >> (k % 2 * 16));
                 const int place =
-                    place_of(pieces, static_cast<int>(column), b.piece + static_cast<int>(k / 8));
+                    place_of(pieces, static_cast<int>(column), piece + static_cast<int>(k / 8));
                 uint16_t y;
                 std::memcpy(&y, reinterpret_cast<const uint16_t*>(b.rows + place) + k % 8, 2);
                 sum += bf16_to_f32(x) * bf16_to_f32(y);
@@ -155,6 +172,8 @@ void multiply(float (&c)[n][4], const uint32_t (&a)[4], const SharedFactor<piece
     }
 }
 
+template <int n>
+void pin(float (&)[n][4]) {}
 inline void products_begin() {}
 inline void products_commit() {}
 template <int groups, int n>

@@ -176,7 +176,7 @@ __global__ void multiply_by_a_warpgroup(const uint16_t* a, const uint4* b, int p
         std::memcpy(&mine[i], a + (16 * w + group + i % 2 * 8) * 16 + i / 2 * 8 + 2 * quad, 4);
     float sums[n / 8][4];
     for (const bool add : {false, true})
-        cuda::multiply(sums, mine, cuda::SharedFactor<pieces>{b, piece}, add);
+        cuda::multiply(sums, mine, cuda::SharedFactor<pieces>(b), piece, add);
     for (unsigned j = 0; j < n / 8; ++j) {
         for (unsigned i = 0; i < 4; ++i)
             c[(16 * w + group + i / 2 * 8) * n + 8 * j + 2 * quad + i % 2] = sums[j][i];
