@@ -107,10 +107,15 @@ TimedSizes sizes_of(const Model& model, const BenchPlan& plan) {
     const VisionConfig& v = model.config().vision;
     TimedSizes sizes;
     sizes.prompt = *std::max_element(plan.prefill_tokens.begin(), plan.prefill_tokens.end());
-    sizes.text_rows = std::min(sizes.prompt, model.prefill_chunk());
+    sizes.text_rows = std::min(sizes.prompt, model.prefill_chunk());  // at once
     sizes.context = *std::max_element(plan.decode_contexts.begin(), plan.decode_contexts.end()) +
                     plan.new_tokens;
-    if (plan.images > 0) sizes.picture_rows = v.max_num_tiles * v.padded_patches();
+    if (plan.images == 0) return sizes;
+    sizes.picture_rows = v.max_num_tiles * v.padded_patches();
+    // Tokens see the rows of all pictures.
+    const int64_t rows_seen = plan.images * v.max_num_tiles * v.num_patches();
+    sizes.prompt = std::max(sizes.prompt, rows_seen);
+    sizes.context = std::max(sizes.context, rows_seen);
     return sizes;
 }
 

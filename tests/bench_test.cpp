@@ -333,6 +333,14 @@ TEST_CASE("bench_check_refuses_operations_that_are_wrong_somewhere") {
     timed = {};
     timed.picture_rows = 140;
     CHECK(error_with(wrong).find("140 rows") != std::string::npos);
+
+    wrong = right;  // pictures of more than two tiles
+    wrong.attention = [&](const Tensor& q, const KeysValues& kv, int64_t head_dim,
+                          Visibility visible, Compute compute, Tensor& out) {
+        right.attention(q, kv, head_dim, visible, compute, out);
+        if (visible.first && q.rows() > 2 * config.vision.padded_patches()) out.fill_zero();
+    };
+    CHECK(error_with(wrong).find("attention of all tiles") != std::string::npos);
     CHECK(error_with(right) == "");
 }
 
@@ -506,11 +514,12 @@ TEST_CASE("bench_prints_every_key_and_sensible_shares") {
     std::string checked;
     for (const Json& one : report.at("checked")) checked += one.at("what").get<std::string>() + ";";
     CHECK(holds_all(
-        checked, {"linear ", "attention of a prompt;", "attention of a token;",
-                  "attention of tiles;", "vision tower, a picture of 1 tile;",
-                  "vision tower, a picture of 4 tiles;", "text tower, with a picture of 4 tiles;",
-                  "text tower, without a picture;", "most probable token of 150;",
-                  "most probable token of " + std::to_string(demo_vocabulary()) + ";"}));
+        checked,
+        {"linear ", "attention of a prompt;", "attention of a token;", "attention of tiles;",
+         "attention of all tiles;", "vision tower, a picture of 1 tile;",
+         "vision tower, a picture of 4 tiles;", "text tower, with a picture of 4 tiles;",
+         "text tower, without a picture;", "most probable token of 150;",
+         "most probable token of " + std::to_string(demo_vocabulary()) + ";"}));
 }
 
 TEST_CASE("bench_takes_other_types_for_pictures_and_says_what_is_computed_in") {

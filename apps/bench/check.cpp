@@ -347,6 +347,14 @@ std::vector<Checked> check_operations(const ModelConfig& config, DType stored,
         of_text("attention of a token", 1, 2050, t.num_key_value_heads),
         {"attention of tiles", positions, positions, v.num_attention_heads, v.num_attention_heads,
          v.head_dim(), in_tiles.of_all(), true}};
+    const KeyVisibility in_most_tiles =
+        tile_visibility(TileLayout::of(v.max_num_tiles, v.max_num_tiles, false), v.num_patches(),
+                        v.padded_patches());
+    const int64_t most_positions = v.max_num_tiles * v.padded_patches();
+    if (timed.picture_rows >= most_positions && most_positions > positions) {
+        problems.push_back({"attention of all tiles", most_positions, most_positions, 1, 1,
+                            v.head_dim(), in_most_tiles.of_all(), true});
+    }
     const int64_t few_heads = std::min<int64_t>(2, t.num_key_value_heads);
     if (timed.prompt > 700) {
         problems.push_back(of_text("attention of a prompt of " + std::to_string(timed.prompt), 67,

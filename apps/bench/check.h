@@ -38,7 +38,7 @@ struct Checked {
 /// The largest of what will be timed: nothing beyond the sizes that were compared is.
 struct TimedSizes {
     int64_t text_rows = 0;     ///< rows of a product of the text tower
-    int64_t picture_rows = 0;  ///< of the vision tower
+    int64_t picture_rows = 0;  ///< of the vision tower: positions of the largest picture
     int64_t prompt = 0;        ///< keys that the last rows of a prompt see
     int64_t context = 0;       ///< keys that a token sees
 };
