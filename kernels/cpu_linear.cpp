@@ -162,19 +162,20 @@ void multiply_panels(const LinearBlock& block, const PanelSums& sums) {
 struct WeightScratch {
     TeamScratch copies, panels;
 
-    /// What the items need of whole rows, or of blocks of them.
-    void take(const Product& product, std::span<const Projection> projections, int64_t depth,
-              bool packed) {
-        const auto bytes = [](const Projection& p) {
-            return p.w.coding == Coding::plain ? dtype_size(p.w.dtype) : int64_t{sizeof(float)};
-        };
-        int64_t element = 0;
-        for (const Projection& projection : projections)
-            element = std::max(element, bytes(projection));
-        copies.take<std::byte>(product.panel_width * depth * element);
-        if (!packed) return;
-        panels.take<std::byte>(round_up(product.panel_width, product.lanes) * depth *
-                               product.element_size);
+    /// Whole rows, where rows of x are few (whole_panel), or blocks of them.
+    void take(const Product& product, std::span<const Projection> projections, bool few,
+              int64_t depth, DType decoded) {
+        const int64_t width = product.panel_width;
+        int64_t element = 0;  // of a copy; most weights need none
+        for (const Projection& projection : projections) {
+            const Matrix& w = projection.w;
+            const bool plain = w.coding == Coding::plain;
+            if (plain && (!few || w.rows % width == 0)) continue;
+            element = std::max(element, dtype_size(plain ? w.dtype : decoded));
+        }
+        copies.take<std::byte>(width * depth * element);
+        if (few) return;
+        panels.take<std::byte>(round_up(width, product.lanes) * depth * product.element_size);
     }
 };
 
@@ -196,7 +197,7 @@ void linear_float(const float* x, int64_t rows, int64_t x_stride,
         const PackedRows packed =
             pack_x(product, x + r * x_stride, count, x_stride, cols, k_block, scratch);
         const bool few = count <= most_dot_rows(product);
-        weights.take(product, projections, few ? cols : k_block, !few);
+        weights.take(product, projections, few, few ? cols : k_block, decoded);
         const LinearBlock piece{product, leaves,         decoded,       k_block,
                                 packed,  weights.copies, weights.panels};
         const auto multiply = few ? multiply_rows : multiply_panels;
