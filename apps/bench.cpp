@@ -102,18 +102,35 @@ BenchPlan make_plan(const Arguments& arguments, const TextConfig& config,
     return plan;
 }
 
-std::vector<Checked> check(const Model& model, const ModelOptions& options,
+/// The sizes that the workloads of a plan reach.
+TimedSizes sizes_of(const Model& model, const BenchPlan& plan) {
+    const VisionConfig& v = model.config().vision;
+    TimedSizes sizes;
+    sizes.prompt = *std::max_element(plan.prefill_tokens.begin(), plan.prefill_tokens.end());
+    sizes.text_rows = std::min(sizes.prompt, model.prefill_chunk());  // at once
+    sizes.context = *std::max_element(plan.decode_contexts.begin(), plan.decode_contexts.end()) +
+                    plan.new_tokens;
+    if (plan.images == 0) return sizes;
+    sizes.picture_rows = v.max_num_tiles * v.padded_patches();
+    // Tokens see the rows of all pictures.
+    const int64_t rows_seen = plan.images * v.max_num_tiles * v.num_patches();
+    sizes.prompt = std::max(sizes.prompt, rows_seen);
+    sizes.context = std::max(sizes.context, rows_seen);
+    return sizes;
+}
+
+std::vector<Checked> check(const Model& model, const ModelOptions& options, const BenchPlan& plan,
                            ProgressLine& progress) {
     const DType stored = model.text().embedding_dtype();
     int64_t step = 0;
     std::vector<Checked> checked =
-        check_operations(model.config(), stored, options, CheckedPaths::ops(model.device()),
-                         [&](const std::string& what) {
+        check_operations(model.config(), stored, options, sizes_of(model, plan),
+                         CheckedPaths::ops(model.device()), [&](const std::string& what) {
                              progress.update("comparing with the reference: " + what, ++step, 0);
                          });
     progress.update("comparing with the reference: both towers", ++step, 0);
-    for (const std::vector<Checked>& more :
-         {check_towers(model.config(), stored, options), check_layers(model)}) {
+    for (const std::vector<Checked>& more : {check_towers(model.config(), stored, options),
+                                             check_layers(model), check_decoding(model)}) {
         checked.insert(checked.end(), more.begin(), more.end());
     }
     return checked;
@@ -212,17 +229,21 @@ void run(const Arguments& arguments) {
                              std::to_string(model.config().text.num_hidden_layers) + " layers"
                        : arguments.model.model;
     char opening[256];
-    std::snprintf(opening, sizeof opening, "%s, %d %s, %s weights, %s in %.3f s",
+    std::snprintf(opening, sizeof opening, "%s, %d %s, %s, %s in %.3f s",
                   report.device.empty() ? report.isa.c_str() : report.device.c_str(),
-                  report.threads, report.threads == 1 ? "thread" : "threads", report.dtype.c_str(),
-                  arguments.random_weights ? "made" : "loaded", report.load_s);
+                  report.threads, report.threads == 1 ? "thread" : "threads",
+                  types_text(report).c_str(), arguments.random_weights ? "made" : "loaded",
+                  report.load_s);
     progress.finish(opening);
 
-    report.checked = check(model, options, progress);
+    report.checked = check(model, options, plan, progress);
     progress.finish(checked_text(report.checked));
 
     Workloads workloads(model, plan);
-    const std::vector<Workload> list = workloads.list(report.notes);
+    std::vector<std::string> left_out;
+    const std::vector<Workload> list = workloads.list(cpu::available_memory(), left_out);
+    for (const std::string& what : left_out) progress.finish("not timed: " + what);
+    report.notes.insert(report.notes.end(), left_out.begin(), left_out.end());
     time_all(list, arguments.repeats, weights_of_a_token(model, arguments.images > 0),
              limits_of(model.device()), progress, report);
     progress.finish("");

@@ -8,6 +8,7 @@
 
 #include "kernels/cpu.h"
 #include "kernels/rounding.h"
+#include "kernels/thread_team.h"
 
 namespace mllama::cpu {
 
@@ -34,6 +35,30 @@ class Scratch {
     };
     std::unique_ptr<void, Release> memory_;
     size_t capacity_ = 0;
+};
+
+/// Memory for the items of a loop, a piece for each thread. The thread that starts the loop takes it
+/// for all of them: one that took its own at its first item might meet that one at any time, after a
+/// thousand tokens.
+class TeamScratch {
+  public:
+    /// Room for `count` of T for each thread. To be called before the loop.
+    template <class T>
+    void take(int64_t count) {
+        stride_ = round_up(count * int64_t{sizeof(T)}, apart);
+        memory_ = scratch_.get<std::byte>(stride_ * team_places());
+    }
+    /// The piece of this thread. For the items.
+    template <class T>
+    [[nodiscard]] T* here() const {
+        return reinterpret_cast<T*>(memory_ + stride_ * team_place());
+    }
+
+  private:
+    static constexpr int64_t apart = 128;  // bytes: two cache lines, which are fetched together
+    Scratch scratch_;
+    std::byte* memory_ = nullptr;
+    int64_t stride_ = 0;
 };
 
 inline const std::byte* element_at(const void* data, DType dtype, int64_t index) {

@@ -13,7 +13,8 @@
 // Few rows, a token's, are not worth packing: keys and values lie as multiply-adds take them
 // (kv_layout.h), and are read once, in the order of memory: all heads of a block, then the next. There
 // an item is a chunk, so that many threads can share a long text (or a chunk of some key heads, where
-// there are few chunks); the parts are kept, and merged at the end in the same order.
+// there are few chunks); the parts of some chunks are kept, and merged in the same order. Memory is
+// taken for as many at once, however few the keys are: a text that grows allocates nothing.
 //
 // Either way, and however the queries are split, a row goes through the same sums.
 #include <algorithm>
@@ -33,6 +34,8 @@ namespace {
 
 constexpr int64_t chunk_keys = 512;
 static_assert(chunk_keys % KvLayout::block == 0);
+/// Chunks whose parts are kept before they are merged, where rows are few.
+constexpr int64_t chunks_at_once = 64;
 /// About as many rows share the packing of a chunk.
 constexpr int64_t block_rows = 256;
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
@@ -169,9 +172,9 @@ struct ChunkScales {
 
 /// Brings together what lies in blocks.
 ChunkScales scales_of(const Call& call, int64_t kv_head, int64_t first, int64_t count,
-                      Scratch& scratch) {
+                      const TeamScratch& scratch) {
     if (!call.layout.scaled()) return {nullptr, nullptr};
-    auto* keys = scratch.get<float>(2 * chunk_keys);
+    auto* keys = scratch.here<float>();
     auto* values = keys + chunk_keys;
     for (int64_t j = 0; j < count; j += KvLayout::block) {
         const int64_t from = call.layout.scale_index(kv_head, first + j);
@@ -225,19 +228,27 @@ void finish(const Call& call, const Rows& rows) {
     }
 }
 
-/// The memory of one item.
+/// The memory of an item.
 struct ItemScratch {
-    Scratch q, key_panels, value_panels, scores, probabilities, part, out, max_and_sum, scales;
+    TeamScratch q, key_panels, value_panels, scores, probabilities, part, out, max_and_sum, scales;
 
-    Rows rows(const Call& call, int64_t kv_head, int64_t first_query, int64_t count) {
-        auto* max = max_and_sum.get<float>(2 * count);
-        return {kv_head,
-                first_query,
-                count,
-                q.get<std::byte>(count * call.q_stride * call.product.element_size),
-                out.get<float>(count * call.width),
-                max,
-                max + count};
+    /// For items of `rows` packed rows, whose softmax takes `scored` of them at a time.
+    void take(const Call& call, int64_t rows, int64_t scored) {
+        const int64_t element = call.product.element_size;
+        q.take<std::byte>(rows * call.q_stride * element);
+        scores.take<float>(scored * chunk_keys);
+        probabilities.take<std::byte>(scored * call.p_stride * element);
+        if (call.layout.scaled()) scales.take<float>(2 * chunk_keys);
+    }
+
+    /// For items of attend_block besides.
+    void take_for_blocks(const Call& call, int64_t rows) {
+        key_panels.take<std::byte>(pieces(chunk_keys, call.product.panel_width) *
+                                   call.key_panel_bytes());
+        value_panels.take<std::byte>(call.width * call.value_column_bytes());
+        part.take<float>(call.product.tile_rows * call.width);
+        out.take<float>(rows * call.width);
+        max_and_sum.take<float>(2 * rows);
     }
 };
 
@@ -252,12 +263,11 @@ struct Chunk {
 };
 
 Chunk pack_chunk(const Call& call, int64_t kv_head, int64_t first, int64_t count,
-                 ItemScratch& scratch) {
+                 const ItemScratch& scratch) {
     const Attention& args = call.args;
     const Product& product = call.product;
-    auto* keys = scratch.key_panels.get<std::byte>(pieces(chunk_keys, product.panel_width) *
-                                                   call.key_panel_bytes());
-    auto* values = scratch.value_panels.get<std::byte>(call.width * call.value_column_bytes());
+    auto* keys = scratch.key_panels.here<std::byte>();
+    auto* values = scratch.value_panels.here<std::byte>();
     for (int64_t j = 0; j < count; j += product.panel_width) {
         product.pack_columns(call.keys(kv_head, first + j), args.head_dim,
                              std::min(product.panel_width, count - j),
@@ -277,12 +287,11 @@ Chunk pack_chunk(const Call& call, int64_t kv_head, int64_t first, int64_t count
 
 /// A tile of rows against the first `count` keys of a chunk: scores, softmax, values, merge.
 void attend_tile(const Call& call, const Rows& rows, const Chunk& chunk, int64_t row,
-                 int64_t tile_rows, int64_t count, ItemScratch& scratch) {
+                 int64_t tile_rows, int64_t count, const ItemScratch& scratch) {
     const Product& product = call.product;
-    auto* scores = scratch.scores.get<float>(product.tile_rows * chunk_keys);
-    auto* probabilities = scratch.probabilities.get<std::byte>(product.tile_rows * call.p_stride *
-                                                               product.element_size);
-    auto* part = scratch.part.get<float>(product.tile_rows * call.width);
+    auto* scores = scratch.scores.here<float>();
+    auto* probabilities = scratch.probabilities.here<std::byte>();
+    auto* part = scratch.part.here<float>();
 
     // A panel's columns are stored as wide as it was packed: the last one of the chunk as it is.
     for (int64_t j = 0; j < count; j += product.panel_width) {
@@ -307,9 +316,13 @@ void attend_tile(const Call& call, const Rows& rows, const Chunk& chunk, int64_t
 }
 
 /// One item: all keys, chunk by chunk, for a block of queries and the heads of one key head.
-void attend_block(const Call& call, int64_t kv_head, int64_t first_query, int64_t queries) {
-    thread_local ItemScratch scratch;
-    const Rows rows = scratch.rows(call, kv_head, first_query, queries * call.group);
+void attend_block(const Call& call, int64_t kv_head, int64_t first_query, int64_t queries,
+                  const ItemScratch& scratch) {
+    const int64_t row_count = queries * call.group;
+    auto* max = scratch.max_and_sum.here<float>();
+    const Rows rows{
+        kv_head, first_query,    row_count, scratch.q.here<std::byte>(), scratch.out.here<float>(),
+        max,     max + row_count};
     pack_queries(call, rows);
     begin(call, rows);
     for (int64_t first = 0; first < call.args.keys; first += chunk_keys) {
@@ -336,10 +349,15 @@ void attend_blocks(const Call& call) {
         std::clamp<int64_t>(std::min(block_rows / call.group, share), 1, args.queries);
     const int64_t blocks = pieces(args.queries, block);
     const bool serial = args.queries * args.keys * args.heads * args.head_dim / 16 < worth_threads;
+    thread_local ItemScratch of_thread;
+    ItemScratch& scratch = of_thread;  // the items are to use this thread's
+    scratch.take(call, block * call.group, call.product.tile_rows);
+    scratch.take_for_blocks(call, block * call.group);
     for_each_item(args.kv_heads * blocks, serial, [&](int64_t item) {
         // Late queries see most: they come first, so that no thread is left with a long one.
         const int64_t first = (blocks - 1 - item / args.kv_heads) * block;
-        attend_block(call, item % args.kv_heads, first, std::min(block, args.queries - first));
+        attend_block(call, item % args.kv_heads, first, std::min(block, args.queries - first),
+                     scratch);
     });
 }
 
@@ -391,25 +409,22 @@ void values_of(const Call& call, const FewRows& item, float* o) {
 
 /// parts (heads, count), o (heads, count, width) of a chunk of `keys`.
 void attend_chunk(const Call& call, int64_t first_head, int64_t heads, KeyRange keys,
-                  SoftmaxPart* parts, float* o) {
-    thread_local ItemScratch scratch;
+                  const ItemScratch& scratch, SoftmaxPart* parts, float* o) {
     const int64_t count = call.args.queries * call.group, element = call.product.element_size;
-    Rows rows = scratch.rows(call, first_head, 0, heads * count);
-    rows.count = count;
+    Rows rows{first_head, 0, count, scratch.q.here<std::byte>(), nullptr, nullptr, nullptr};
     const int64_t end = seen_end(call, rows, 0, count, keys);
     if (end == keys.begin) {
         std::fill_n(parts, heads * count, SoftmaxPart{minus_infinity, 0.0f});
         return;
     }
-    const FewRows item{
-        first_head,
-        heads,
-        count,
-        keys.begin,
-        end,
-        rows.q,
-        scratch.scores.get<float>(heads * count * chunk_keys),
-        scratch.probabilities.get<std::byte>(heads * count * call.p_stride * element)};
+    const FewRows item{first_head,
+                       heads,
+                       count,
+                       keys.begin,
+                       end,
+                       rows.q,
+                       scratch.scores.here<float>(),
+                       scratch.probabilities.here<std::byte>()};
     for (int64_t h = 0; h < heads; ++h) {
         pack_queries(call, rows);
         rows.q += count * call.q_stride * element;
@@ -429,43 +444,79 @@ void attend_chunk(const Call& call, int64_t first_head, int64_t heads, KeyRange 
     values_of(call, item, o);
 }
 
-/// The parts of a key head: parts (chunks, kv_heads, count), o (chunks, kv_heads, count, width).
-void merge_chunks(const Call& call, int64_t kv_head, const SoftmaxPart* parts, const float* o) {
-    thread_local ItemScratch scratch;
-    const int64_t count = call.args.queries * call.group;
-    const Rows rows = scratch.rows(call, kv_head, 0, count);
-    begin(call, rows);
-    for (int64_t chunk = 0; chunk < pieces(call.args.keys, chunk_keys); ++chunk) {
-        for (int64_t r = 0; r < count; ++r) {
-            const int64_t at = (chunk * call.args.kv_heads + kv_head) * count + r;
+/// What a call keeps between its loops: parts (chunks_at_once, kv_heads, count), their products o
+/// (chunks_at_once, kv_heads, count, width), and the rows that they are merged into.
+struct FewScratch {
+    Scratch parts, o, out, max_and_sum;
+    ItemScratch items;
+};
+
+/// The rows of all key heads; each head's are `count` of them.
+Rows rows_of(const Call& call, FewScratch& scratch, int64_t count) {
+    const int64_t rows = call.args.kv_heads * count;
+    auto* max = scratch.max_and_sum.get<float>(2 * rows);
+    return {0, 0, count, nullptr, scratch.out.get<float>(rows * call.width), max, max + rows};
+}
+
+/// The rows of one key head of those.
+Rows rows_of_head(const Call& call, const Rows& all, int64_t kv_head) {
+    const int64_t first = kv_head * all.count;
+    return {kv_head,        0, all.count, nullptr, all.out + first * call.width, all.max + first,
+            all.sum + first};
+}
+
+/// Parts of chunks [first, end) of all key heads, from the beginning of parts and o on.
+void attend_chunks(const Call& call, int64_t first, int64_t end, bool serial,
+                   const ItemScratch& scratch, SoftmaxPart* parts, float* o) {
+    const Attention& args = call.args;
+    const int64_t count = args.queries * call.group;
+    const int64_t wanted = 8 * int64_t{threads()};  // items
+    const int64_t cuts =
+        std::clamp<int64_t>(pieces(wanted, std::max<int64_t>(1, end - first)), 1, args.kv_heads);
+    const int64_t heads = pieces(args.kv_heads, cuts);  // of an item
+    const int64_t groups = pieces(args.kv_heads, heads);
+    for_each_item((end - first) * groups, serial, [&](int64_t item) {
+        const int64_t chunk = item / groups, first_head = item % groups * heads;
+        const int64_t at = (chunk * args.kv_heads + first_head) * count;
+        const int64_t key = (first + chunk) * chunk_keys;
+        attend_chunk(call, first_head, std::min(heads, args.kv_heads - first_head),
+                     {key, std::min(key + chunk_keys, args.keys)}, scratch, parts + at,
+                     o + at * call.width);
+    });
+}
+
+/// Adds the parts of `chunks` chunks to the rows of a key head, in order.
+void merge_chunks(const Call& call, const Rows& rows, int64_t chunks, const SoftmaxPart* parts,
+                  const float* o) {
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        for (int64_t r = 0; r < rows.count; ++r) {
+            const int64_t at = (chunk * call.args.kv_heads + rows.kv_head) * rows.count + r;
             merge(call, rows, r, parts[at], o + at * call.width);
         }
     }
-    finish(call, rows);
 }
 
 void attend_few(const Call& call) {
-    thread_local Scratch part_scratch, o_scratch;
+    thread_local FewScratch scratch;
     const Attention& args = call.args;
     const int64_t count = args.queries * call.group;
     const int64_t chunks = pieces(args.keys, chunk_keys);
-    auto* parts = part_scratch.get<SoftmaxPart>(chunks * args.kv_heads * count);
-    auto* o = o_scratch.get<float>(chunks * args.kv_heads * count * call.width);
+    const int64_t rows_at_once = chunks_at_once * args.kv_heads * count;
+    auto* parts = scratch.parts.get<SoftmaxPart>(rows_at_once);
+    auto* o = scratch.o.get<float>(rows_at_once * call.width);
+    scratch.items.take(call, args.kv_heads * count, args.kv_heads * count);
+    const Rows all = rows_of(call, scratch, count);
     const bool serial = args.queries * args.keys * args.heads * args.head_dim / 16 < worth_threads;
-    const int64_t wanted = 8 * int64_t{threads()};  // items
-    const int64_t cuts =
-        std::clamp<int64_t>(pieces(wanted, std::max<int64_t>(1, chunks)), 1, args.kv_heads);
-    const int64_t heads = pieces(args.kv_heads, cuts);  // of an item
-    const int64_t groups = pieces(args.kv_heads, heads);
-    for_each_item(chunks * groups, serial, [&](int64_t item) {
-        const int64_t chunk = item / groups, first_head = item % groups * heads;
-        const int64_t at = (chunk * args.kv_heads + first_head) * count;
-        attend_chunk(call, first_head, std::min(heads, args.kv_heads - first_head),
-                     {chunk * chunk_keys, std::min((chunk + 1) * chunk_keys, args.keys)},
-                     parts + at, o + at * call.width);
-    });
-    for_each_item(args.kv_heads, serial || chunks == 1,
-                  [&](int64_t kv_head) { merge_chunks(call, kv_head, parts, o); });
+    for (int64_t first = 0; first == 0 || first < chunks; first += chunks_at_once) {
+        const int64_t end = std::min(first + chunks_at_once, chunks);
+        attend_chunks(call, first, end, serial, scratch.items, parts, o);
+        for_each_item(args.kv_heads, serial || chunks == 1, [&](int64_t kv_head) {
+            const Rows rows = rows_of_head(call, all, kv_head);
+            if (first == 0) begin(call, rows);
+            merge_chunks(call, rows, end - first, parts, o);
+            if (end == chunks) finish(call, rows);
+        });
+    }
 }
 
 /// One sequence.

@@ -53,6 +53,13 @@ float quantise(const float* row, int64_t head_dim, float* whole) {
     return scale;
 }
 
+/// Room for the whole numbers of a block of one head.
+TeamScratch& scratch_for(const KvLayout& layout) {
+    thread_local TeamScratch scratch;
+    if (layout.scaled()) scratch.take<float>(KvLayout::block * layout.head_dim);
+    return scratch;
+}
+
 /// Rows of one head as they are stored: as they are, or quantised in memory of their own.
 struct HeadRows {
     const float* data;
@@ -60,11 +67,10 @@ struct HeadRows {
 };
 
 HeadRows rows_to_store(const float* x, int64_t x_stride, const KvLayout& layout, const Piece& piece,
-                       int64_t head, float* scales) {
-    thread_local Scratch scratch;
+                       int64_t head, float* scales, const TeamScratch& scratch) {
     const float* from = x + piece.row * x_stride + head * layout.head_dim;
     if (!layout.scaled()) return {from, x_stride};
-    auto* whole = scratch.get<float>(piece.count * layout.head_dim);
+    auto* whole = scratch.here<float>();
     for (int64_t r = 0; r < piece.count; ++r) {
         scales[layout.scale_index(head, piece.key + r)] =
             quantise(from + r * x_stride, layout.head_dim, whole + r * layout.head_dim);
@@ -76,21 +82,23 @@ HeadRows rows_to_store(const float* x, int64_t x_stride, const KvLayout& layout,
 
 void store_keys(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
                 int64_t begin, void* keys, float* scales) {
+    TeamScratch& scratch = scratch_for(layout);
     for_each_piece_of(layout, begin, rows, [&](const Piece& piece, int64_t head) {
         auto* to = static_cast<std::byte*>(keys) + layout.key_block(head, piece.key) +
                    piece.key % KvLayout::block * KvLayout::unit_bytes;
-        const HeadRows from = rows_to_store(x, x_stride, layout, piece, head, scales);
+        const HeadRows from = rows_to_store(x, x_stride, layout, piece, head, scales, scratch);
         table().store_keys(from.data, from.stride, piece.count, layout, to);
     });
 }
 
 void store_values(const float* x, int64_t rows, int64_t x_stride, const KvLayout& layout,
                   int64_t begin, void* values, float* scales) {
+    TeamScratch& scratch = scratch_for(layout);
     for_each_piece_of(layout, begin, rows, [&](const Piece& piece, int64_t head) {
         const int64_t within = piece.key % KvLayout::block;
         auto* to = static_cast<std::byte*>(values) + layout.value_block(head, piece.key) +
                    within / layout.unit() * layout.part_width() * KvLayout::unit_bytes;
-        const HeadRows from = rows_to_store(x, x_stride, layout, piece, head, scales);
+        const HeadRows from = rows_to_store(x, x_stride, layout, piece, head, scales, scratch);
         table().store_values(from.data, from.stride, within % layout.unit(), piece.count, layout,
                              to);
     });

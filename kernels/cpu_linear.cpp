@@ -63,6 +63,8 @@ struct LinearBlock {
     DType decoded;  ///< what the elements of a coded w become
     int64_t k_block;
     PackedRows packed;
+    const TeamScratch& copies;  ///< of rows of w
+    const TeamScratch& panels;  ///< packed
 };
 
 PackedRows pack_x(const Product& product, const float* x, int64_t rows, int64_t x_stride, int64_t k,
@@ -92,30 +94,28 @@ struct WeightRows {
     int64_t stride;
 };
 
-/// Columns [start, start + depth) of the panel's rows of w: as they lie, or decoded. `room`: rows to
-/// make room for in the copy.
-WeightRows plain_rows(const LinearBlock& block, const PanelSums& sums, int64_t start, int64_t depth,
-                      int64_t room, Scratch& scratch) {
+/// Columns [start, start + depth) of the panel's rows of w: as they lie, or decoded.
+WeightRows plain_rows(const LinearBlock& block, const PanelSums& sums, int64_t start,
+                      int64_t depth) {
     const Matrix& w = sums.projection.w;
     if (w.coding == Coding::plain)
         return {element_at(w.data, w.dtype, sums.column * w.stride + start), w.dtype, w.stride};
     const DType dtype = block.decoded;
-    const int64_t row_bytes = depth * dtype_size(dtype);
-    auto* copy = scratch.get<std::byte>(room * row_bytes);
+    auto* copy = block.copies.here<std::byte>();
     block.leaves.decode(w, sums.column, sums.columns, start, depth, dtype, copy);
     return {copy, dtype, depth};
 }
 
 /// The panel's rows of w; where they are fewer than a panel has, a copy of them with rows of zeros
 /// behind.
-WeightRows whole_panel(const LinearBlock& block, const PanelSums& sums, Scratch& scratch) {
+WeightRows whole_panel(const LinearBlock& block, const PanelSums& sums) {
     const int64_t width = block.product.panel_width;
     const int64_t cols = sums.projection.w.cols;
     const int64_t columns = sums.columns;
-    const WeightRows rows = plain_rows(block, sums, 0, cols, width, scratch);
+    const WeightRows rows = plain_rows(block, sums, 0, cols);
     if (columns == width || cols == 0) return rows;
     const int64_t row_bytes = cols * dtype_size(rows.dtype);
-    auto* copy = scratch.get<std::byte>(width * row_bytes);  // a decoded copy is this very one
+    auto* copy = block.copies.here<std::byte>();  // a decoded copy is this very one
     for (int64_t j = 0; j < columns && rows.data != copy; ++j) {
         std::memcpy(copy + j * row_bytes, element_at(rows.data, rows.dtype, j * rows.stride),
                     static_cast<size_t>(row_bytes));
@@ -127,8 +127,7 @@ WeightRows whole_panel(const LinearBlock& block, const PanelSums& sums, Scratch&
 /// Rows of x times rows of w, as they lie.
 void multiply_rows(const LinearBlock& block, const PanelSums& sums) {
     const Product& product = block.product;
-    thread_local Scratch copy_scratch;
-    const WeightRows w = whole_panel(block, sums, copy_scratch);
+    const WeightRows w = whole_panel(block, sums);
     for (int64_t r = 0; r < sums.row_count; r += product.few_rows_max) {
         const int64_t at = (sums.row + r) * block.packed.row_stride * product.element_size;
         product.dot_rows(std::min(product.few_rows_max, sums.row_count - r), sums.projection.w.cols,
@@ -143,12 +142,10 @@ void multiply_panels(const LinearBlock& block, const PanelSums& sums) {
     const PackedRows& packed = block.packed;
     const int64_t k = sums.projection.w.cols;
     const int64_t columns = sums.columns;
-    thread_local Scratch panel_scratch, decoded_scratch;
-    auto* panel = panel_scratch.get<std::byte>(round_up(columns, product.lanes) * block.k_block *
-                                               product.element_size);
+    auto* panel = block.panels.here<std::byte>();
     for (int64_t start = 0; start == 0 || start < k; start += block.k_block) {
         const int64_t depth = std::min(k - start, block.k_block);
-        const WeightRows w = plain_rows(block, sums, start, depth, columns, decoded_scratch);
+        const WeightRows w = plain_rows(block, sums, start, depth);
         product.pack_rows(w.data, w.dtype, w.stride, columns, depth, panel, true);
         const int64_t pass = round_up(depth, product.step()) / Product::sums;
         const std::byte* x = packed.data + (start / block.k_block * packed.block_stride +
@@ -162,6 +159,27 @@ void multiply_panels(const LinearBlock& block, const PanelSums& sums) {
     }
 }
 
+/// Memory of a thread's items: rows of w that are copied as they are multiplied, and packed ones.
+struct WeightScratch {
+    TeamScratch copies, panels;
+
+    /// Whole rows, where rows of x are few (whole_panel), or blocks of them.
+    void take(const Product& product, std::span<const Projection> projections, bool few,
+              int64_t depth, DType decoded) {
+        const int64_t width = product.panel_width;
+        int64_t element = 0;  // of a copy; most weights need none
+        for (const Projection& projection : projections) {
+            const Matrix& w = projection.w;
+            const bool plain = w.coding == Coding::plain;
+            if (plain && (!few || w.rows % width == 0)) continue;
+            element = std::max(element, dtype_size(plain ? w.dtype : decoded));
+        }
+        copies.take<std::byte>(width * depth * element);
+        if (few) return;
+        panels.take<std::byte>(round_up(width, product.lanes) * depth * product.element_size);
+    }
+};
+
 /// linear, by products of floats. projections: one `compute`.
 void linear_float(const float* x, int64_t rows, int64_t x_stride,
                   std::span<const Projection> projections) {
@@ -174,12 +192,16 @@ void linear_float(const float* x, int64_t rows, int64_t x_stride,
     const int64_t k_block = k_block_of(product, cols);
     const DType decoded = compute == Compute::f32 ? DType::f32 : DType::bf16;
     thread_local Scratch scratch;
+    thread_local WeightScratch weights;
     for (int64_t r = 0; r < rows; r += block) {
         const int64_t count = std::min(block, rows - r);
         const PackedRows packed =
             pack_x(product, x + r * x_stride, count, x_stride, cols, k_block, scratch);
-        const LinearBlock piece{product, leaves, decoded, k_block, packed};
-        const auto multiply = count <= most_dot_rows(product) ? multiply_rows : multiply_panels;
+        const bool few = count <= most_dot_rows(product);
+        weights.take(product, projections, few, few ? cols : k_block, decoded);
+        const LinearBlock piece{product, leaves,         decoded,       k_block,
+                                packed,  weights.copies, weights.panels};
+        const auto multiply = few ? multiply_rows : multiply_panels;
         for_each_panel(leaves, {projections, r, count}, product.panel_width, product.tile_rows,
                        [&](const PanelSums& sums) { multiply(piece, sums); });
     }

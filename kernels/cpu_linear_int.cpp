@@ -59,11 +59,34 @@ struct IntRows {
     int32_t* sums;         ///< (rows, segments)
 };
 
+/// Memory of a thread's items: scales and zeros of a panel of w, the sums of few rows, the numbers of
+/// a packed panel.
+struct WeightScratch {
+    TeamScratch scale, zero, sums, panel;
+
+    void take(const IntProduct& product, const IntLayout& layout,
+              std::span<const Projection> projections, int64_t number_bytes, bool packed) {
+        const int64_t width = round_up(product.panel_width, product.lanes);
+        int64_t groups = 0;
+        for (const Projection& projection : projections)
+            groups = std::max(groups, pieces(projection.w.cols, projection.w.groups.size));
+        scale.take<float>(groups * width);
+        zero.take<float>(groups * width);
+        if (packed) {
+            const int64_t cols = round_up(layout.cols, IntLayout::x_block);
+            panel.take<int8_t>(width * std::min(cols, IntLayout::k_block) * number_bytes);
+        } else {
+            sums.take<int32_t>(product.sums_of(layout, product.few_rows_max));
+        }
+    }
+};
+
 /// What all items of a block of rows of x share.
 struct IntBlock {
     const IntProduct& product;
     const IntLayout& layout;
     IntRows x;
+    const WeightScratch& scratch;
 
     /// Bytes that hold `cols` columns of a row of w.
     [[nodiscard]] int64_t bytes_of(int64_t cols) const {
@@ -101,16 +124,16 @@ struct PanelScales {
     const float* zero;  ///< or null
 };
 
-PanelScales scales_of(const IntProduct& product, const Matrix& w, int64_t column, int64_t columns) {
-    thread_local Scratch scale_scratch, zero_scratch;
+PanelScales scales_of(const IntProduct& product, const Matrix& w, int64_t column, int64_t columns,
+                      const WeightScratch& scratch) {
     const Groups& groups = w.groups;
     const int64_t count = pieces(w.cols, groups.size);
     const int64_t width = round_up(columns, product.lanes);
-    auto* scale = scale_scratch.get<float>(count * width);
+    auto* scale = scratch.scale.here<float>();
     product.pack_scales(element_at(groups.scale, groups.scale_dtype, column * groups.scale_row),
                         groups.scale_dtype, groups.scale_row, columns, count, scale);
     if (!has_zeros(w)) return {scale, nullptr};
-    auto* zero = zero_scratch.get<float>(count * width);
+    auto* zero = scratch.zero.here<float>();
     std::fill_n(zero, count * width, 0.0f);
     for (int64_t j = 0; j < columns; ++j) {
         for (int64_t g = 0; g < count; ++g) {
@@ -122,10 +145,9 @@ PanelScales scales_of(const IntProduct& product, const Matrix& w, int64_t column
 
 /// Rows of x times rows of w, as they lie.
 void multiply_rows(const IntBlock& block, const PanelSums& sums) {
-    thread_local Scratch sum_scratch;
     const IntProduct& product = block.product;
     const Matrix& w = sums.projection.w;
-    const PanelScales scales = scales_of(product, w, sums.column, sums.columns);
+    const PanelScales scales = scales_of(product, w, sums.column, sums.columns, block.scratch);
     IntDots dots{};
     dots.layout = &block.layout;
     dots.columns = sums.columns;
@@ -136,7 +158,7 @@ void multiply_rows(const IntBlock& block, const PanelSums& sums) {
     dots.w_scale = scales.scale;
     dots.w_zero = scales.zero;
     dots.width = round_up(sums.columns, product.lanes);
-    dots.sums = sum_scratch.get<int32_t>(product.sums_of(block.layout, product.few_rows_max));
+    dots.sums = block.scratch.sums.here<int32_t>();
     dots.c_stride = sums.c_stride;
     for (int64_t r = 0; r < sums.row_count; r += product.few_rows_max) {
         dots.rows = std::min(product.few_rows_max, sums.row_count - r);
@@ -150,16 +172,13 @@ void multiply_rows(const IntBlock& block, const PanelSums& sums) {
 
 /// The same with packed panels of w.
 void multiply_panels(const IntBlock& block, const PanelSums& sums) {
-    thread_local Scratch panel_scratch;
     const IntProduct& product = block.product;
     const Matrix& w = sums.projection.w;
-    const PanelScales scales = scales_of(product, w, sums.column, sums.columns);
+    const PanelScales scales = scales_of(product, w, sums.column, sums.columns, block.scratch);
     const int64_t k = w.cols;
     const int64_t depth = IntLayout::k_block;
     const int64_t number_bytes = block.x.number_bytes;
-    auto* panel =
-        panel_scratch.get<int8_t>(round_up(sums.columns, product.lanes) *
-                                  std::min(round_up(k, IntLayout::x_block), depth) * number_bytes);
+    auto* panel = block.scratch.panel.here<int8_t>();
     IntTile tile{};
     tile.layout = &block.layout;
     tile.columns = sums.columns;
@@ -215,11 +234,16 @@ void linear_int(const float* x, int64_t rows, int64_t x_stride,
     const IntProduct& product = leaves.integers;
     const IntLayout layout = layout_of(projections.front().w);
     const int64_t block_rows = layout.nibbles ? most_rows : most_rows / product.int8_tile_bytes;
+    thread_local WeightScratch scratch;
     for (int64_t r = 0; r < rows; r += block_rows) {
         const int64_t count = std::min(block_rows, rows - r);
         const IntRows packed = quantise_rows(product, layout, x + r * x_stride, count, x_stride,
                                              !are_few(product, count));
-        const IntBlock block{product, layout, packed};
+        if (layout.cols > 0) {
+            scratch.take(product, layout, projections, packed.number_bytes,
+                         !are_few(product, count));
+        }
+        const IntBlock block{product, layout, packed, scratch};
         const Multiply multiply = multiply_for(product, layout.cols, count);
         for_each_panel(leaves, {projections, r, count}, product.panel_width, product.tile_rows,
                        [&](const PanelSums& sums) { multiply(block, sums); });

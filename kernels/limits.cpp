@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/control_group.h"
 #include "kernels/cpu.h"
 #include "kernels/error.h"
 
@@ -76,9 +77,16 @@ double peak_gop_s(const PeakLoop& loop, const char* type) {
     return 2 * multiply_adds * static_cast<double>(items) / seconds / 1e9;
 }
 
+/// What reads with so many streams.
+using ReadSum = float (*)(const float* x, int64_t n);
+ReadSum reader_of(int64_t streams) {
+    const auto* place = std::find(std::begin(stream_counts), std::end(stream_counts), streams);
+    return table().read_sum[place - std::begin(stream_counts)];
+}
+
 /// The first number behind `key` in a file of lines "key number"; or of the file if `key` is empty;
 /// -1 if there is none.
-int64_t number_in_file(const char* path, const std::string& key) {
+int64_t number_in_file(const std::string& path, const std::string& key) {
     std::ifstream file(path);
     std::string word;
     int64_t number = -1;
@@ -114,9 +122,7 @@ int64_t LimitProbe::default_bytes() {
 }
 
 double LimitProbe::read_gb_s(int64_t streams) const {
-    const Table& leaves = table();
-    const auto* place = std::find(std::begin(stream_counts), std::end(stream_counts), streams);
-    const auto read_sum = leaves.read_sum[place - std::begin(stream_counts)];
+    const ReadSum read_sum = reader_of(streams);
     const int64_t floats = bytes_ / int64_t{sizeof(float)};
     const int64_t parts = parts_of_a_thread * threads();
     const int64_t part = (floats + parts - 1) / parts;
@@ -135,18 +141,24 @@ double LimitProbe::read_gb_s(int64_t streams) const {
     return static_cast<double>(bytes_) / seconds / 1e9;
 }
 
+Reading fastest_reading(const std::function<double(int64_t streams)>& gb_s) {
+    Reading fastest;
+    for (const int64_t streams : stream_counts) {
+        const double rate = gb_s(streams);
+        if (rate > fastest.gb_s) fastest = {rate, streams};
+    }
+    return fastest;
+}
+
 Limits LimitProbe::measure() const {
     Limits limits;
     const Table& leaves = table();
     limits.f32_gflop_s = peak_gop_s(leaves.peak_f32, "f32");
     limits.bf16_gflop_s = peak_gop_s(leaves.peak_bf16, "bf16");
     limits.int8_gop_s = peak_gop_s(leaves.peak_int8, "int8");
-    for (const int64_t streams : stream_counts) {
-        const double rate = read_gb_s(streams);
-        if (rate <= limits.read_gb_s) continue;
-        limits.read_gb_s = rate;
-        limits.read_streams = streams;
-    }
+    const Reading fastest = fastest_reading([this](int64_t streams) { return read_gb_s(streams); });
+    limits.read_gb_s = fastest.gb_s;
+    limits.read_streams = fastest.streams;
     return limits;
 }
 
@@ -155,8 +167,8 @@ double read_gb_s(std::span<const MemoryPart> parts) {
     for (const MemoryPart& part : parts) bytes += part.bytes;
     const int64_t shares = parts_of_a_thread * threads();
     std::vector<float> sums(static_cast<size_t>(shares));
-    double best = 0;
-    for (const auto read_sum : table().read_sum) {
+    const auto rate = [&](int64_t streams) {
+        const ReadSum read_sum = reader_of(streams);
         const double seconds = best_seconds(2, [&] {
             for (const MemoryPart& part : parts) {
                 const auto* from = static_cast<const float*>(part.data);
@@ -169,21 +181,16 @@ double read_gb_s(std::span<const MemoryPart> parts) {
                 });
             }
         });
-        best = std::max(best, static_cast<double>(bytes) / seconds / 1e9);
-    }
-    return best;
+        return static_cast<double>(bytes) / seconds / 1e9;
+    };
+    return fastest_reading(rate).gb_s;
 }
 
-int64_t available_memory() {
-    const int64_t kb = number_in_file("/proc/meminfo", "MemAvailable:");
-    int64_t available = std::max<int64_t>(0, kb * 1024);
-    const int64_t most = number_in_file("/sys/fs/cgroup/memory.max", "");
-    const int64_t used = number_in_file("/sys/fs/cgroup/memory.current", "");
-    if (most >= 0 && used >= 0) {
-        const int64_t left = std::max<int64_t>(0, most - used);
-        available = available > 0 ? std::min(available, left) : left;
-    }
-    return available;
+int64_t available_memory(const std::string& root) {
+    const int64_t kb = number_in_file(root + "/proc/meminfo", "MemAvailable:");
+    const int64_t left = group_memory_left(root);
+    const int64_t least = kb >= 0 ? std::min(kb * 1024, left) : left;
+    return least < std::numeric_limits<int64_t>::max() ? std::max<int64_t>(1, least) : 0;
 }
 
 int64_t last_level_cache() {
@@ -192,7 +199,7 @@ int64_t last_level_cache() {
     for (const char* index : {"2", "3", "4"}) {
         const std::string path =
             std::string("/sys/devices/system/cpu/cpu0/cache/index") + index + "/size";  // "32768K"
-        kb = std::max(kb, number_in_file(path.c_str(), ""));
+        kb = std::max(kb, number_in_file(path, ""));
     }
     return kb > 0 ? kb * 1024 : int64_t{32} << 20;
 }

@@ -5,8 +5,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 namespace mllama {
 
@@ -23,6 +25,15 @@ struct Limits {
 [[nodiscard]] Limits best(const Limits& a, const Limits& b);
 
 namespace cpu {
+
+/// A rate of reading, and the streams a thread that reached it.
+struct Reading {
+    double gb_s = 0;
+    int64_t streams = 0;
+};
+
+/// The fastest of 1, 2, 4 and 8 streams a thread: which one is, differs from machine to machine.
+[[nodiscard]] Reading fastest_reading(const std::function<double(int64_t streams)>& gb_s);
 
 /// Memory to read, and the measurements.
 class LimitProbe {
@@ -61,9 +72,9 @@ struct MemoryPart {
 /// (other nodes, other page sizes), this is the limit of what works on them.
 [[nodiscard]] double read_gb_s(std::span<const MemoryPart> parts);
 
-/// Bytes of memory that a process may still take: of the system, or of its control group if that is
-/// less. 0 if unknown.
-[[nodiscard]] int64_t available_memory();
+/// Bytes of memory that this process may still take: of the system, or of a control group around it
+/// if that is less; at least 1. 0 if unknown. `root`: see control_group.h.
+[[nodiscard]] int64_t available_memory(const std::string& root = "");
 
 /// Bytes of the last cache before memory, as one processor sees it; 32 MiB if unknown.
 [[nodiscard]] int64_t last_level_cache();

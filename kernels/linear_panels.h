@@ -73,14 +73,16 @@ void for_each_panel(const Table& leaves, const RowBlock& block, int64_t panel_wi
     const int64_t row_pieces = pieces(block.rows, piece);
     const bool serial =
         block.rows * columns * block.projections.front().w.cols / 16 < worth_threads;
+    thread_local TeamScratch of_thread;
+    TeamScratch& c_scratch = of_thread;  // the items are to use this thread's
+    c_scratch.take<float>(std::min(piece, block.rows) * panel_width);
     for_each_item(panels * row_pieces, serial, [&](int64_t item) {
         const Panel panel = panel_at(block.projections, panel_width, item / row_pieces);
-        thread_local Scratch c_scratch;
         PanelSums sums{panel.projection, 0, 0, panel.column, 0, nullptr, panel_width};
         sums.row = item % row_pieces * piece;
         sums.row_count = std::min(piece, block.rows - sums.row);
         sums.columns = std::min(panel_width, panel.projection.w.rows - panel.column);
-        sums.c = c_scratch.get<float>(sums.row_count * panel_width);
+        sums.c = c_scratch.here<float>();
         multiply(sums);
         finish_panel(leaves, block.first, sums);
     });

@@ -1,5 +1,4 @@
-// What the kernel says about affinity, topology and control groups (Linux; elsewhere what the C++
-// library knows).
+// What the kernel says about affinity and topology (Linux; elsewhere what the C++ library knows).
 #include "kernels/processors.h"
 
 #include <algorithm>
@@ -9,6 +8,8 @@
 #include <string>
 #include <thread>
 #include <utility>
+
+#include "kernels/control_group.h"
 
 #if defined(__linux__)
 #include <sched.h>
@@ -48,36 +49,12 @@ int cores_of_affinity() {
 
 #endif
 
-/// The folders of this process's control group (version 2), innermost first: each may set a limit.
-std::string control_group() {
-    std::ifstream file("/proc/self/cgroup");
-    std::string line;
-    while (std::getline(file, line)) {
-        if (line.compare(0, 3, "0::") == 0) return line.substr(3);
-    }
-    return "/";
-}
-
-/// The processors' worth of time that one folder's cpu.max allows, or `otherwise`.
-double quota_of(const std::string& folder, double otherwise) {
-    std::ifstream file(folder + "/cpu.max");
-    double quota = 0, period = 0;
-    if (!(file >> quota >> period) || !(quota > 0) || !(period > 0)) return otherwise;  // "max"
-    return std::min(otherwise, quota / period);
-}
-
 }  // namespace
 
-int usable_cores() {
+int usable_cores(const std::string& root) {
     int cores = cores_of_affinity();
     if (cores <= 0) cores = static_cast<int>(std::thread::hardware_concurrency());
-    double limit = std::max(1, cores);
-    std::string group = control_group();
-    for (;;) {
-        limit = quota_of("/sys/fs/cgroup" + group, limit);
-        if (group.find_first_not_of('/') == std::string::npos) break;
-        group.resize(group.rfind('/'));
-    }
+    const double limit = std::min<double>(std::max(1, cores), group_processors(root));
     return std::max(1, static_cast<int>(std::ceil(limit)));
 }
 

@@ -50,7 +50,12 @@ class Team {
     explicit Team(int size) {
         workers_.reserve(static_cast<size_t>(size - 1));
         try {
-            for (int i = 1; i < size; ++i) workers_.emplace_back([this] { serve(); });
+            for (int i = 1; i < size; ++i) {
+                workers_.emplace_back([this, i] {
+                    place() = i;
+                    serve();
+                });
+            }
         } catch (const std::system_error&) {
         }
     }
@@ -84,6 +89,12 @@ class Team {
     /// Whether this thread is computing an item of some loop.
     static bool& inside() {
         thread_local bool value = false;
+        return value;
+    }
+
+    /// team_place() of this thread.
+    static int& place() {
+        thread_local int value = 0;
         return value;
     }
 
@@ -141,6 +152,7 @@ class Team {
 };
 
 std::atomic<int> thread_count{0};  // 0: not yet asked for
+std::atomic<int> most_threads{0};  // that there have been
 
 /// The team and who uses it.
 std::mutex team_mutex;
@@ -167,6 +179,19 @@ void run_on_team(const Loop& loop) {
 
 void set_threads(int count) {
     thread_count.store(std::max(1, count));
+}
+
+int team_place() {
+    return Team::place();
+}
+
+int team_places() {
+    // Never fewer than before: a thread of an earlier team may still be the caller.
+    const int count = threads();
+    int most = most_threads.load();
+    while (most < count && !most_threads.compare_exchange_weak(most, count)) {
+    }
+    return std::max(most, count);
 }
 
 int threads() {

@@ -23,6 +23,11 @@ struct Loop {
 /// program uses the team, the calling thread runs all items itself.
 void run_on_team(const Loop& loop);
 
+/// Where this thread stands in the team: 0 for all that are not of it (a loop has one of those, the
+/// one that started it), 1, 2, ... for the others; less than team_places().
+int team_place();
+int team_places();
+
 /// Below this many elements (or multiply-adds / 16) waking the threads costs more than it saves.
 inline constexpr int64_t worth_threads = 1 << 15;
 

@@ -259,13 +259,12 @@ VisionFeatures VisionModel::forward(const ProcessedImage& image, Arena& scratch,
 
 double VisionModel::multiply_adds(int64_t real_tiles) const {
     const VisionConfig& c = config_;
-    // A picture of so many tiles in a row; the first supported shape of that many tiles stands for
-    // all.
-    int64_t id = 1;
-    for (size_t i = 0; i < c.supported_aspect_ratios.size(); ++i) {
-        const auto [high, wide] = c.supported_aspect_ratios[i];
-        if (high * wide == real_tiles) id = static_cast<int64_t>(i) + 1;
-    }
+    // The first supported shape of that many tiles stands for all.
+    const auto& shapes = c.supported_aspect_ratios;
+    const auto first = std::find_if(shapes.begin(), shapes.end(), [&](const auto& shape) {
+        return shape.first * shape.second == real_tiles;
+    });
+    const int64_t id = first == shapes.end() ? 1 : first - shapes.begin() + 1;
     const TileLayout layout = TileLayout::of(real_tiles, c.max_num_tiles, padding_tiles_equal(id));
     const auto rows = static_cast<double>(layout.tiles() * c.padded_patches());
     const auto hidden = static_cast<double>(c.hidden_size);

@@ -76,6 +76,10 @@ std::string demo_model() {
     return std::string(MLLAMA_TEST_DATA) + "/../apps/demo/model";
 }
 
+int64_t demo_vocabulary() {
+    return ModelConfig::load_file(demo_model() + "/config.json").text.vocab_size;
+}
+
 }  // namespace
 
 TEST_CASE("bench_parameters_of_the_published_model_are_counted_exactly") {
@@ -165,15 +169,17 @@ TEST_CASE("bench_random_weights_leave_unused_tiles_zero_and_gates_open") {
 TEST_CASE("bench_check_holds_with_every_table_and_type") {
     ModelConfig config = small_config(config_11b());
     config.text.hidden_size = 24 * config.text.num_attention_heads;  // the reference is slow
-    const auto check = [&](DType stored, WeightType type, std::optional<DType> kv_dtype = {}) {
+    const auto check = [&](DType stored, WeightType type, std::optional<DType> kv_dtype = {},
+                           std::optional<WeightType> vision = {}) {
         CAPTURE(std::string(dtype_name(stored)));
         ModelOptions options;
         options.weights = type;
         options.kv_dtype = kv_dtype;
+        options.vision_weights = vision;
         if (type == WeightType::int8) options.vision_weights = WeightType::int8;
         std::vector<Checked> all = check_towers(config, stored, options);
         const std::vector<Checked> operations = check_operations(
-            config, stored, options, CheckedPaths::ops(), [](const std::string&) {});
+            config, stored, options, TimedSizes{}, CheckedPaths::ops(), [](const std::string&) {});
         all.insert(all.end(), operations.begin(), operations.end());
         CHECK(all.size() > 20);
         for (const Checked& checked : all) {
@@ -192,6 +198,60 @@ TEST_CASE("bench_check_holds_with_every_table_and_type") {
     check(DType::bf16, WeightType::f32);
     check(DType::f16, WeightType::as_stored);
     check(DType::f32, WeightType::bf16);
+    for (const WeightType text : {WeightType::f32, WeightType::bf16, WeightType::int4}) {
+        for (const WeightType vision : {WeightType::f32, WeightType::bf16, WeightType::int8})
+            check(DType::bf16, text, {}, vision);
+    }
+}
+
+TEST_CASE("bench_check_holds_each_tower_to_its_own_type") {
+    ModelConfig config = small_config(config_11b());
+    const auto tolerance_of = [&](WeightType text, WeightType vision, const std::string& what) {
+        ModelOptions options;
+        options.weights = text;
+        options.vision_weights = vision;
+        std::vector<Checked> all = check_towers(config, DType::bf16, options);
+        for (const Checked& checked :
+             check_operations(config, DType::bf16, options, TimedSizes{}, CheckedPaths::ops(),
+                              [](const std::string&) {}))
+            all.push_back(checked);
+        for (const Checked& checked : all) {
+            if (checked.what == what) return checked.tolerance;
+        }
+        FAIL("not checked: ", what);
+        return 0.0;
+    };
+    constexpr WeightType f32 = WeightType::f32, bf16 = WeightType::bf16;
+    CHECK(tolerance_of(f32, bf16, "text tower, with a picture of 1 tile") == 1e-4);
+    CHECK(tolerance_of(f32, bf16, "text tower, without a picture") == 1e-4);
+    CHECK(tolerance_of(f32, bf16, "vision tower, a picture of 1 tile") > 1e-2);
+    CHECK(tolerance_of(f32, bf16, "attention of tiles") > 1e-2);
+    CHECK(tolerance_of(f32, bf16, "attention of a prompt") == 1e-4);
+    CHECK(tolerance_of(bf16, f32, "attention of tiles") == 1e-4);
+    CHECK(tolerance_of(f32, f32, "vision tower, a picture of 4 tiles") == 1e-4);
+}
+
+TEST_CASE("bench_check_names_the_towers_that_it_compared") {
+    std::string names;
+    for (const Checked& checked :
+         check_towers(small_config(config_11b()), DType::bf16, ModelOptions{}))
+        names += checked.what + "; ";
+    CHECK(names ==
+          "vision tower, a picture of 1 tile; text tower, with a picture of 1 tile; "
+          "text tower, without a picture; vision tower, a picture of 4 tiles; "
+          "text tower, with a picture of 4 tiles; most probable token of 150; "
+          "most probable token of 150; most probable token of 150; most probable token of 150; ");
+}
+
+TEST_CASE("bench_check_refuses_a_token_that_is_not_the_most_probable") {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> logits = {1, 5, 5, -2};
+    CHECK(check_most_probable("a token", logits, 1).what == "a token");
+    CHECK(holds_all(error_of([&] { return check_most_probable("a token", logits, 2); }),
+                    {"a token", "not timed", "expected 1", "found 2"}));
+    CHECK(error_of([&] { return check_most_probable("x", logits, -1); }) != "");
+    CHECK(error_of([&] { return check_most_probable("x", std::vector<float>{1, nan}, -1); }) == "");
+    CHECK(error_of([&] { return check_most_probable("x", std::vector<float>{1, nan}, 0); }) != "");
 }
 
 TEST_CASE("bench_check_refuses_wrong_results") {
@@ -211,9 +271,10 @@ TEST_CASE("bench_check_refuses_wrong_results") {
 
 TEST_CASE("bench_check_refuses_operations_that_are_wrong_somewhere") {
     const ModelConfig config = small_config(config_11b());
+    TimedSizes timed;
     const auto error_with = [&](const CheckedPaths& paths) {
         return error_of([&] {
-            return check_operations(config, DType::bf16, ModelOptions{}, paths,
+            return check_operations(config, DType::bf16, ModelOptions{}, timed, paths,
                                     [](const std::string&) {});
         });
     };
@@ -242,6 +303,119 @@ TEST_CASE("bench_check_refuses_operations_that_are_wrong_somewhere") {
         if (visible.first) out.fill_zero();
     };
     CHECK(error_with(wrong).find("attention of tiles") != std::string::npos);
+
+    wrong = right;  // what lies behind five chunks of keys is forgotten
+    wrong.attention = [&](const Tensor& q, const KeysValues& kv, int64_t head_dim,
+                          Visibility visible, Compute compute, Tensor& out) {
+        KeysValues first = kv;
+        if (!visible.first) first.keys = std::min<int64_t>(kv.keys, 2560);
+        right.attention(q, first, head_dim, visible, compute, out);
+    };
+    CHECK(error_with(wrong) == "");
+    timed.prompt = timed.context = 2560;
+    CHECK(error_with(wrong) == "");
+    timed.context = 2900;
+    CHECK(error_with(wrong).find("attention of a token behind 2900") != std::string::npos);
+    timed.context = 0;
+    timed.prompt = 2900;
+    CHECK(error_with(wrong).find("attention of a prompt of 2900") != std::string::npos);
+    CHECK(error_with(right) == "");
+
+    wrong = right;  // products of more than 100 rows
+    wrong.linear = [&](const Tensor& x, const Weight& w, Compute compute, Tensor& out) {
+        right.linear(x, w, compute, out);
+        if (out.rows() > 100) out.fill_zero();
+    };
+    timed = {};
+    CHECK(error_with(wrong) == "");
+    timed.text_rows = 130;
+    CHECK(error_with(wrong).find("130 rows") != std::string::npos);
+    timed = {};
+    timed.picture_rows = 140;
+    CHECK(error_with(wrong).find("140 rows") != std::string::npos);
+
+    wrong = right;  // pictures of more than two tiles
+    wrong.attention = [&](const Tensor& q, const KeysValues& kv, int64_t head_dim,
+                          Visibility visible, Compute compute, Tensor& out) {
+        right.attention(q, kv, head_dim, visible, compute, out);
+        if (visible.first && q.rows() > 2 * config.vision.padded_patches()) out.fill_zero();
+    };
+    CHECK(error_with(wrong).find("attention of all tiles") != std::string::npos);
+    CHECK(error_with(right) == "");
+}
+
+TEST_CASE("bench_work_of_a_picture_counts_equal_padding_tiles_once") {
+    const ModelConfig config = small_config(config_11b());
+    const Model model = small_model(config, WeightType::as_stored);
+    const VisionConfig& v = config.vision;
+    const auto hidden = static_cast<double>(v.hidden_size);
+    const auto work = [&](double real_tiles, double computed_tiles) {
+        const double rows = computed_tiles * static_cast<double>(v.padded_patches());
+        const double real = real_tiles * static_cast<double>(v.num_patches());
+        const double linear =
+            rows * (4 * hidden * hidden + 2 * hidden * static_cast<double>(v.intermediate_size));
+        const double attention = 2 * hidden * (real * rows + (rows - real) * real);
+        return static_cast<double>(v.num_hidden_layers + v.num_global_layers) *
+                   (linear + attention) +
+               real * hidden * static_cast<double>(v.patch_pixels());
+    };
+    CHECK(model.vision().multiply_adds(1) == doctest::Approx(work(1, 2)));
+    CHECK(model.vision().multiply_adds(2) == doctest::Approx(work(2, 3)));
+    CHECK(model.vision().multiply_adds(4) == doctest::Approx(work(4, 4)));
+}
+
+TEST_CASE("bench_share_is_the_rate_by_the_limit_of_its_kind") {
+    BenchReport report;
+    report.compute = Compute::bf16;
+    report.vision_compute = Compute::int8;
+    report.last_level_cache = 1000;
+    const auto share = [&](Workload::Kind kind, double bytes_touched) {
+        Workload workload;
+        workload.kind = kind;
+        workload.bytes_touched = bytes_touched;
+        BenchRow row;
+        row.workload = &workload;
+        row.run.work = 30e9;
+        row.run.seconds = 2;
+        row.limits = {20, 1, 100, 60, 150};
+        return share_of_limit(row, report);
+    };
+    CHECK(share(Workload::Kind::decode, 8000).value() == doctest::Approx(0.75));  // of 20 GB/s
+    CHECK(share(Workload::Kind::prefill, 0).value() == doctest::Approx(0.25));    // of 60 GFLOP/s
+    CHECK(share(Workload::Kind::vision, 0).value() == doctest::Approx(0.1));      // of 150 GOP/s
+    CHECK(!share(Workload::Kind::decode, 7999).has_value());                      // in the caches
+}
+
+TEST_CASE("bench_leaves_decoding_out_only_where_memory_is_short_of_what_it_still_takes") {
+    const ModelConfig config = small_config(config_11b());
+    const Model made = small_model(config, WeightType::as_stored);
+    const auto decodes = [](const Model& model, int64_t available,
+                            std::vector<std::string>& left_out) {
+        Workloads workloads(model, {0, {20}, 4, {60}, {1, 8}});
+        left_out.clear();
+        int64_t count = 0;
+        for (const Workload& workload : workloads.list(available, left_out))
+            count += workload.kind == Workload::Kind::decode;
+        return count;
+    };
+    std::vector<std::string> left_out;
+    const int64_t caches = 2 * 64 * 2 * config.text.kv_size() * 2;  // 2 layers, 60 + 4 tokens
+    CHECK(decodes(made, 0, left_out) == 2);                         // unknown
+    CHECK(decodes(made, 10 * caches, left_out) == 2);               // whatever the weights take
+    CHECK(10 * caches < made.text().bytes_per_token(false));
+    CHECK(left_out.empty());
+    CHECK(decodes(made, 2 * caches, left_out) == 1);
+    REQUIRE(left_out.size() == 1);
+    CHECK(holds_all(left_out[0], {"decode at 60, 8 together", "not enough memory", "keys and"}));
+    CHECK(decodes(made, 1, left_out) == 0);
+    CHECK(left_out.size() == 2);
+
+    // Weights of a file are to stay in memory beside that.
+    const Model mapped = Model::load(demo_model(), ModelOptions{});
+    const int64_t weights = mapped.text().bytes_per_token(false);
+    CHECK(decodes(mapped, weights, left_out) == 0);
+    CHECK(holds_all(left_out.at(0), {"mapped from files"}));
+    CHECK(decodes(mapped, 4 * weights, left_out) == 2);
 }
 
 TEST_CASE("bench_work_of_a_prompt_is_the_sum_over_its_rows") {
@@ -271,7 +445,7 @@ TEST_CASE("bench_workloads_count_what_they_do") {
     const Model model = small_model(config, WeightType::as_stored);
     Workloads workloads(model, {2, {20}, 3, {7, 40}, {1, 2}});
     std::vector<std::string> left_out;
-    const std::vector<Workload> list = workloads.list(left_out);
+    const std::vector<Workload> list = workloads.list(0, left_out);
     CHECK(left_out.empty());
     REQUIRE(list.size() == 6);  // 2 pictures, a prompt, 7 x 1, 7 x 2, 40 x 1
     CHECK(list[3].batch == 1);
@@ -337,6 +511,48 @@ TEST_CASE("bench_prints_every_key_and_sensible_shares") {
     CHECK(report.at("decode").at(0).at("share").is_null());  // it fits into the caches
     CHECK(report.at("ratios").size() == 2);
     CHECK(report.at("checked").size() > 20);
+    std::string checked;
+    for (const Json& one : report.at("checked")) checked += one.at("what").get<std::string>() + ";";
+    CHECK(holds_all(
+        checked,
+        {"linear ", "attention of a prompt;", "attention of a token;", "attention of tiles;",
+         "attention of all tiles;", "vision tower, a picture of 1 tile;",
+         "vision tower, a picture of 4 tiles;", "text tower, with a picture of 4 tiles;",
+         "text tower, without a picture;", "most probable token of 150;",
+         "most probable token of " + std::to_string(demo_vocabulary()) + ";"}));
+}
+
+TEST_CASE("bench_takes_other_types_for_pictures_and_says_what_is_computed_in") {
+    for (const char* vision : {"int8", "bf16"}) {
+        CAPTURE(vision);
+        const ProgramResult result =
+            bench({"-m", demo_model(), "--dtype", "f32", "--vision-dtype", vision, "--json",
+                   "--images", "1", "--repeats", "1", "--prompt-tokens", "4", "--new-tokens", "2"});
+        CAPTURE(result.err);
+        REQUIRE(result.exit_code == 0);
+        CHECK(result.err.find("bf16 weights, computed in f32, pictures in ") != std::string::npos);
+        const Json report = Json::parse(result.out);
+        CHECK(report.at("dtype") == "bf16");
+        CHECK(report.at("compute") == "f32");
+        CHECK(report.at("vision_compute") == vision);
+    }
+    const ProgramResult f32 = bench({"-m", "a_published", "--vision-dtype", "bf16", "--repeats",
+                                     "1", "--prompt-tokens", "4", "--new-tokens", "2"});
+    CAPTURE(f32.err);
+    REQUIRE(f32.exit_code == 0);
+    CHECK(f32.out.find("f32 weights, computed in f32, pictures in bf16") != std::string::npos);
+}
+
+TEST_CASE("bench_compares_at_the_lengths_that_it_times") {
+    const ProgramResult result = bench({"-m", demo_model(), "--json", "--repeats", "1",
+                                        "--prompt-tokens", "3000", "--new-tokens", "5"});
+    CAPTURE(result.err);
+    REQUIRE(result.exit_code == 0);
+    std::string checked;
+    const Json report = Json::parse(result.out);
+    for (const Json& one : report.at("checked")) checked += one.at("what").get<std::string>() + ";";
+    CHECK(holds_all(checked, {"attention of a prompt of 3000;", "attention of a token behind 3005;",
+                              ", 512 rows;"}));
 }
 
 TEST_CASE("bench_makes_weights_for_a_config") {

@@ -62,6 +62,27 @@ TEST_CASE("attention_any_number_of_keys_and_head_dim_matches_reference") {
     });
 }
 
+TEST_CASE("attention_of_a_long_text_matches_reference") {
+    // More keys than any chunk, more chunks than are merged at once: 512 and 64.
+    const int before = cpu::threads();
+    for_each_table([] {
+        for (const auto& [compute, type] : bf16_and_int8) {
+            for (const int threads : {1, 3}) {
+                cpu::set_threads(threads);
+                for (const int64_t keys : {6 * 512 + 1, 64 * 512, 65 * 512 + 3}) {
+                    AttentionProblem problem({1, keys, 2, 2, 4}, type);
+                    check(problem, compute);
+                }
+            }
+            cpu::set_threads(2);
+            AttentionProblem many({12, 6 * 512 + 1, 2, 1, 4}, type);
+            many.causal();
+            check(many, compute);
+        }
+    });
+    cpu::set_threads(before);
+}
+
 TEST_CASE("attention_grouped_heads_of_every_type_match_reference") {
     for_each_table([] {
         for (const Compute compute : computes) {

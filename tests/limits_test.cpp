@@ -83,6 +83,20 @@ TEST_CASE("limits_best_takes_the_larger_of_each") {
     CHECK(best.int8_gop_s == 400);
 }
 
+TEST_CASE("limits_of_reading_are_those_of_the_fastest_number_of_streams") {
+    std::vector<int64_t> tried;
+    const cpu::Reading fastest = cpu::fastest_reading([&](int64_t streams) {
+        tried.push_back(streams);
+        return streams == 4 ? 30.0 : 10.0 + static_cast<double>(streams);
+    });
+    CHECK(tried == std::vector<int64_t>{1, 2, 4, 8});
+    CHECK(fastest.gb_s == 30.0);
+    CHECK(fastest.streams == 4);
+    CHECK(cpu::fastest_reading([](int64_t streams) { return 10.0 / double(streams); }).streams ==
+          1);
+    CHECK(cpu::fastest_reading([](int64_t streams) { return double(streams); }).streams == 8);
+}
+
 TEST_CASE("limits_of_the_machine_are_plausible") {
     CHECK(cpu::available_memory() >= 0);
     CHECK(cpu::last_level_cache() >= 1 << 18);

@@ -4,7 +4,10 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cinttypes>
+#include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <limits>
 #include <new>
 #include <numeric>
@@ -102,6 +105,43 @@ TEST_CASE("storage_is_aligned_for_every_size") {
             std::fill_n(storage->data(), bytes, std::byte{7});
         }
     }
+}
+
+/// What the system says of the mapping that holds an address: "rd wr mr mw me ac hg".
+std::string flags_of_mapping(const void* address) {
+    const auto wanted = reinterpret_cast<uintptr_t>(address);
+    std::ifstream maps("/proc/self/smaps");
+    std::string line;
+    bool here = false;
+    while (std::getline(maps, line)) {
+        uintptr_t begin = 0, end = 0;
+        if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " ", &begin, &end) == 2)
+            here = begin <= wanted && wanted < end;
+        if (here && line.starts_with("VmFlags:")) return line.substr(8) + " ";
+    }
+    return "";
+}
+
+bool system_has_huge_pages() {
+    const int here = 0;
+    return std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled").good() &&
+           !flags_of_mapping(&here).empty();
+}
+
+TEST_CASE("storage_of_huge_pages_and_the_arena_ask_the_system_for_them") {
+    if (!system_has_huge_pages()) return;
+    const auto asks = [](const void* address) {
+        return flags_of_mapping(address).find(" hg ") != std::string::npos;
+    };
+    constexpr int64_t size = int64_t{8} << 20;
+    const auto huge = Storage::allocate(size, Storage::Pages::huge);
+    CHECK(asks(huge->data()));
+    CHECK(asks(huge->data() + size - 1));
+    const auto normal = Storage::allocate(16 * size);
+    CHECK(!asks(normal->data() + 8 * size));
+    Arena arena;
+    const Tensor tensor = arena.take({size});
+    CHECK(asks(tensor.data()));
 }
 
 TEST_CASE("storage_kinds_know_who_owns_and_who_may_write") {

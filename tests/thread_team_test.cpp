@@ -7,6 +7,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include "kernels/cpu_ops.h"
 #include "kernels/processors.h"
 
@@ -95,4 +99,35 @@ TEST_CASE("threads_are_at_least_one_and_by_default_no_more_than_the_processors")
     set_threads(-5);
     CHECK(threads() == 1);
     set_threads(before);
+}
+
+#if defined(__linux__)
+TEST_CASE("threads_are_by_default_no_more_than_the_processors_that_the_process_may_run_on") {
+    cpu_set_t before, one;
+    REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
+    int first = 0;
+    while (!CPU_ISSET(first, &before)) ++first;
+    CPU_ZERO(&one);
+    CPU_SET(first, &one);
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+    const int cores = usable_cores();
+    REQUIRE(sched_setaffinity(0, sizeof before, &before) == 0);
+    CHECK(cores == 1);
+}
+#endif
+
+TEST_CASE("team_places_are_different_and_there_are_enough_of_them") {
+    for (const int count : {4, 2, 1}) {
+        const Threads threads(count);
+        CHECK(team_place() == 0);
+        CHECK(team_places() >= count);
+        std::vector<std::atomic<int>> users(static_cast<size_t>(team_places()));
+        std::atomic<int> met{0};
+        for_each_item(1000, false, [&](int64_t) {
+            std::atomic<int>& here = users.at(static_cast<size_t>(team_place()));
+            if (++here != 1) ++met;
+            --here;
+        });
+        CHECK(met == 0);
+    }
 }

@@ -64,24 +64,35 @@ struct LinearShape {
     auto operator<=>(const LinearShape&) const = default;
 };
 
+constexpr const char* text_module = "language_model.model.layers.0.self_attn.q_proj";
+constexpr const char* projector_module = "multi_modal_projector";
+constexpr const char* lm_head_module = "language_model.lm_head";
+/// Of many rows: products with so many rows of w stand for all.
+constexpr int64_t most_outputs_of_many = 1024 + 5;
+constexpr const char* vision_module = "vision_model.transformer.layers.0.mlp.fc1";
+
+bool is_of_vision(const LinearShape& shape) {
+    return std::string_view(shape.module).starts_with("vision_model");
+}
+
 /// Of all linear layers. Each row of a matrix is multiplied for itself, so the first ones of lm_head
 /// stand for all.
 std::vector<LinearShape> linear_shapes(const ModelConfig& config) {
     constexpr int64_t most_logits = 16384 + 5;
-    constexpr const char* text = "language_model.model.layers.0.self_attn.q_proj";
-    constexpr const char* vision = "vision_model.transformer.layers.0.mlp.fc1";
+    constexpr const char* text = text_module;
+    constexpr const char* vision = vision_module;
     const TextConfig& t = config.text;
     const VisionConfig& v = config.vision;
     return {{text, t.hidden_size, t.hidden_size},
             {text, t.kv_size(), t.hidden_size},
             {text, t.intermediate_size, t.hidden_size},
             {text, t.hidden_size, t.intermediate_size},
-            {"language_model.lm_head", std::min(t.vocab_size, most_logits), t.hidden_size},
+            {lm_head_module, std::min(t.vocab_size, most_logits), t.hidden_size},
             {"vision_model.patch_embedding", v.hidden_size, v.patch_pixels()},
             {vision, v.hidden_size, v.hidden_size},
             {vision, v.intermediate_size, v.hidden_size},
             {vision, v.hidden_size, v.intermediate_size},
-            {"multi_modal_projector", t.hidden_size, v.vision_output_dim}};
+            {projector_module, t.hidden_size, v.vision_output_dim}};
 }
 
 Checked check_linear(const LinearShape& shape, const Weight& w, int64_t rows, Compute compute,
@@ -196,6 +207,14 @@ PiecewiseLogits logits_piece_by_piece(const Model& model, const VisionRows& pict
     return result;
 }
 
+/// The first of the largest; -1 if one is not a number, or none is finite.
+int64_t first_largest(std::span<const float> logits) {
+    const auto nan = [](float x) { return std::isnan(x); };
+    if (std::any_of(logits.begin(), logits.end(), nan)) return -1;
+    const auto largest = std::max_element(logits.begin(), logits.end());
+    return std::isfinite(*largest) ? largest - logits.begin() : -1;
+}
+
 std::span<const float> last_row(const Rows& rows) {
     return {rows.row(rows.count - 1), static_cast<size_t>(rows.width)};
 }
@@ -282,21 +301,30 @@ class RandomWeightsAs : public TensorSource {
 }  // namespace
 
 std::vector<Checked> check_operations(const ModelConfig& config, DType stored,
-                                      const ModelOptions& options, const CheckedPaths& paths,
+                                      const ModelOptions& options, const TimedSizes& timed,
+                                      const CheckedPaths& paths,
                                       const std::function<void(const std::string&)>& progress) {
     std::vector<Checked> all;
     const RandomWeightsAs random(config, stored);
     const QuantisingSource source(random, options.quantisation(), config, {});
-    Compute compute = Compute::f32;  // of attention: the text tower's
+    Compute text_compute = Compute::f32, vision_compute = Compute::f32;  // of attention
     for (const LinearShape& shape : linear_shapes(config)) {
         progress("linear " + std::to_string(shape.out_features) + " x " +
                  std::to_string(shape.in_features));
-        const bool of_vision = std::string_view(shape.module).starts_with("vision_model");
+        const bool of_vision = is_of_vision(shape);
         const WeightLoader loader(source, of_vision ? options.vision() : options.weights);
         const Linear layer = loader.linear(shape.module, shape.out_features, shape.in_features);
-        if (!of_vision) compute = layer.compute;
+        if (shape.module == text_module) text_compute = layer.compute;
+        if (shape.module == vision_module) vision_compute = layer.compute;
         for (const int64_t rows : {1, 8, 67})
             all.push_back(check_linear(shape, layer.weight, rows, layer.compute, paths));
+        const bool of_pictures = of_vision || shape.module == projector_module;
+        const int64_t rows = of_pictures ? timed.picture_rows : timed.text_rows;
+        if (rows <= 67 || shape.module == lm_head_module) continue;  // lm_head: of last rows
+        const LinearShape first{shape.module, std::min(shape.out_features, most_outputs_of_many),
+                                shape.in_features};
+        const Linear few = loader.linear(first.module, first.out_features, first.in_features);
+        all.push_back(check_linear(first, few.weight, rows, few.compute, paths));
     }
 
     const TextConfig& t = config.text;
@@ -304,19 +332,44 @@ std::vector<Checked> check_operations(const ModelConfig& config, DType stored,
     const TileLayout tiles = TileLayout::of(1, std::min<int64_t>(2, v.max_num_tiles), false);
     const KeyVisibility in_tiles = tile_visibility(tiles, v.num_patches(), v.padded_patches());
     const int64_t positions = tiles.tiles() * v.padded_patches();
-    const DType picture_dtype = compute == Compute::f32 ? DType::f32 : DType::bf16;
-    const DType kv_dtype = options.kv_dtype.value_or(picture_dtype);
-    const AttentionProblem problems[] = {
-        {"attention of a prompt", 300, 700, t.num_attention_heads, t.num_key_value_heads,
-         t.head_dim(), causal(400), false},
-        {"attention of a token", 1, 2050, t.num_attention_heads, t.num_key_value_heads,
-         t.head_dim(), causal(2049), false},
+    const auto kept_as = [](Compute compute) {
+        return compute == Compute::f32 ? DType::f32 : DType::bf16;
+    };
+    const auto of_text = [&](const std::string& what, int64_t queries, int64_t keys,
+                             int64_t kv_heads) {
+        const int64_t group = t.num_attention_heads / t.num_key_value_heads;
+        return AttentionProblem{
+            what, queries, keys, kv_heads * group, kv_heads, t.head_dim(), causal(keys - queries),
+            false};
+    };
+    std::vector<AttentionProblem> problems = {
+        of_text("attention of a prompt", 300, 700, t.num_key_value_heads),
+        of_text("attention of a token", 1, 2050, t.num_key_value_heads),
         {"attention of tiles", positions, positions, v.num_attention_heads, v.num_attention_heads,
          v.head_dim(), in_tiles.of_all(), true}};
+    const KeyVisibility in_most_tiles =
+        tile_visibility(TileLayout::of(v.max_num_tiles, v.max_num_tiles, false), v.num_patches(),
+                        v.padded_patches());
+    const int64_t most_positions = v.max_num_tiles * v.padded_patches();
+    if (timed.picture_rows >= most_positions && most_positions > positions) {
+        problems.push_back({"attention of all tiles", most_positions, most_positions, 1, 1,
+                            v.head_dim(), in_most_tiles.of_all(), true});
+    }
+    const int64_t few_heads = std::min<int64_t>(2, t.num_key_value_heads);
+    if (timed.prompt > 700) {
+        problems.push_back(of_text("attention of a prompt of " + std::to_string(timed.prompt), 67,
+                                   timed.prompt, few_heads));
+    }
+    if (timed.context > 2050) {
+        problems.push_back(of_text("attention of a token behind " + std::to_string(timed.context),
+                                   1, timed.context, few_heads));
+    }
+    const DType kv_dtype = options.kv_dtype.value_or(kept_as(text_compute));
     for (const AttentionProblem& problem : problems) {
         progress(problem.what);
-        all.push_back(check_attention(problem, problem.of_picture ? picture_dtype : kv_dtype,
-                                      compute, paths));
+        all.push_back(problem.of_picture
+                          ? check_attention(problem, kept_as(vision_compute), vision_compute, paths)
+                          : check_attention(problem, kv_dtype, text_compute, paths));
     }
     return all;
 }
@@ -374,9 +427,13 @@ std::vector<Checked> check_towers(const ModelConfig& config, DType stored,
     const Model model = Model::build(small, random, options);
     const Compute compute = model.text().compute();
     const QuantisingSource source(random, options.quantisation(), small, {});
+    const Compute vision_compute = model.vision().compute();
     const ReferenceModel reference(small, source, options,
-                                   {compute, model.vision().compute(), model.kv_dtype()});
+                                   {compute, vision_compute, model.kv_dtype()});
     const double tolerance = towers_tolerance(compute, model.kv_dtype());
+    // Behind the vision tower stands the projector, which is computed as the text tower is.
+    const double picture_tolerance = std::max(towers_tolerance(vision_compute, DType::f32),
+                                              towers_tolerance(compute, DType::f32));
 
     std::vector<int64_t> ids = {small.image_token_id};
     for (int64_t i = 0; i < 9; ++i) ids.push_back(i * 37 % small.text.vocab_size);
@@ -403,14 +460,16 @@ std::vector<Checked> check_towers(const ModelConfig& config, DType stored,
 
         const VisionRows found = model.encode_image(image);
         const Tensor rows = found.rows.to(Device::cpu);
-        const Rows expected = reference.encode_image(image);
+        Rows expected = reference.encode_image(image);
         // Equal padding tiles are computed once: the model's rows are the first of the reference's.
         const auto count = static_cast<size_t>(found.rows.numel());
-        Checked picture{"vision tower, a picture" + of_tiles, 0, tolerance};
+        Checked picture{"vision tower, a picture" + of_tiles, 0, picture_tolerance};
         picture.largest_error = check_close(
             picture.what, {rows.data<float>(), count},
-            {expected.values.data(), std::min(count, expected.values.size())}, tolerance);
+            {expected.values.data(), std::min(count, expected.values.size())}, picture_tolerance);
         all.push_back(picture);
+        // The text tower is held to its own errors, not to those of the picture.
+        std::copy_n(rows.data<float>(), count, expected.values.begin());
 
         const PiecewiseLogits logits = logits_piece_by_piece(model, found, ids);
         Checked with_picture{"text tower, with a picture" + of_tiles, 0, tolerance};
@@ -425,7 +484,44 @@ std::vector<Checked> check_towers(const ModelConfig& config, DType stored,
             last_row(reference.logits(std::span(ids).subspan(1), nullptr, 0)), tolerance);
         all.push_back(without);
     }
+    for (const Checked& decoding : check_decoding(model)) all.push_back(decoding);
     return all;
+}
+
+Checked check_most_probable(const std::string& what, std::span<const float> logits, int64_t found) {
+    const int64_t expected = first_largest(logits);
+    if (found != expected) {
+        fail("bench: ", what, ": is not timed: expected ", expected, ", found ", found);
+    }
+    return {what, 0, product_tolerance};
+}
+
+std::vector<Checked> check_decoding(const Model& model) {
+    const int64_t vocab_size = model.config().text.vocab_size;
+    const int64_t ids[] = {vocab_size / 3, vocab_size / 2, vocab_size - 1};
+    // Twins: what one is asked for, the other has already been told.
+    Sequence by_logits[] = {model.new_sequence(), model.new_sequence()};
+    Sequence by_token[] = {model.new_sequence(), model.new_sequence()};
+    const auto inputs = [&](Sequence(&of)[2], size_t step) {
+        const std::span<const int64_t> all(ids);
+        return std::vector<SequenceInput>{{&of[0], all.subspan(step, 1), 1},
+                                          {&of[1], all.subspan(step + 1, 1), 1}};
+    };
+    std::vector<Checked> checked;
+    for (size_t step = 0; step < 2; ++step) {
+        const std::vector<SequenceInput> told = inputs(by_logits, step);
+        const Tensor forward = model.forward(told);
+        const Tensor logits = forward.clone();
+        const std::vector<SequenceInput> asked = inputs(by_token, step);
+        const std::span<const int64_t> found = model.most_probable(asked);
+        for (size_t i = 0; i < 2; ++i) {
+            const float* row = logits.data<float>() + static_cast<int64_t>(i) * logits.cols();
+            checked.push_back(
+                check_most_probable("most probable token of " + std::to_string(logits.cols()),
+                                    {row, static_cast<size_t>(logits.cols())}, found[i]));
+        }
+    }
+    return checked;
 }
 
 }  // namespace mllama

@@ -172,6 +172,13 @@ std::vector<BenchRatio> ratios(const BenchReport& report) {
     return found;
 }
 
+std::string types_text(const BenchReport& report) {
+    std::string text = report.dtype + " weights, computed in " + compute_name(report.compute);
+    if (report.vision_compute != report.compute)
+        text += std::string(", pictures in ") + compute_name(report.vision_compute);
+    return text;
+}
+
 std::string table_text(const BenchReport& report) {
     std::string text;
     for (const BenchRow& row : report.rows) text += row_text(row, report);
@@ -189,6 +196,7 @@ std::string table_text(const BenchReport& report) {
             "little to share out\n",
             row.workload->label.c_str(), 100 * row.run.busy);
     }
+    text += types_text(report) + "\n";
     text += format("memory of the process: %.0f MB\n", report.anonymous_mb);
     for (const std::string& note : report.notes) text += "note: " + note + "\n";
     return text;
@@ -210,6 +218,7 @@ OrderedJson to_json(const BenchReport& report) {
     json["ratios"] = OrderedJson::object();
     for (const BenchRatio& ratio : ratios(report)) json["ratios"][ratio.key] = ratio.value;
     json["compute"] = compute_name(report.compute);
+    json["vision_compute"] = compute_name(report.vision_compute);
     json["limits_measured"] = OrderedJson::array();
     for (const Limits& limits : report.limits)
         json["limits_measured"].push_back(limits_json(limits));

@@ -50,6 +50,8 @@ struct BenchRatio {
 };
 [[nodiscard]] std::vector<BenchRatio> ratios(const BenchReport& report);
 
+/// "bf16 weights, computed in f32", and how pictures are, if otherwise.
+[[nodiscard]] std::string types_text(const BenchReport& report);
 [[nodiscard]] std::string table_text(const BenchReport& report);
 [[nodiscard]] OrderedJson to_json(const BenchReport& report);
 

@@ -5,12 +5,14 @@
 #include <ctime>
 #include <random>
 
-#include "kernels/limits.h"
 #include "mllama/stopwatch.h"
 #include "tensor/gpu.h"
 
 namespace mllama {
 namespace {
+
+/// What may be taken of the memory that is free: the estimate is the system's, and others run too.
+constexpr double most_of_memory = 0.9;
 
 /// Wall time, and the processor time of all threads.
 class RunClock {
@@ -82,6 +84,18 @@ void fill_cache(KvCache& cache, int64_t length) {
     }
 }
 
+std::string in_mb(int64_t bytes) {
+    return std::to_string((bytes + 999'999) / 1'000'000) + " MB";
+}
+
+/// Why a workload is left out.
+std::string memory_text(const Workload& workload, int64_t mapped, int64_t available) {
+    std::string text = workload.label + ": not enough memory: needs " +
+                       in_mb(workload.cache_bytes) + " for keys and values";
+    if (mapped > 0) text += ", and " + in_mb(mapped) + " for weights that are mapped from files";
+    return text + "; " + in_mb(available) + " are free";
+}
+
 /// Pictures as the text tower's layers see them.
 PicturesSeen pictures_seen(int64_t images, const VisionRows& picture) {
     if (images == 0) return {};
@@ -91,19 +105,32 @@ PicturesSeen pictures_seen(int64_t images, const VisionRows& picture) {
 
 }  // namespace
 
-std::vector<Workload> Workloads::list(std::vector<std::string>& left_out) {
+/// Bytes of a token's weights that are pages of files.
+int64_t Workloads::mapped_weights() const {
+    int64_t bytes = 0;
+    const auto add = [&](const Linear& layer) {
+        const std::shared_ptr<Storage>& storage = layer.weight.data.storage();
+        if (storage && storage->kind() == Storage::Kind::mapped) bytes += layer.weight.data.bytes();
+    };
+    model_.text().for_each_linear(plan_.images > 0, add);
+    add(model_.text().lm_head());
+    return bytes;
+}
+
+std::vector<Workload> Workloads::list(int64_t available, std::vector<std::string>& left_out) {
     std::vector<Workload> all;
     if (plan_.images > 0) add_vision(all);
     for (const int64_t tokens : plan_.prefill_tokens) all.push_back(prefill(tokens));
-    const auto available = static_cast<double>(cpu::available_memory());
+    const int64_t mapped = mapped_weights();
     for (const int64_t context : plan_.decode_contexts) {
         const bool first = context == plan_.decode_contexts.front();
         for (const int64_t batch : plan_.decode_batches) {
             if (!first && batch != plan_.decode_batches.front()) continue;
             Workload workload = decode(context, batch);
+            const int64_t needed = workload.cache_bytes + mapped;
             if (model_.device() == Device::cpu && available > 0 &&
-                workload.bytes_touched > 0.75 * available) {
-                left_out.push_back(workload.label + ": not enough memory");
+                static_cast<double>(needed) > most_of_memory * static_cast<double>(available)) {
+                left_out.push_back(memory_text(workload, mapped, available));
             } else {
                 all.push_back(std::move(workload));
             }
@@ -213,6 +240,14 @@ Workload Workloads::decode(int64_t context, int64_t batch) {
     workload.bytes_touched = static_cast<double>(model_.text().bytes_per_token(plan_.images > 0)) +
                              static_cast<double>(batch) *
                                  static_cast<double>(context * self_layers * layout.bytes_of_key());
+    workload.cache_bytes =
+        batch * (context + plan_.new_tokens) * self_layers * layout.bytes_of_key();
+    if (plan_.images > 0) {
+        const VisionConfig& v = model_.config().vision;
+        const auto cross_layers = static_cast<int64_t>(t.cross_attention_layers.size());
+        const int64_t rows = plan_.images * v.max_num_tiles * v.num_patches();
+        workload.cache_bytes += batch * rows * cross_layers * layout.bytes_of_key();
+    }
     workload.run = [this, context, batch] {
         // One step before the time runs: its token is the last one of the context.
         std::vector<Sequence> sequences;

@@ -37,6 +37,7 @@ struct Workload {
     int64_t batch = 1;  ///< sequences that are decoded together
     double bytes_touched =
         0;  ///< decode: what a step reads; less than a few caches never leaves them
+    int64_t cache_bytes = 0;  ///< decode: keys and values to be made
     std::function<BenchRun()> run;
 };
 
@@ -47,11 +48,14 @@ class Workloads {
     Workloads(const Workloads&) = delete;
     Workloads& operator=(const Workloads&) = delete;
 
-    /// In the order in which they are to run. Decoding that needs more memory than there is, is left
-    /// out, and named in `left_out`.
-    [[nodiscard]] std::vector<Workload> list(std::vector<std::string>& left_out);
+    /// In the order in which they are to run. Decoding that needs more memory than the `available`
+    /// bytes (0: unknown), is left out, and named in `left_out` with what it needs: its keys and
+    /// values, and weights that are pages of files, which the system may have to drop and read again.
+    /// Weights in memory of their own are there already.
+    [[nodiscard]] std::vector<Workload> list(int64_t available, std::vector<std::string>& left_out);
 
   private:
+    [[nodiscard]] int64_t mapped_weights() const;
     void add_vision(std::vector<Workload>& list);
     [[nodiscard]] Workload prefill(int64_t tokens);
     [[nodiscard]] Workload decode(int64_t context, int64_t batch);
