@@ -43,6 +43,12 @@ struct DeviceInfo {
 };
 DeviceInfo device_info();
 
+/// Its streaming multiprocessors; what is to be cut into enough blocks asks for them.
+inline int processors() {
+    static const int count = device_info().processors;
+    return count;
+}
+
 // Memory.
 
 /// At least `bytes`, aligned to 256. Throws Error with figures if there is not as much.

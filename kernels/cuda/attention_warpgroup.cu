@@ -260,7 +260,10 @@ __device__ void leave_step(Memory<Shape>& memory, const Step& step) {
     if (threadIdx.x % warp_size == 0) memory.empty[step.buffer].arrive();
 }
 
-/// While the probabilities of a step are multiplied with its values, those of the next are made.
+/// The products of a step's probabilities with its values are started beside those of the next query
+/// and keys. (The compiler waits for both in front of the softmax. Made to wait behind it, or to take
+/// 128 keys a step, the kernel was no faster on an H100: one warpgroup's softmax runs beside another's
+/// products anyway.)
 template <class Shape>
 __device__ void compute_rows(const PackedCall& call, Memory<Shape>& memory) {
     const Attention& args = call.args;
@@ -284,14 +287,10 @@ __device__ void compute_rows(const PackedCall& call, Memory<Shape>& memory) {
             multiply_values<Shape>(p, memory.values[step.buffer], state);
             products_wait<1>(scores.of);
             const Raised raised = take_scores(args, next, memory, scores, state.softmax);
-            pin(scores.of);
-            if (raised.any) {
-                wait_for_values(state);
-                for (auto& part : state.out) correct(raised, part);
-            } else {
-                wait_for_values(state);
-            }
+            wait_for_values(state);
             leave_step(memory, step);
+            for (int part = 0; part < Shape::parts && raised.any; ++part)
+                correct(raised, state.out[part]);
             round(args, next, memory, scores, p);
             step = next;
         }
@@ -350,8 +349,7 @@ int64_t duration(const Attention& args, int group) {
     constexpr int64_t of_tile = computing + 1;  // three take 4/3 of the time of two, not 3/2
     const int64_t tiles =
         pieces(args.queries * group, Shape<columns, computing>::rows) * args.kv_heads;
-    static const int processors = device_info().processors;
-    return pieces(tiles, int64_t{processors}) * of_tile;
+    return pieces(tiles, int64_t{processors()}) * of_tile;
 }
 
 template <int columns>
@@ -377,9 +375,11 @@ bool warpgroup_takes(const Attention& args, const Workspace& memory) {
     constexpr int64_t least_rows = 128;  // fewer are not worth packing keys for
     const bool type = args.kv_dtype == DType::bf16 || args.kv_dtype == DType::i8;
     const bool width = args.head_dim == 64 || args.head_dim == 80 || args.head_dim == 128;
-    return has_warpgroups() && type && width && args.past == nullptr && args.keys > 0 &&
+    // The device is asked last, which takes memory the first time: steps that are recorded have a past.
+    return type && width && args.past == nullptr && args.keys > 0 &&
            args.queries * (args.heads / args.kv_heads) >= least_rows &&
-           2 * packed_pieces(args) * int64_t{sizeof(uint4)} + 512 <= memory.left();
+           2 * packed_pieces(args) * int64_t{sizeof(uint4)} + 512 <= memory.left() &&
+           has_warpgroups();
 }
 
 void attention_warpgroup(const Attention& args, Workspace& memory) {

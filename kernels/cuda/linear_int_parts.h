@@ -4,6 +4,7 @@
 #include <span>
 
 #include "kernels/arguments.h"
+#include "kernels/cuda.h"
 #include "kernels/cuda/quantise_rows.h"
 #include "kernels/cuda/weights.h"
 
@@ -117,12 +118,6 @@ __device__ inline float sum_to_float(int32_t sum) {
 /// their results are the same.
 __device__ inline float scaled_sum(int32_t sum, float x_scale, float w_scale) {
     return static_cast<float>(sum) * (x_scale * w_scale);
-}
-
-/// Of the device; what is to be cut into enough blocks asks for it.
-inline int processors() {
-    static const int count = device_info().processors;
-    return count;
 }
 
 /// cuda::linear_int of at most few_rows rows, rounded with padded_rows = few_rows.

@@ -114,17 +114,15 @@ void set(const Plan& plan, cublasLtMatmulDescAttributes_t what, const Value& val
           "describing a product");
 }
 
-/// Made once for each shape: a model has few.
-const Plan& plan_for(const Types& types, const float* bias, int64_t m, int64_t n, int64_t k,
-                     int64_t x_stride, int64_t w_stride, int64_t out_stride, uint32_t alignment) {
-    static std::map<Key, Plan> plans;
-    constexpr size_t most_plans = 4096;
-    if (plans.size() >= most_plans) plans.clear();
-    const Key key{types.factor, bias != nullptr, m,          n,        k,
-                  x_stride,     w_stride,        out_stride, alignment};
-    const auto [place, fresh] = plans.try_emplace(key);
-    Plan& plan = place->second;
-    if (!fresh) return plan;
+/// A shape, and what else an algorithm is chosen for.
+struct Product {
+    Types types;
+    int64_t m, n, k, x_stride, w_stride, out_stride;
+    uint32_t alignment;
+};
+
+void make(Plan& plan, const Product& product, const float* bias) {
+    const Types& types = product.types;
     check(cublasLtMatmulDescCreate(&plan.operation.handle, types.compute, types.scale),
           "describing a product");
     set(plan, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
@@ -132,11 +130,30 @@ const Plan& plan_for(const Types& types, const float* bias, int64_t m, int64_t n
         set(plan, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
         set(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
     }
-    plan.w.handle = layout(types.factor, k, n, w_stride);
-    plan.x.handle = layout(types.factor, k, m, x_stride);
-    plan.out.handle = layout(types.result, n, m, out_stride);
-    choose_algorithm(plan, alignment);
-    return plan;
+    plan.w.handle = layout(types.factor, product.k, product.n, product.w_stride);
+    plan.x.handle = layout(types.factor, product.k, product.m, product.x_stride);
+    plan.out.handle = layout(types.result, product.n, product.m, product.out_stride);
+    choose_algorithm(plan, product.alignment);
+}
+
+/// Made once for each shape: a model has few.
+const Plan& plan_for(const Product& product, const float* bias) {
+    static std::map<Key, Plan> plans;
+    constexpr size_t most_plans = 4096;
+    if (plans.size() >= most_plans) plans.clear();
+    const auto& [types, m, n, k, x_stride, w_stride, out_stride, alignment] = product;
+    const Key key{types.factor, bias != nullptr, m,          n,        k,
+                  x_stride,     w_stride,        out_stride, alignment};
+    const auto [place, fresh] = plans.try_emplace(key);
+    if (fresh) {
+        try {
+            make(place->second, product, bias);
+        } catch (...) {
+            plans.erase(place);  // half of a plan would serve the next product
+            throw;
+        }
+    }
+    return place->second;
 }
 
 void multiply(const Types& types, const void* x, int64_t x_stride, const void* w, int64_t w_stride,
@@ -144,7 +161,7 @@ void multiply(const Types& types, const void* x, int64_t x_stride, const void* w
               const float* bias, void* out, int64_t out_stride) {
     if (m == 0 || n == 0) return;
     const Plan& plan =
-        plan_for(types, bias, m, n, k, x_stride, w_stride, out_stride, alignment_of(x, w, out));
+        plan_for({types, m, n, k, x_stride, w_stride, out_stride, alignment_of(x, w, out)}, bias);
     if (bias != nullptr) set(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
     check(cublasLtMatmul(library(), plan.operation.handle, scale, w, plan.w.handle, x,
                          plan.x.handle, keep, out, plan.out.handle, out, plan.out.handle,

@@ -12,8 +12,7 @@
 //
 // b lies in pieces of 8 bfloat16 that are neighbours along k, 16 bytes: a column's pieces stand in one
 // row of 8 (or 2), the rows follow each other. A piece stands where `place_of` says, so that those
-// of 8 neighbouring columns meet all banks of shared memory ("128-byte swizzle", "32-byte swizzle";
-// without it products take twice as long).
+// of 8 neighbouring columns meet all banks of shared memory ("128-byte swizzle", "32-byte swizzle").
 //
 // Products run beside what comes behind them: registers that they use may be touched again when
 // products_wait() has waited for them.
@@ -114,20 +113,14 @@ __device__ inline void products_begin() {
 __device__ inline void products_commit() {
     asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
 }
-/// What is computed from c stays behind, and what c is computed from in front of, this place.
-template <int n>
-__device__ void pin(float (&c)[n][4]) {
-    for (auto& part : c) {
-        for (float& x : part) asm volatile("" : "+f"(x)::"memory");
-    }
-}
-
 /// Waits until at most `groups` groups are on their way. c: results, which the compiler may not read
 /// earlier.
 template <int groups, int n>
 __device__ void products_wait(float (&c)[n][4]) {
     asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(groups) : "memory");
-    pin(c);
+    for (auto& part : c) {
+        for (float& x : part) asm volatile("" : "+f"(x)::"memory");
+    }
 }
 
 /// Registers of a thread from here on, the same in a whole warpgroup: fewer than the kernel has, or
@@ -172,8 +165,6 @@ void multiply(float (&c)[n][4], const uint32_t (&a)[4], const SharedFactor<piece
     }
 }
 
-template <int n>
-void pin(float (&)[n][4]) {}
 inline void products_begin() {}
 inline void products_commit() {}
 template <int groups, int n>
