@@ -1,6 +1,7 @@
 // What the blocked operations share: scratch memory, and arithmetic of blocks. Internal to kernels/.
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -45,20 +46,23 @@ class TeamScratch {
     /// Room for `count` of T for each thread. To be called before the loop.
     template <class T>
     void take(int64_t count) {
+        places_ = team_places();
         stride_ = round_up(count * int64_t{sizeof(T)}, apart);
-        memory_ = scratch_.get<std::byte>(stride_ * team_places());
+        memory_ = scratch_.get<std::byte>(stride_ * places_);
     }
     /// The piece of this thread. For the items.
     template <class T>
     [[nodiscard]] T* here() const {
+        assert(team_place() < places_);
         return reinterpret_cast<T*>(memory_ + stride_ * team_place());
     }
 
   private:
-    static constexpr int64_t apart = 128;  // bytes: two cache lines, which are fetched together
+    static constexpr int64_t apart = 128;  // bytes: no two threads write one cache line
     Scratch scratch_;
     std::byte* memory_ = nullptr;
     int64_t stride_ = 0;
+    int places_ = 0;
 };
 
 inline const std::byte* element_at(const void* data, DType dtype, int64_t index) {

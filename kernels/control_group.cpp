@@ -18,7 +18,8 @@ void for_each_folder_up(const std::string& mount, std::string group,
                         const std::function<void(const std::string&)>& visit) {
     while (group.find_first_not_of('/') != std::string::npos) {
         visit(mount + group + "/");
-        group.resize(group.rfind('/'));
+        const size_t last = group.rfind('/');
+        group.resize(last == std::string::npos ? 0 : last);
     }
     visit(mount + "/");
 }
@@ -37,6 +38,8 @@ bool has_controller(const std::string& list, const std::string& wanted) {
 void for_each_folder(const std::string& root, const std::string& controller,
                      const std::function<void(const std::string&)>& visit) {
     const std::string mounts = root + "/sys/fs/cgroup";
+    visit(mounts + "/");  // even where the system does not say which group this is
+    visit(mounts + "/" + controller + "/");
     std::ifstream file(root + "/proc/self/cgroup");
     std::string line;  // "4:cpu,cpuacct:/a/b" in version 1, "0::/a/b" in version 2
     while (std::getline(file, line)) {

@@ -8,7 +8,8 @@
 //
 // A result depends on the rows of its own sequence and on the weights. Products of at most
 // `few_rows` rows sum in an order of their own, which is the same for any number of them; products
-// of more rows are cuBLASLt's.
+// of more rows are cuBLASLt's. In the same way attention has kernels for few queries and for many:
+// which one a query meets, and so how its sums are rounded, depends on how many there are in the call.
 //
 // Three things may stand behind this header: the kernels of kernels/cuda/ compiled by nvcc, the same
 // sources compiled as plain C++ (kernels/cuda/emulated.h: slow, for tests), or no_cuda.cpp.

@@ -1,9 +1,9 @@
-// What the three kernels of attention share: who sees which keys, and partial results.
+// What the kernels of attention share: who sees which keys, and partial results.
 //
-//     attention.cu         any call: a block of threads for each query and head
-//     attention_decode.cu  few queries: the keys are cut into pieces, each for a block of threads
-//     attention_tile.cu    many queries: tiles of queries on tensor cores
-//     attention_warpgroup.cu   the same on devices of compute capability 9.0, four times as fast
+//     attention.cu            any call: a block of threads for each query and head
+//     attention_decode.cu     few queries: the keys are cut into pieces, each for a block of threads
+//     attention_tile.cu       many queries: tiles of queries on tensor cores
+//     attention_warpgroup.cu  the same on devices of compute capability 9.0, up to twice as fast
 //
 // Logits are taken in units of ln 2 everywhere, so that exp(logit) = 2^x: the scale of attention
 // and log2(e) are one factor.
@@ -127,7 +127,8 @@ inline bool aligned_blocks(const Attention& args) {
 bool decode_takes(const Attention& args);
 bool tile_takes(const Attention& args);
 
-/// The same for attention_warpgroup.cu, which needs room for packed keys and values.
+/// The same for attention_warpgroup.cu, which needs room for packed keys and values, of one key head
+/// at least.
 bool warpgroup_takes(const Attention& args, const Workspace& memory);
 
 /// The partial results of all pieces, of calls that decode_takes.

@@ -12,7 +12,6 @@ namespace mllama::cuda::warpgroup {
 namespace {
 
 constexpr unsigned threads = 256;
-constexpr int block_keys = KvLayout::block;
 
 /// Eight neighbours of a column of `units`, from row `row` of units on, which are `width` apart.
 template <bool coded>
@@ -48,7 +47,7 @@ __device__ void copy_out(const uint4* from, int pieces, uint4* to) {
     for (int i = static_cast<int>(threadIdx.x); i < pieces; i += threads) to[i] = from[i];
 }
 
-/// Grid: blocks of keys, key heads. Shared: their keys and values, packed.
+/// Grid: blocks of keys, key heads that are packed. Shared: their keys and values, packed.
 template <bool coded>
 __global__ void __launch_bounds__(threads)
     pack_kernel(Attention args, int part_width, int64_t value_units, Packed packed) {
@@ -58,7 +57,8 @@ __global__ void __launch_bounds__(threads)
     const int head_dim = static_cast<int>(args.head_dim);
     const int pieces = head_dim / 8 * block_keys;
     uint4* const values = keys + pieces;
-    const int64_t block = int64_t{blockIdx.x} * args.kv_heads + blockIdx.y;
+    const int64_t block = int64_t{blockIdx.x} * args.kv_heads + packed.first_head + blockIdx.y;
+    const int64_t place = int64_t{blockIdx.x} * packed.heads + blockIdx.y;
     const auto* key_units = static_cast<const uint32_t*>(args.k) + block * pieces * units_of_piece;
     const auto* units = static_cast<const uint32_t*>(args.v) + block * value_units;
     const int value_rows = block_keys / 8 * units_of_piece;
@@ -80,15 +80,15 @@ __global__ void __launch_bounds__(threads)
                      there - 8 * piece);
     }
     __syncthreads();
-    copy_out(keys, pieces, packed.keys + block * pieces);
-    copy_out(values, pieces, packed.values + block * pieces);
+    copy_out(keys, pieces, packed.keys + place * pieces);
+    copy_out(values, pieces, packed.values + place * pieces);
 }
 
 }  // namespace
 
 void pack(const Attention& args, const Packed& packed) {
     const dim3 grid(static_cast<unsigned>(KvLayout::blocks(args.keys)),
-                    static_cast<unsigned>(args.kv_heads));
+                    static_cast<unsigned>(packed.heads));
     const auto kernel = args.kv_dtype == DType::i8 ? pack_kernel<true> : pack_kernel<false>;
     const int64_t shared_bytes = 2 * args.head_dim / 8 * block_keys * int64_t{sizeof(uint4)};
     launch("attention_pack", kernel, grid, threads, shared_bytes, args,

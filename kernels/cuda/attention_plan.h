@@ -30,13 +30,14 @@ struct Tile {
     int kv_head, group;
 };
 
-/// Worked out again where it is needed, rather than kept in registers. Grid: tiles, key heads.
+/// Worked out again where it is needed, rather than kept in registers. Grid: tiles, key heads from
+/// first_head on.
 template <class Shape>
-__device__ Tile tile_of(const Attention& args, int group) {
+__device__ Tile tile_of(const Attention& args, int group, int first_head = 0) {
     // The last tiles see the most keys if the rule is causal: they begin first.
     const int64_t first_row = int64_t{gridDim.x - 1 - blockIdx.x} * Shape::rows;
     const int64_t rows = std::min<int64_t>(Shape::rows, args.queries * group - first_row);
-    return {first_row, static_cast<int>(rows), static_cast<int>(blockIdx.y), group};
+    return {first_row, static_cast<int>(rows), first_head + static_cast<int>(blockIdx.y), group};
 }
 
 __device__ inline int64_t query_of(const Tile& tile, int row) {

@@ -25,14 +25,15 @@ struct PackedCall {
 
 /// The numbers that a step's keys have beside them, 0 behind the last.
 template <class Shape>
-__device__ void copy_numbers(const Attention& args, const Step& step, Memory<Shape>& memory) {
+__device__ void copy_numbers(const PackedCall& call, const Step& step, Memory<Shape>& memory) {
+    const Attention& args = call.args;
     const int j = Shape::planner();
     if (j >= Shape::keys) return;
     const int64_t key = int64_t{step.begin} + j;
     const bool there = key < args.keys;
     if (args.key_bias != nullptr) memory.key_bias[step.buffer][j] = there ? args.key_bias[key] : 0;
     if (args.kv_dtype != DType::i8) return;
-    const int64_t i = args.layout().scale_index(blockIdx.y, key);
+    const int64_t i = args.layout().scale_index(call.packed.first_head + blockIdx.y, key);
     memory.key_scales[step.buffer][j] = there ? args.k_scales[i] : 0;
     memory.value_scales[step.buffer][j] = there ? args.v_scales[i] : 0;
 }
@@ -42,7 +43,7 @@ template <class Shape>
 __device__ void copy_step(const PackedCall& call, const Step& step, Memory<Shape>& memory) {
     constexpr auto bytes = static_cast<unsigned>(Shape::pieces * sizeof(uint4));
     const int64_t block =
-        (int64_t{step.begin / Shape::keys} * call.args.kv_heads + blockIdx.y) * Shape::pieces;
+        (int64_t{step.begin / Shape::keys} * call.packed.heads + blockIdx.y) * Shape::pieces;
     Barrier& full = memory.full[step.buffer];
     full.arrive_expecting(2 * bytes);
     full.copy(memory.keys[step.buffer], call.packed.keys + block, bytes);
@@ -59,7 +60,7 @@ __device__ void provide_steps(const PackedCall& call, Memory<Shape>& memory) {
         if (round > 0) memory.empty[buffer].wait(round - 1);
         const Step step = next_step(call.args, plan, begin, static_cast<int>(buffer), memory.plan);
         const bool there = step.begin != no_key;
-        if (there) copy_numbers(call.args, step, memory);
+        if (there) copy_numbers(call, step, memory);
         const bool first = Shape::planner() == 0;
         if (first) memory.steps[buffer] = step;
         if (first && there) {
@@ -97,23 +98,25 @@ struct Query {
     return lane.warp * 16 + half * 8 + lane.group;
 }
 
-/// Elements d and d + 1 of a row of the query.
-[[maybe_unused]] __device__ uint32_t query_unit(const Attention& args, const Tile& tile, int row,
-                                                int d) {
-    if (row >= tile.rows) return 0;
-    const float* from =
-        args.q + query_of(tile, row) * args.q_stride + head_of(tile, row) * args.head_dim + d;
-    return pack_bf16(from[0], from[1]);
+/// Where the numbers of one of this lane's rows begin, in rows `stride` apart; -1: there is no such row.
+template <class Shape>
+__device__ int64_t place_of_row(const PackedCall& call, int half, int64_t stride) {
+    const Tile tile = tile_of<Shape>(call.args, call.group, call.packed.first_head);
+    const int row = row_of(half);
+    if (row >= tile.rows) return -1;
+    return query_of(tile, row) * stride + head_of(tile, row) * Shape::columns;
 }
 
 template <class Shape>
 __device__ void load_query(const PackedCall& call, Query<Shape>& query) {
-    const Tile tile = tile_of<Shape>(call.args, call.group);
     const int quad = this_lane().quad;
-    for (int step = 0; step < Shape::columns / 16; ++step) {
-        for (int i = 0; i < 4; ++i) {
-            const int d = 16 * step + i / 2 * 8 + 2 * quad;
-            query.at[step][i] = query_unit(call.args, tile, row_of(i % 2), d);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int64_t place = place_of_row<Shape>(call, half, call.args.q_stride);
+        const float* from = call.args.q + (place < 0 ? 0 : place) + 2 * quad;
+        for (int i = 0; i < Shape::columns / 8; ++i) {
+            uint32_t& unit = query.at[i / 2][i % 2 * 2 + half];
+            unit = place < 0 ? 0 : pack_bf16(from[8 * i], from[8 * i + 1]);
         }
     }
 }
@@ -223,23 +226,35 @@ __device__ void wait_for_values(State<Shape>& state) {
     for (auto& part : state.out) products_wait<0>(part);
 }
 
+/// Pair i of a row's sums: columns 8 i + 2 quad and the next.
+template <class Shape>
+__device__ const float* sums_of(const State<Shape>& state, int half, int i) {
+    constexpr int pairs = Shape::part_columns / 8;
+    return &state.out[i / pairs][i % pairs][2 * half];
+}
+
 template <class Shape>
 __device__ void store_rows(const PackedCall& call, const State<Shape>& state) {
-    const Attention& args = call.args;
-    const Tile tile = tile_of<Shape>(args, call.group);
+    const Floats& out = call.args.out;
     const int quad = this_lane().quad;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const int row = row_of(half);
         const float factor = last_factor(state.softmax.sum[half]);
-        if (row >= tile.rows) continue;
-        const Floats to = args.out.from(query_of(tile, row) * args.out_stride +
-                                        head_of(tile, row) * args.head_dim);
-        for (int part = 0; part < Shape::parts; ++part) {
-            for (int j = 0; j < Shape::part_columns / 8; ++j) {
-                const int d = part * Shape::part_columns + 8 * j + 2 * quad;
-                for (int i = 0; i < 2; ++i)
-                    store_float(to, d + i, state.out[part][j][2 * half + i] * factor);
+        const int64_t place = place_of_row<Shape>(call, half, call.args.out_stride);
+        if (place < 0) continue;
+        const Floats to = out.from(place + 2 * quad);
+        if (to.dtype == DType::f32) {
+            auto* floats = static_cast<float*>(to.data);
+            for (int i = 0; i < Shape::columns / 8; ++i) {
+                const float* sums = sums_of(state, half, i);
+                floats[8 * i] = sums[0] * factor;
+                floats[8 * i + 1] = sums[1] * factor;
+            }
+        } else {
+            for (int i = 0; i < Shape::columns / 8; ++i) {
+                const float* sums = sums_of(state, half, i);
+                store_float(to, 8 * i, sums[0] * factor);
+                store_float(to, 8 * i + 1, sums[1] * factor);
             }
         }
     }
@@ -261,9 +276,8 @@ __device__ void leave_step(Memory<Shape>& memory, const Step& step) {
 }
 
 /// The products of a step's probabilities with its values are started beside those of the next query
-/// and keys. (The compiler waits for both in front of the softmax. Made to wait behind it, or to take
-/// 128 keys a step, the kernel was no faster on an H100: one warpgroup's softmax runs beside another's
-/// products anyway.)
+/// and keys. (The compiler waits for both in front of the exponentials. Made to wait behind them, or
+/// to take 128 keys a step, the kernel was no faster on an H100.)
 template <class Shape>
 __device__ void compute_rows(const PackedCall& call, Memory<Shape>& memory) {
     const Attention& args = call.args;
@@ -338,17 +352,17 @@ void attend_by(const PackedCall& call) {
     using Shape = Shape<columns, computing>;
     const Attention& args = call.args;
     const dim3 grid(static_cast<unsigned>(pieces(args.queries * call.group, Shape::rows)),
-                    static_cast<unsigned>(args.kv_heads));
+                    static_cast<unsigned>(call.packed.heads));
     launch("attention_warpgroup", warpgroup_kernel<columns, computing>, grid, Shape::threads,
            static_cast<int64_t>(sizeof(Memory<Shape>)), call);
 }
 
 /// About how long tiles of so many rows take, on a device that works on one for each processor.
 template <int columns, int computing>
-int64_t duration(const Attention& args, int group) {
+int64_t duration(const PackedCall& call) {
     constexpr int64_t of_tile = computing + 1;  // three take 4/3 of the time of two, not 3/2
-    const int64_t tiles =
-        pieces(args.queries * group, Shape<columns, computing>::rows) * args.kv_heads;
+    const int64_t rows = call.args.queries * call.group;
+    const int64_t tiles = pieces(rows, Shape<columns, computing>::rows) * call.packed.heads;
     return pieces(tiles, int64_t{processors()}) * of_tile;
 }
 
@@ -356,17 +370,23 @@ template <int columns>
 void attend(const PackedCall& call) {
     if constexpr (columns > 80) {  // registers are for two
         attend_by<columns, 2>(call);
-    } else if (duration<columns, 2>(call.args, call.group) <
-               duration<columns, 3>(call.args, call.group)) {
+    } else if (duration<columns, 2>(call) < duration<columns, 3>(call)) {
         attend_by<columns, 2>(call);
     } else {
         attend_by<columns, 3>(call);
     }
 }
 
-/// 16 bytes each of the packed keys, and of the values.
-int64_t packed_pieces(const Attention& args) {
-    return KvLayout::blocks(args.keys) * args.kv_heads * args.head_dim * KvLayout::block / 8;
+/// 16 bytes each of the packed keys of a head, and of its values.
+int64_t head_pieces(const Attention& args) {
+    return KvLayout::blocks(args.keys) * args.head_dim * KvLayout::block / 8;
+}
+
+/// How many key heads there is room for at a time.
+int64_t heads_at_a_time(const Attention& args, const Workspace& memory) {
+    constexpr int64_t gaps = 512;
+    const int64_t of_head = 2 * head_pieces(args) * int64_t{sizeof(uint4)};
+    return std::min(args.kv_heads, (memory.left() - gaps) / of_head);
 }
 
 }  // namespace
@@ -375,24 +395,27 @@ bool warpgroup_takes(const Attention& args, const Workspace& memory) {
     constexpr int64_t least_rows = 128;  // fewer are not worth packing keys for
     const bool type = args.kv_dtype == DType::bf16 || args.kv_dtype == DType::i8;
     const bool width = args.head_dim == 64 || args.head_dim == 80 || args.head_dim == 128;
-    // The device is asked last, which takes memory the first time: steps that are recorded have a past.
     return type && width && args.past == nullptr && args.keys > 0 &&
            args.queries * (args.heads / args.kv_heads) >= least_rows &&
-           2 * packed_pieces(args) * int64_t{sizeof(uint4)} + 512 <= memory.left() &&
-           has_warpgroups();
+           heads_at_a_time(args, memory) > 0 && has_warpgroups();
 }
 
 void attention_warpgroup(const Attention& args, Workspace& memory) {
+    const int64_t heads = heads_at_a_time(args, memory);
     PackedCall call{args, static_cast<int>(args.heads / args.kv_heads), {}};
-    call.packed.keys = memory.take<uint4>(packed_pieces(args));
-    call.packed.values = memory.take<uint4>(packed_pieces(args));
-    pack(args, call.packed);
-    if (args.head_dim == 64) {
-        attend<64>(call);
-    } else if (args.head_dim == 80) {
-        attend<80>(call);
-    } else {
-        attend<128>(call);
+    call.packed.keys = memory.take<uint4>(heads * head_pieces(args));
+    call.packed.values = memory.take<uint4>(heads * head_pieces(args));
+    for (int64_t first = 0; first < args.kv_heads; first += heads) {
+        call.packed.first_head = static_cast<int>(first);
+        call.packed.heads = static_cast<int>(std::min(heads, args.kv_heads - first));
+        pack(args, call.packed);
+        if (args.head_dim == 64) {
+            attend<64>(call);
+        } else if (args.head_dim == 80) {
+            attend<80>(call);
+        } else {
+            attend<128>(call);
+        }
     }
 }
 

@@ -10,13 +10,14 @@ namespace mllama::cuda::warpgroup {
 
 using namespace tile;
 
-/// Keys and values of a call, (blocks, kv_heads) times what attention_pack.cu says.
+/// Keys and values of some key heads of a call, (blocks, heads) times what attention_pack.cu says.
 struct Packed {
-    uint4* keys;
-    uint4* values;
+    uint4* keys;    ///< blocks * heads * head_dim * 8
+    uint4* values;  ///< the same
+    int first_head, heads;
 };
 
-/// Packs the keys and values of a call. keys, values: blocks * kv_heads * head_dim * 8 each.
+/// Packs the keys and values of a call.
 void pack(const Attention& args, const Packed& packed);
 
 /// Two or three warpgroups that compute, 64 rows each, and behind them one that plans the steps and

@@ -39,7 +39,8 @@ class Barrier {
                      "r"(bytes)
                      : "memory");
     }
-    /// Waits for the end of phase number `phase`, counted from 0: at most the last but one.
+    /// Waits for the end of phase number `phase`, counted from 0: the one that goes on, or the one in
+    /// front of it.
     __device__ void wait(unsigned phase) {
         asm volatile(
             "{\n"

@@ -48,6 +48,7 @@ std::string find_fault() {
 
 /// Says what it is compiled for.
 __global__ void probe_kernel(bool* warpgroups) {
+    after_previous();
     *warpgroups = compiled_for_warpgroups;
 }
 

@@ -26,7 +26,8 @@ cudaStream_t stream();
 /// capability 9.0, and kernels compiled for them.
 bool begins_early();
 
-/// Whether the device multiplies by warpgroups (warpgroup.h), and the kernels are compiled for it.
+/// Whether the device multiplies by warpgroups (warpgroup.h), and the kernels are compiled for it. The
+/// first call asks the device: not while operations are recorded, which have too few rows for that.
 bool has_warpgroups();
 
 /// Waits for the end of everything queued in front of this kernel. Every thread of every kernel calls

@@ -1,5 +1,5 @@
 // The memory that the operations themselves work in: rounded copies of x, decoded panels of
-// weights, partial results of attention.
+// weights, packed keys and values and partial results of attention.
 #pragma once
 
 #include <cassert>

@@ -2,6 +2,7 @@
 // linear layers make of them what they make of float32.
 #include <cstring>
 
+#include "kernels/cuda/order.h"
 #include "tests/attention_problem.h"
 #include "tests/cuda/device_matrix.h"
 #include "tests/single_calls.h"
@@ -141,10 +142,12 @@ TEST_CASE("cuda_attention_into_bfloat16_is_that_into_float32_rounded") {
     const AttentionShape shapes[] = {{1, 300, 4, 2, 24},   // pieces of keys, brought together
                                      {3, 70, 4, 2, 20},    // the same by the plain kernel
                                      {9, 70, 4, 2, 20},    // the plain kernel alone
-                                     {70, 100, 4, 2, 24},  // tiles, of each shape
+                                     {70, 100, 4, 2, 24},  // tiles, of each shape, and warpgroups
                                      {70, 100, 2, 1, 80}, {70, 100, 2, 1, 128}};
     for (const AttentionShape& s : shapes) {
-        for (const Compute compute : {Compute::f32, Compute::bf16}) {
+        for (const int way : {0, 1, 2}) {
+            const Compute compute = way == 0 ? Compute::f32 : Compute::bf16;
+            cuda::allow_warpgroups(way == 1);
             CAPTURE(s.queries);
             CAPTURE(s.head_dim);
             AttentionProblem problem(s, DType::bf16);
@@ -161,6 +164,7 @@ TEST_CASE("cuda_attention_into_bfloat16_is_that_into_float32_rounded") {
             });
         }
     }
+    cuda::allow_warpgroups(true);
 }
 
 TEST_CASE("cuda_linear_into_bfloat16_is_that_into_float32_rounded") {

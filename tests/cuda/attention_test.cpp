@@ -14,6 +14,12 @@
 #include "tests/cuda/device.h"
 #include "tests/single_calls.h"
 
+namespace mllama::cuda {
+// Of kernels/cuda/attention.h, which kernels alone can include.
+bool warpgroup_takes(const Attention& args, const Workspace& memory);
+void attention_warpgroup(const Attention& args, Workspace& memory);
+}  // namespace mllama::cuda
+
 using namespace mllama;
 using namespace mllama::test;
 
@@ -282,6 +288,46 @@ TEST_CASE("cuda_attention_of_many_rows_matches_reference") {
                 check_by_warpgroups_and_tiles(problem);
             }
         }
+    }
+}
+
+TEST_CASE("cuda_attention_by_three_warpgroups_matches_reference") {
+    if (!has_device()) return;
+    // As many heads as processors: three warpgroups go once over 130 rows, two would twice.
+    const int64_t heads = cuda::processors();
+    for (const int64_t head_dim : {64, 80}) {
+        check(AttentionProblem({130, 70, heads, heads, head_dim}, DType::bf16), Compute::bf16);
+        AttentionProblem problem({130, 70, heads, heads, head_dim}, DType::i8);
+        problem.random_mask();
+        check(problem, Compute::bf16);
+    }
+    AttentionProblem problem({187, 270, heads, heads, 80}, DType::bf16);
+    problem.causal_rule();
+    check(problem, Compute::bf16);
+    const OnDevice device(problem);
+    in_both_orders([&] { return attend(device, Compute::bf16); });
+}
+
+TEST_CASE("cuda_attention_packs_some_heads_at_a_time_where_there_is_not_room_for_all") {
+    if (!has_device()) return;
+    constexpr int64_t keys = 300;
+    for (const DType type : fast_types) {
+        AttentionProblem problem({64, keys, 6, 3, 64}, type);
+        problem.random_mask();
+        const OnDevice device(problem);
+        spoil_workspace();
+        const DeviceArray<float> out(problem.empty_output());
+        const Attention args = device.part(0, 64, out.data());
+        cuda::Workspace memory;
+        const int64_t of_head = 2 * KvLayout::blocks(keys) * KvLayout::block * 64 * 2;
+        constexpr int64_t gaps = 1024;
+        memory.take<std::byte>(memory.left() - 2 * of_head - gaps);  // two of three
+        if (!cuda::warpgroup_takes(args, memory)) continue;          // another device
+        cuda::attention_warpgroup(args, memory);
+        CHECK(compare_bits(out.values(), attend(device, Compute::bf16)) == "");
+        cuda::Workspace full;
+        full.take<std::byte>(full.left() - of_head / 2);
+        CHECK(!cuda::warpgroup_takes(args, full));
     }
 }
 
