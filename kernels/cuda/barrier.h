@@ -94,8 +94,11 @@ class Barrier {
         emulated::wait_until([&] { return phase_ % 2 != phase % 2; });
     }
     void copy(void* shared, const void* global, unsigned bytes) {
-        std::memcpy(shared, global, bytes);
-        count(0, bytes);
+        std::memset(shared, 0xFF, bytes);  // no number: from now on nobody may read what was there
+        emulated::bring_late([=, this] {
+            std::memcpy(shared, global, bytes);
+            count(0, bytes);
+        });
     }
 
     Barrier() = default;

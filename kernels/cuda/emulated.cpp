@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <deque>
 #include <exception>
 #include <iterator>
 #include <memory>
@@ -37,6 +38,8 @@ struct Fiber {
     bool is_after_previous = false;
     unsigned exchanges = 0;  // so far: the parity says which buffer the next one uses
     void* fake_stack = nullptr;
+    std::vector<std::function<void()>> open_group;
+    std::deque<std::vector<std::function<void()>>> groups;  // that have not been waited for
 };
 
 /// Stacks with a page behind each that may not be touched: an overflow is a fault, not a riddle.
@@ -87,6 +90,7 @@ struct Block {
     std::unique_ptr<std::byte[], AlignedDelete> shared;
     Group groups[most_groups];
     bool notified = false;  // since those who wait have looked
+    std::vector<std::function<void()>> late;
     std::exception_ptr error;
     bool reversed = false;
 };
@@ -145,6 +149,9 @@ void fiber_main() {
         (*block.kernel)();
         if (!block.fibers[block.running].is_after_previous)
             fail("emulated CUDA: ", block.name, ": a thread does not call after_previous()");
+        const Fiber& fiber = block.fibers[block.running];
+        if (!fiber.groups.empty() || !fiber.open_group.empty())
+            fail("emulated CUDA: ", block.name, ": a thread does not wait for its products");
     } catch (...) {
         block.error = std::current_exception();
     }
@@ -189,6 +196,14 @@ bool release_waiting() {
     return any;
 }
 
+/// Does what comes late.
+bool bring_late_work() {
+    if (block.late.empty()) return false;
+    for (const auto& work : std::exchange(block.late, {})) work();
+    release_waiting();
+    return true;
+}
+
 /// Lets go those that wait for the block, if no thread waits for anything else: threads that have
 /// ended count as arrived. False: there are none.
 bool release_barrier() {
@@ -227,6 +242,7 @@ void run_block() {
     const auto threads = static_cast<unsigned>(block.fibers.size());
     std::fill(std::begin(block.groups), std::end(block.groups), Group{});
     block.notified = false;
+    block.late.clear();
     for (unsigned i = 0; i < threads; ++i) {
         Fiber& fiber = block.fibers[i];
         fiber = Fiber();
@@ -235,7 +251,7 @@ void run_block() {
     }
     do {
         for (unsigned i = 0; i < threads; i += 32) run_warp(block.reversed ? threads - 32 - i : i);
-    } while (release_waiting() || release_barrier());
+    } while (release_waiting() || release_barrier() || bring_late_work());
     if (!all_in(State::done, 0, threads)) {
         abandon_block();
         fail("emulated CUDA: ", block.name, ": block ", blockIdx.x, ",", blockIdx.y, ",",
@@ -255,6 +271,35 @@ void wait_until(const std::function<bool()>& ready) {
 
 void notify() {
     block.notified = true;
+}
+
+void bring_late(std::function<void()> work) {
+    block.late.push_back(std::move(work));
+}
+
+void run_late(std::function<void()> work) {
+    block.fibers[block.running].open_group.push_back(std::move(work));
+}
+
+void end_group() {
+    Fiber& fiber = block.fibers[block.running];
+    fiber.groups.push_back(std::exchange(fiber.open_group, {}));
+}
+
+void run_groups(size_t but) {
+    auto& groups = block.fibers[block.running].groups;
+    if (groups.size() <= but) return;
+    bool is_late = false;  // until then others go on: they may overwrite what they should not
+    bring_late([&] {
+        is_late = true;
+        notify();
+    });
+    wait_until([&] { return is_late; });
+    while (groups.size() > but) {
+        const auto group = std::move(groups.front());
+        groups.pop_front();
+        for (const auto& work : group) work();
+    }
 }
 
 void group_barrier(unsigned id, unsigned threads) {

@@ -64,6 +64,17 @@ void group_barrier(unsigned id, unsigned threads);
 void wait_until(const std::function<bool()>& ready);
 void notify();
 
+/// Queues what the hardware does beside the threads, as late as it may: `work` runs when nobody can go
+/// on without it.
+void bring_late(std::function<void()> work);
+
+/// Queues work of this thread, which runs when the thread waits for it: what it reads may not change
+/// until then, and what it writes is not there. end_group() ends a group; run_groups() runs all but
+/// the last `but` of those.
+void run_late(std::function<void()> work);
+void end_group();
+void run_groups(size_t but);
+
 /// Gives every lane of the warp what each lane brings: [lane] begins `exchange_bytes * lane` bytes
 /// into the result, which is valid until the lane's next but one exchange.
 inline constexpr size_t exchange_bytes = 64;

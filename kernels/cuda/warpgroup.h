@@ -136,9 +136,10 @@ __device__ void take_registers() {
 
 #else
 
+/// c += a b at once; multiply() does it when it is waited for.
 template <int n, int pieces>
-void multiply(float (&c)[n][4], const uint32_t (&a)[4], const SharedFactor<pieces>& b, int piece,
-              bool add) {
+void multiply_now(float (&c)[n][4], const uint32_t (&a)[4], const SharedFactor<pieces>& b,
+                  int piece, bool add) {
     struct Rows {
         uint32_t a[4];
     } mine{};
@@ -165,10 +166,20 @@ void multiply(float (&c)[n][4], const uint32_t (&a)[4], const SharedFactor<piece
     }
 }
 
+template <int n, int pieces>
+void multiply(float (&c)[n][4], const uint32_t (&a)[4], const SharedFactor<pieces>& b, int piece,
+              bool add) {
+    emulated::run_late([&c, &a, b, piece, add] { multiply_now(c, a, b, piece, add); });
+}
+
 inline void products_begin() {}
-inline void products_commit() {}
+inline void products_commit() {
+    emulated::end_group();
+}
 template <int groups, int n>
-void products_wait(float (&)[n][4]) {}
+void products_wait(float (&)[n][4]) {
+    emulated::run_groups(groups);
+}
 template <unsigned registers>
 void give_registers_away() {}
 template <unsigned registers>

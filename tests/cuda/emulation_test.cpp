@@ -175,8 +175,11 @@ __global__ void multiply_by_a_warpgroup(const uint16_t* a, const uint4* b, int p
     for (unsigned i = 0; i < 4; ++i)
         std::memcpy(&mine[i], a + (16 * w + group + i % 2 * 8) * 16 + i / 2 * 8 + 2 * quad, 4);
     float sums[n / 8][4];
+    cuda::products_begin();
     for (const bool add : {false, true})
         cuda::multiply(sums, mine, cuda::SharedFactor<pieces>(b), piece, add);
+    cuda::products_commit();
+    cuda::products_wait<0>(sums);
     for (unsigned j = 0; j < n / 8; ++j) {
         for (unsigned i = 0; i < 4; ++i)
             c[(16 * w + group + i / 2 * 8) * n + 8 * j + 2 * quad + i % 2] = sums[j][i];
@@ -411,6 +414,72 @@ TEST_CASE("emulation_groups_of_warps_meet") {
     }
     CHECK_THROWS_AS(launch("test", meet_without_the_others, 1, threads, 0), Error);
     CHECK_THROWS_AS(launch("test", wait_for_more_than_arrive, 1, warp, 0), Error);
+}
+
+namespace {
+
+/// What of a product is done wrong: nothing; its factor is changed, or its sum read, before it is waited
+/// for; it is not waited for.
+enum class Haste { none, overwrites, reads, leaves };
+
+/// c (64, 64) = a b for a, b of ones, if nobody is hasty.
+__global__ void multiply_hastily(uint4* b, float* c, Haste haste) {
+    after_previous();
+    const uint32_t ones = 0x3F803F80u;
+    const uint32_t a[4] = {ones, ones, ones, ones};
+    if (threadIdx.x < 64) {
+        for (unsigned i = 0; i < 8; ++i) b[8 * threadIdx.x + i] = {ones, ones, ones, ones};
+    }
+    __syncthreads();
+    float sums[8][4] = {};
+    cuda::products_begin();
+    cuda::multiply(sums, a, cuda::SharedFactor<8>(b), 0, false);
+    cuda::products_commit();
+    if (haste == Haste::overwrites && threadIdx.x < 8) b[threadIdx.x] = {};
+    if (haste == Haste::reads) c[threadIdx.x] = sums[0][0];
+    if (haste != Haste::leaves) cuda::products_wait<0>(sums);
+    if (haste != Haste::reads) c[threadIdx.x] = sums[0][0];
+}
+
+/// A copy that is read before its barrier says that it is there.
+__global__ void read_before_it_is_there(const uint32_t* x, float* out, bool wait) {
+    after_previous();
+    alignas(16) __shared__ uint32_t piece[4];
+    __shared__ cuda::Barrier full;
+    if (threadIdx.x == 0) full.make(1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        full.arrive_expecting(16);
+        full.copy(piece, x, 16);
+    }
+    __syncthreads();
+    if (wait) full.wait(0);
+    out[threadIdx.x] = static_cast<float>(piece[threadIdx.x % 4]);
+    full.wait(0);
+}
+
+}  // namespace
+
+TEST_CASE("emulation_shows_who_does_not_wait_for_products_and_copies") {
+    const std::vector<float> expected(128, 16.0f);
+    const auto products = [&](Haste haste) {
+        const DeviceArray<uint32_t> b(std::vector<uint32_t>(64 * 8 * 4));
+        const DeviceArray<float> c(std::vector<float>(128));
+        launch("test", multiply_hastily, 1, 128, 0, reinterpret_cast<uint4*>(b.data()), c.data(),
+               haste);
+        return c.values();
+    };
+    CHECK(products(Haste::none) == expected);
+    CHECK(products(Haste::overwrites) != expected);
+    CHECK(products(Haste::reads) != expected);
+    CHECK_THROWS_AS(products(Haste::leaves), Error);
+
+    const DeviceArray<uint32_t> x(std::vector<uint32_t>{1, 2, 3, 4});
+    for (const bool wait : {true, false}) {
+        const DeviceArray<float> out(std::vector<float>(warp, 0.0f));
+        launch("test", read_before_it_is_there, 1, warp, 0, x.data(), out.data(), wait);
+        CHECK((out.values()[1] == 2.0f) == wait);
+    }
 }
 
 TEST_CASE("emulation_warpgroups_multiply_as_documented") {
