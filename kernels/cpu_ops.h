@@ -97,7 +97,8 @@ void interleave(const float* const* states, int64_t count, int64_t rows, int64_t
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
 
 /// Sets the number of threads that operations use (at least 1; smaller numbers count as 1).
-/// Default: usable_cores() of processors.h.
+/// Default: usable_cores() of processors.h. Not while an operation runs: it has memory for as many
+/// threads as there were when it began.
 void set_threads(int threads);
 int threads();
 

@@ -196,7 +196,8 @@ constexpr int64_t rows_at_a_time(Device device) {
     return device == Device::cuda ? 8192 : 1024;
 }
 
-/// Threads used by all operations from now on (at least 1), and how many that is.
+/// Threads used by all operations from now on (at least 1), and how many that is. Not set while an
+/// operation runs.
 void set_threads(int threads);
 int threads();
 

@@ -16,6 +16,12 @@ __device__ inline float result_of(const Epilogue& epilogue, float sum, int64_t r
     return epilogue.residual[row * out_stride + column] + result;
 }
 
+/// The same, stored.
+__device__ inline void store_result(const Epilogue& epilogue, float sum, int64_t row,
+                                    int64_t column, float* out, int64_t out_stride) {
+    out[row * out_stride + column] = result_of(epilogue, sum, row, column, out_stride);
+}
+
 /// The same of four neighbours, in place; row: where the row of the residual begins.
 template <bool vectors>
 __device__ inline void finish(const Epilogue& epilogue, int64_t row, int64_t column, int64_t cols,
@@ -28,12 +34,6 @@ __device__ inline void finish(const Epilogue& epilogue, int64_t row, int64_t col
     if (epilogue.residual == nullptr) return;
     const Four residual = load_four<vectors>(epilogue.residual + row, column, cols);
     for (int j = 0; j < four; ++j) x.at[j] = residual.at[j] + x.at[j];
-}
-
-/// The same, stored.
-__device__ inline void store_result(const Epilogue& epilogue, float sum, int64_t row,
-                                    int64_t column, float* out, int64_t out_stride) {
-    out[row * out_stride + column] = result_of(epilogue, sum, row, column, out_stride);
 }
 
 }  // namespace mllama::cuda

@@ -9,7 +9,8 @@ namespace mllama::cuda {
 
 /// out = scale * x w^T + keep * out + bias (keep 0: out is not read).  x (m, k), rows x_stride
 /// apart; w (n, k), rows w_stride apart, both of `dtype` (f32, bf16); out (m, n) f32, rows
-/// out_stride apart; bias (n) f32, aligned to 16 bytes, or none. Sums in float32, factors of float32 not rounded. cuBLASLt; plain loops in tests.
+/// out_stride apart; bias (n) f32, aligned to 16 bytes, or none. Sums in float32, factors of float32
+/// not rounded. cuBLASLt; plain loops in tests.
 void product(const void* x, int64_t x_stride, const void* w, int64_t w_stride, DType dtype,
              int64_t m, int64_t n, int64_t k, float scale, float keep, const float* bias,
              float* out, int64_t out_stride);
