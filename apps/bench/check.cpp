@@ -67,9 +67,9 @@ struct LinearShape {
 constexpr const char* text_module = "language_model.model.layers.0.self_attn.q_proj";
 constexpr const char* projector_module = "multi_modal_projector";
 constexpr const char* lm_head_module = "language_model.lm_head";
+constexpr const char* vision_module = "vision_model.transformer.layers.0.mlp.fc1";
 /// Of many rows: products with so many rows of w stand for all.
 constexpr int64_t most_outputs_of_many = 1024 + 5;
-constexpr const char* vision_module = "vision_model.transformer.layers.0.mlp.fc1";
 
 bool is_of_vision(const LinearShape& shape) {
     return std::string_view(shape.module).starts_with("vision_model");
@@ -79,19 +79,17 @@ bool is_of_vision(const LinearShape& shape) {
 /// stand for all.
 std::vector<LinearShape> linear_shapes(const ModelConfig& config) {
     constexpr int64_t most_logits = 16384 + 5;
-    constexpr const char* text = text_module;
-    constexpr const char* vision = vision_module;
     const TextConfig& t = config.text;
     const VisionConfig& v = config.vision;
-    return {{text, t.hidden_size, t.hidden_size},
-            {text, t.kv_size(), t.hidden_size},
-            {text, t.intermediate_size, t.hidden_size},
-            {text, t.hidden_size, t.intermediate_size},
+    return {{text_module, t.hidden_size, t.hidden_size},
+            {text_module, t.kv_size(), t.hidden_size},
+            {text_module, t.intermediate_size, t.hidden_size},
+            {text_module, t.hidden_size, t.intermediate_size},
             {lm_head_module, std::min(t.vocab_size, most_logits), t.hidden_size},
             {"vision_model.patch_embedding", v.hidden_size, v.patch_pixels()},
-            {vision, v.hidden_size, v.hidden_size},
-            {vision, v.intermediate_size, v.hidden_size},
-            {vision, v.hidden_size, v.intermediate_size},
+            {vision_module, v.hidden_size, v.hidden_size},
+            {vision_module, v.intermediate_size, v.hidden_size},
+            {vision_module, v.hidden_size, v.intermediate_size},
             {projector_module, t.hidden_size, v.vision_output_dim}};
 }
 
@@ -205,14 +203,6 @@ PiecewiseLogits logits_piece_by_piece(const Model& model, const VisionRows& pict
         result.first.assign(values + logits.cols(), values + 2 * logits.cols());
     }
     return result;
-}
-
-/// The first of the largest; -1 if one is not a number, or none is finite.
-int64_t first_largest(std::span<const float> logits) {
-    const auto nan = [](float x) { return std::isnan(x); };
-    if (std::any_of(logits.begin(), logits.end(), nan)) return -1;
-    const auto largest = std::max_element(logits.begin(), logits.end());
-    return std::isfinite(*largest) ? largest - logits.begin() : -1;
 }
 
 std::span<const float> last_row(const Rows& rows) {
@@ -489,7 +479,8 @@ std::vector<Checked> check_towers(const ModelConfig& config, DType stored,
 }
 
 Checked check_most_probable(const std::string& what, std::span<const float> logits, int64_t found) {
-    const int64_t expected = first_largest(logits);
+    int64_t expected = -1;
+    reference::argmax(logits.data(), 1, static_cast<int64_t>(logits.size()), &expected);
     if (found != expected) {
         fail("bench: ", what, ": is not timed: expected ", expected, ", found ", found);
     }

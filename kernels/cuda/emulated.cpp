@@ -183,17 +183,21 @@ bool release_exchange(unsigned first) {
     return true;
 }
 
-/// Lets those look again who wait for something that other threads bring about, if one has said that
-/// it did.
-bool release_waiting() {
-    if (!std::exchange(block.notified, false)) return false;
+/// Lets go all that are in a state. False: there are none.
+bool release_all(State state) {
     bool any = false;
     for (Fiber& fiber : block.fibers) {
-        if (fiber.state != State::waiting) continue;
+        if (fiber.state != state) continue;
         fiber.state = State::ready;
         any = true;
     }
     return any;
+}
+
+/// Lets those look again who wait for something that other threads bring about, if one has said that
+/// it did.
+bool release_waiting() {
+    return std::exchange(block.notified, false) && release_all(State::waiting);
 }
 
 /// Does what comes late.
@@ -207,16 +211,10 @@ bool bring_late_work() {
 /// Lets go those that wait for the block, if no thread waits for anything else: threads that have
 /// ended count as arrived. False: there are none.
 bool release_barrier() {
-    bool any = false;
     for (const Fiber& fiber : block.fibers) {
         if (fiber.state == State::at_exchange || fiber.state == State::waiting) return false;
     }
-    for (Fiber& fiber : block.fibers) {
-        if (fiber.state != State::at_block_barrier) continue;
-        fiber.state = State::ready;
-        any = true;
-    }
-    return any;
+    return release_all(State::at_block_barrier);
 }
 
 /// Gives up a block whose threads may be in the midst of it.
