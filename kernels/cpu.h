@@ -10,6 +10,7 @@
 // Everything here is internal to kernels/ and its tests; cpu_ops.h is the public face.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -100,7 +101,7 @@ struct Product {
     void (*tile)(int64_t rows, int64_t n, int64_t passes, int64_t k, const void* x,
                  int64_t x_stride, const void* panel, float* c, int64_t c_stride, bool accumulate);
 
-    /// Most rows that the functions below take.
+    /// Most rows that few_columns takes; dot_rows takes so many at a time.
     int64_t few_rows_max;
 
     /// In four sums, in blocks of k_block (a multiple of step()), the sums of a block being added to
@@ -181,12 +182,14 @@ struct IntDots {
 /// Products of integers: see cpu_int.h. The same bits for any number of rows and either way.
 struct IntProduct {
     int64_t tile_rows, panel_width, lanes;
-    int64_t few_rows_max;     ///< rows that `dots` takes
+    int64_t dot_width;        ///< most columns of `dots`
+    int64_t most_dot_rows;    ///< rows of x up to which `dots` is faster than panels and tiles
     int32_t int8_offset;      ///< what the multiply-add needs added to weights in int8
     int64_t int8_tile_bytes;  ///< of a number of int8 in the rows of x and the panels of a tile
 
     [[nodiscard]] int64_t sums_of(const IntLayout& layout, int64_t rows) const {
-        return layout.row_numbers() / 32 * lanes * rows;
+        return pieces(layout.row_numbers(), std::max(layout.segment, 8 * lanes)) * lanes * lanes *
+               rows;
     }
 
     /// x (cols) to int8 in the order of the units, in numbers of one byte or, for tiles, of

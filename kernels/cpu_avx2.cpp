@@ -263,6 +263,8 @@ struct I8 {
 
 constexpr int int_tile_rows = 6;
 constexpr int int_few_rows = 2;
+constexpr int64_t int_dot_width = 64;
+constexpr int64_t int_most_dot_rows = 16;
 
 using Ints = __m256i;
 
@@ -320,11 +322,6 @@ inline void transpose(Ints (&rows)[lanes]) {
 #pragma GCC unroll 16
     for (int i = 0; i < 8; ++i) rows[i] = _mm256_castps_si256(bits[i]);
 }
-inline void transpose_quads(Ints (&rows)[2]) {
-    const Ints low = _mm256_permute2x128_si256(rows[0], rows[1], 0x20);
-    rows[1] = _mm256_permute2x128_si256(rows[0], rows[1], 0x31);
-    rows[0] = low;
-}
 inline void store_rounded(int8_t* to, Vec v) {
     const __m256i whole = _mm256_cvtps_epi32(v);
     const __m128i words =
@@ -361,11 +358,6 @@ inline Ints nibbles(const uint8_t* from) {
         _mm256_setr_epi32(0 ^ x, 4 ^ x, 8 ^ x, 12 ^ x, 16 ^ x, 20 ^ x, 24 ^ x, 28 ^ x);
     return _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(word), shifts),
                             _mm256_set1_epi32(15));
-}
-inline Ints words_nibble(const int32_t* from, int64_t i) {
-    const Ints shifted =
-        _mm256_srl_epi32(int_load(from), _mm_cvtsi32_si128(static_cast<int>(4 * i)));
-    return _mm256_and_si256(shifted, _mm256_set1_epi32(15));
 }
 inline Vec look_up(const float* table, Ints index) {
     const Vec lower = _mm256_permutevar8x32_ps(F32::load(table), index);
@@ -427,6 +419,40 @@ struct WideWeights {
         if (n < unit_bytes) __builtin_memcpy(parts, from, static_cast<size_t>(n));
         const void* bytes = n < unit_bytes ? static_cast<const void*>(parts) : from;
         w[0] = _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(bytes)));
+    }
+};
+
+/// Sixteen bfloat16 numbers: their low and their high bytes, in both halves of a vector.
+template <class To>
+struct NibbleTable;
+template <>
+struct NibbleTable<Bf16> {
+    static constexpr int64_t step = 32;
+    Ints low, high;
+
+    explicit NibbleTable(const float (&numbers)[16]) {
+        const Ints first = _mm256_srli_epi32(bf16_bits(F32::load(numbers)), 16);
+        const Ints second = _mm256_srli_epi32(bf16_bits(F32::load(numbers + 8)), 16);
+        const Ints words = _mm256_packus_epi32(first, second);  // 0-3, 8-11; 4-7, 12-15
+        const Ints bytes = _mm256_packus_epi16(_mm256_and_si256(words, _mm256_set1_epi16(255)),
+                                               _mm256_srli_epi16(words, 8));
+        low = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+        high = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(2, 6, 3, 7, 2, 6, 3, 7));
+    }
+    template <bool high_first>
+    void write(const uint8_t* from, uint16_t* to) const {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        // Words 0 and 2 to the lower half, 1 and 3 to the upper, so that what is unpacked from the
+        // halves ends in order.
+        const Ints spread = _mm256_permutevar8x32_epi32(_mm256_castsi128_si256(bytes),
+                                                        _mm256_setr_epi32(0, 2, 0, 0, 1, 3, 0, 0));
+        const Ints even = high_first ? high_nibbles(spread) : low_nibbles(spread);
+        const Ints odd = high_first ? low_nibbles(spread) : high_nibbles(spread);
+        const Ints index = _mm256_unpacklo_epi8(even, odd);
+        const Ints low_bytes = _mm256_shuffle_epi8(low, index);
+        const Ints high_bytes = _mm256_shuffle_epi8(high, index);
+        int_store(reinterpret_cast<int32_t*>(to), _mm256_unpacklo_epi8(low_bytes, high_bytes));
+        int_store(reinterpret_cast<int32_t*>(to + 16), _mm256_unpackhi_epi8(low_bytes, high_bytes));
     }
 };
 

@@ -334,11 +334,6 @@ inline Ints nibbles(const uint8_t* from) {
                           8 ^ x, 12 ^ x, 16 ^ x, 20 ^ x, 24 ^ x, 28 ^ x);
     return _mm512_and_si512(_mm512_srlv_epi32(both, shifts), _mm512_set1_epi32(15));
 }
-inline Ints words_nibble(const int32_t* from, int64_t i) {
-    const Ints shifted =
-        _mm512_srl_epi32(_mm512_loadu_si512(from), _mm_cvtsi32_si128(static_cast<int>(4 * i)));
-    return _mm512_and_si512(shifted, _mm512_set1_epi32(15));
-}
 inline Vec look_up(const float* table, Ints index) {
     return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table));
 }
@@ -576,6 +571,8 @@ namespace vnni {
 
 constexpr int int_tile_rows = 6;
 constexpr int int_few_rows = 4;
+constexpr int64_t int_dot_width = 64;
+constexpr int64_t int_most_dot_rows = 8;
 
 /// vpdpbusd in place. GCC 12 copies the 24 sums of a tile back and forth around its intrinsic, which
 /// halves the speed.

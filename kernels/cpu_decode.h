@@ -7,8 +7,9 @@
 //     widen_int8(p)             lanes int8 to int32
 //     widen_f8(p)               lanes F8_E4M3 to float
 //     nibbles<high_first>(p)    lanes neighbouring nibbles from byte p on, as int32
-//     words_nibble(p, i)        nibble i, low first, of lanes neighbouring words
 //     look_up(table, v)         of 16 floats
+//     int_load, int_store, transpose           of Ints, as for cpu_int.h
+//     NibbleTable<To>           where there is something faster than the one below
 //
 // What does not fit whole vectors, and columns in the order of activations, go the plain way.
 
@@ -23,19 +24,42 @@ int64_t write_vectors(int64_t n, typename To::Element* to, const Value& value) {
 
 struct Int8Source {
     const int8_t* row;
-    static constexpr int64_t granule = 1;  // columns at which a vector may begin
     [[nodiscard]] Vec load(int64_t col) const { return to_floats(widen_int8(row + col)); }
 };
 
-struct Int4Source {
-    const uint8_t* row;
-    static constexpr int64_t granule = 2;
-    [[nodiscard]] Vec load(int64_t col) const { return to_floats(nibbles<false>(row + col / 2)); }
+/// Sixteen numbers, and those of them that `step` neighbouring nibbles choose, as elements of To.
+template <class To>
+struct NibbleTable {
+    static constexpr int64_t step = lanes;
+    float values[16];
+
+    explicit NibbleTable(const float (&numbers)[16]) {
+        __builtin_memcpy(values, numbers, sizeof values);
+    }
+    template <bool high_first>
+    void write(const uint8_t* from, typename To::Element* to) const {
+        To::store(to, look_up(values, nibbles<high_first>(from)));
+    }
 };
+
+/// The numbers that n nibbles from byte `from` on choose, as long as there are whole steps; returns
+/// how many those were.
+template <bool high_first, class To>
+int64_t write_chosen(const float (&values)[16], const uint8_t* from, int64_t n,
+                     typename To::Element* to) {
+    using Table = NibbleTable<To>;
+    static_assert(Table::step % 2 == 0);
+    if (n < Table::step) return 0;
+    const Table table(values);
+    int64_t i = 0;
+    for (; n - i >= Table::step; i += Table::step) {
+        table.template write<high_first>(from + i / 2, to + i);
+    }
+    return i;
+}
 
 struct F8Source {
     const uint8_t* row;
-    static constexpr int64_t granule = 1;
     [[nodiscard]] Vec load(int64_t col) const { return widen_f8(row + col); }
 };
 
@@ -47,13 +71,36 @@ void decode_groups(const Matrix& w, const Source& source, int64_t row, int64_t f
     for (int64_t begin = first; begin < end;) {
         const int64_t group = begin / w.groups.size;
         const int64_t stop = at_most((group + 1) * w.groups.size, end);
+        const Vec scale = broadcast(scale_of(w.groups, row, group));
+        const Vec zero = broadcast(static_cast<float>(zero_of(w.groups, row, group)));
+        const int64_t done = write_vectors<To>(stop - begin, to + (begin - first), [&](int64_t i) {
+            return (source.load(begin + i) - zero) * scale;
+        });
+        if (begin + done < stop) {
+            decode_row(w, row, begin + done, stop - begin - done, to_dtype,
+                       to + (begin - first) + done);
+        }
+        begin = stop;
+    }
+}
+
+/// A row of nibbles, low first, in groups of neighbouring columns: one of sixteen numbers each,
+/// (nibble - zero) * scale. bytes: where column `first` stands, if that is even.
+template <class To>
+void decode_nibbles(const Matrix& w, const uint8_t* bytes, int64_t row, int64_t first,
+                    int64_t count, typename To::Element* to, DType to_dtype) {
+    const int64_t end = first + count;
+    for (int64_t begin = first; begin < end;) {
+        const int64_t group = begin / w.groups.size;
+        const int64_t stop = at_most((group + 1) * w.groups.size, end);
         int64_t done = 0;
-        if (begin % Source::granule == 0) {
-            const Vec scale = broadcast(scale_of(w.groups, row, group));
-            const Vec zero = broadcast(static_cast<float>(zero_of(w.groups, row, group)));
-            done = write_vectors<To>(stop - begin, to + (begin - first), [&](int64_t i) {
-                return (source.load(begin + i) - zero) * scale;
-            });
+        if (begin % 2 == 0 && first % 2 == 0) {
+            const float scale = scale_of(w.groups, row, group);
+            const auto zero = static_cast<float>(zero_of(w.groups, row, group));
+            float values[16];
+            for (int i = 0; i < 16; ++i) values[i] = (static_cast<float>(i) - zero) * scale;
+            done = write_chosen<false, To>(values, bytes + (begin - first) / 2, stop - begin,
+                                           to + (begin - first));
         }
         if (begin + done < stop) {
             decode_row(w, row, begin + done, stop - begin - done, to_dtype,
@@ -77,9 +124,8 @@ void decode_blocks(const Matrix& w, int64_t row, int64_t first, int64_t count,
             const float scale = block_scale(w.groups, block);
             float values[16];
             for (int i = 0; i < 16; ++i) values[i] = w.groups.code[i] * scale;
-            done = write_vectors<To>(stop - begin, to + (begin - from), [&](int64_t i) {
-                return look_up(values, nibbles<true>(bytes + (begin + i) / 2));
-            });
+            done = write_chosen<true, To>(values, bytes + begin / 2, stop - begin,
+                                          to + (begin - from));
         }
         if (begin + done < stop) {
             decode_row(w, row, begin + done - row * w.cols, stop - begin - done, to_dtype,
@@ -89,33 +135,42 @@ void decode_blocks(const Matrix& w, int64_t row, int64_t first, int64_t count,
     }
 }
 
-/// lanes rows of a matrix whose words hold eight columns of one row and stand side by side for
-/// neighbouring rows: turned from lanes columns at a time.
-template <class To>
+/// `vectors` * lanes rows of a matrix whose words hold eight columns of one row and stand side by side
+/// for neighbouring rows: turned to rows of words, a block of columns at a time.
+template <class To, int vectors>
 void decode_words(const Matrix& w, int64_t row, int64_t first, int64_t count,
-                  typename To::Element* to) {
+                  typename To::Element* to, DType to_dtype) {
+    constexpr int64_t block_words = 128;  // whole groups, as a rule
+    constexpr int64_t words_ahead = 32;   // each of them is a line of its own, far from the last
+    static_assert(block_words % lanes == 0);
     const auto* words = static_cast<const int32_t*>(w.data) + row;
-    int64_t group = -1;
-    float scale[lanes], zero[lanes];  // of the group, row by row
-    for (int64_t begin = first; begin < first + count; begin += lanes) {
-        Vec columns[lanes];
-        for (int64_t i = 0; i < lanes; ++i) {
-            const int64_t col = at_most(begin + i, first + count - 1);
-            if (group != col / w.groups.size) {
-                group = col / w.groups.size;
-                for (int64_t j = 0; j < lanes; ++j) {
-                    scale[j] = scale_of(w.groups, row + j, group);
-                    zero[j] = static_cast<float>(zero_of(w.groups, row + j, group));
+    const int64_t last = w.cols / 8 - 1;
+    for (int64_t begin = first; begin < first + count;) {
+        const int64_t first_word = begin / 8;
+        const int64_t stop = at_most((first_word + block_words) * 8, first + count);
+        int32_t turned[vectors * lanes][block_words];
+        for (int64_t i = 0; i < pieces(stop - first_word * 8, 8); i += lanes) {
+            Ints block[vectors][lanes];
+            for (int64_t j = 0; j < lanes; ++j) {
+                const int64_t word = first_word + i + j;
+                prefetch(words + at_most(word + words_ahead, last) * w.rows);
+                for (int v = 0; v < vectors; ++v) {
+                    block[v][j] = int_load(words + at_most(word, last) * w.rows + v * lanes);
                 }
             }
-            const Vec number = to_floats(words_nibble(words + col / 8 * w.rows, col % 8));
-            columns[i] = (number - F32::load(zero)) * F32::load(scale);
+            for (int v = 0; v < vectors; ++v) {
+                transpose(block[v]);
+                for (int64_t j = 0; j < lanes; ++j) {
+                    int_store(turned[v * lanes + j] + i, block[v][j]);
+                }
+            }
         }
-        transpose(columns);
-        const int64_t n = first + count - begin;
-        for (int64_t j = 0; j < lanes; ++j) {
-            store<To>(to + j * count + (begin - first), columns[j], n);
+        for (int64_t j = 0; j < vectors * lanes; ++j) {
+            const auto* bytes = reinterpret_cast<const uint8_t*>(turned[j]);
+            decode_nibbles<To>(w, bytes + begin % 8 / 2, row + j, begin, stop - begin,
+                               to + j * count + (begin - first), to_dtype);
         }
+        begin = stop;
     }
 }
 
@@ -130,8 +185,8 @@ void decode_one(const Matrix& w, int64_t row, int64_t first, int64_t count, DTyp
         const Int8Source source{reinterpret_cast<const int8_t*>(bytes) + row * w.cols};
         decode_groups<To>(w, source, row, first, count, to, to_dtype);
     } else if (w.coding == Coding::int4 && in_order) {
-        const Int4Source source{bytes + row * int4_words(w.cols) * 4};
-        decode_groups<To>(w, source, row, first, count, to, to_dtype);
+        const uint8_t* from = bytes + row * int4_words(w.cols) * 4 + first / 2;
+        decode_nibbles<To>(w, from, row, first, count, to, to_dtype);
     } else if (w.coding == Coding::fp8 && in_order) {
         decode_groups<To>(w, F8Source{bytes + row * w.cols}, row, first, count, to, to_dtype);
     } else {
@@ -145,8 +200,12 @@ void decode_panel(const Matrix& w, int64_t row, int64_t n, int64_t first, int64_
     auto* out = static_cast<typename To::Element*>(to);
     int64_t r = 0;
     if (w.coding == Coding::int4_by_column && w.groups.of_column == nullptr) {
+        constexpr int line = 16 / lanes;  // vectors of a cache line: whole ones are read once
+        for (; n - r >= line * lanes; r += line * lanes) {
+            decode_words<To, line>(w, row + r, first, count, out + r * count, to_dtype);
+        }
         for (; n - r >= lanes; r += lanes) {
-            decode_words<To>(w, row + r, first, count, out + r * count);
+            decode_words<To, 1>(w, row + r, first, count, out + r * count, to_dtype);
         }
     }
     for (; r < n; ++r) decode_one<To>(w, row + r, first, count, to_dtype, out + r * count);

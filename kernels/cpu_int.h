@@ -2,7 +2,9 @@
 // once over a vector of bytes. Like cpu_tile.h this goes into the unnamed namespace and the target
 // region of a table's source. Besides what cpu_leaves.h needs, it expects
 //
-//     int_tile_rows, int_few_rows   size of the register tile; rows of x that dot products take
+//     int_tile_rows             rows of x of the register tile
+//     int_few_rows, int_dot_width, int_most_dot_rows   dot products: rows of x that are multiplied at
+//                               once, rows of w that are given to a thread, rows of x that are worth it
 //     Ints                      lanes int32, or 4 * lanes bytes
 //     int_broadcast(a), int_add(a, b), int_store(p, v), int_load(p)
 //     load_bytes(p), load_bytes_part(p, n)     4 * lanes bytes; the first n only, 0 behind
@@ -11,7 +13,7 @@
 //     to_floats(v)              int32 to float, lane by lane
 //     low_pairs(a, b), high_pairs(a, b)        of each quad: a0 b0 a1 b1, and a2 b2 a3 b3
 //     low_halves(a, b), high_halves(a, b)      of each quad: a0 a1 b0 b1, and a2 a3 b2 b3
-//     transpose, transpose_quads               of Ints too
+//     transpose                 of Ints too
 //     store_rounded(p, v)       lanes floats to the nearest whole numbers, ties to even, as int8
 //     Int8Dot, NibbleDot        multiply-adds: offset, prepare(w), multiply_add(x, w, sum): every
 //                               lane of sum += its four bytes of x (int8) times those of w (as
@@ -36,6 +38,7 @@ struct Int8Weights {
     static constexpr int vectors = 1;  // of x in a unit
     static constexpr int64_t unit = 4 * lanes;
     static constexpr int64_t unit_bytes = 4 * lanes;
+    static constexpr int usual_units = 0;  // of a stretch, see dot_four: many
     static void load(const uint8_t* from, int64_t n, Ints (&w)[vectors]) {
         w[0] = Dot::prepare(n >= unit_bytes ? load_bytes(from) : load_bytes_part(from, n));
     }
@@ -48,6 +51,7 @@ struct NibbleWeights {
     static constexpr int vectors = 2;
     static constexpr int64_t unit = 8 * lanes;
     static constexpr int64_t unit_bytes = 4 * lanes;
+    static constexpr int usual_units = IntLayout::x_block / unit;
     static void load(const uint8_t* from, int64_t n, Ints (&w)[vectors]) {
         const Ints bytes = n >= unit_bytes ? load_bytes(from) : load_bytes_part(from, n);
         w[0] = low_nibbles(bytes);
@@ -338,7 +342,14 @@ inline void int_tile(const IntTile& t) {
 // ---- few rows: weights as they lie ----
 
 /// How far ahead rows are asked for.
-constexpr int64_t int_prefetch_bytes = 2048;
+constexpr int64_t int_prefetch_bytes = 256;
+
+/// Four streams of neighbouring rows are read side by side, one row of each at a time. What fetches
+/// memory ahead follows a stream that is long and without gaps, and would begin anew with every row
+/// if neighbours were read side by side.
+constexpr int int_streams = 4;
+constexpr int64_t int_stream_rows = int_dot_width / int_streams;
+static_assert(int_stream_rows % lanes == 0);
 
 /// The sum of each of four vectors of sums, quad by quad: quad q of the result holds the sums of
 /// quad q of w0, w1, w2, w3.
@@ -350,106 +361,54 @@ inline Ints sums_by_quad(const Ints (&w)[4]) {
 
 /// Adds the products of one unit of four rows of w: `left` bytes of them exist.
 template <class Weights, int rows>
-inline __attribute__((always_inline)) void add_unit(const uint8_t* const (&w)[4], int64_t at,
-                                                    int64_t left, const int8_t* x, int64_t x_stride,
-                                                    Ints (&sum)[rows][4]) {
-    Ints weights[4][Weights::vectors];
+inline __attribute__((always_inline)) void add_unit(const uint8_t* const (&w)[int_streams],
+                                                    int64_t at, int64_t left, const int8_t* x,
+                                                    int64_t x_stride,
+                                                    Ints (&sum)[rows][int_streams]) {
+    Ints weights[int_streams][Weights::vectors];
 #pragma GCC unroll 16
-    for (int j = 0; j < 4; ++j) Weights::load(w[j] + at, left, weights[j]);
+    for (int j = 0; j < int_streams; ++j) Weights::load(w[j] + at, left, weights[j]);
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 16
         for (int v = 0; v < Weights::vectors; ++v) {
             const Ints numbers = load_bytes(x + r * x_stride + v * 4 * lanes);
 #pragma GCC unroll 16
-            for (int j = 0; j < 4; ++j) {
+            for (int j = 0; j < int_streams; ++j) {
                 sum[r][j] = Weights::Dot::multiply_add(numbers, weights[j][v], sum[r][j]);
             }
         }
     }
 }
 
-/// Four rows of w times `rows` rows of x, unit after unit; every `units_together` units the sums
-/// are stored: sums[stretch][strip][row of x], of which this is one strip.
+/// Adds the products of the bytes [begin, end) of four rows of w.
 template <class Weights, int rows>
-void dot_four(const IntDots& d, const uint8_t* const (&w)[4], int64_t units_together,
-              int32_t* store_to) {
-    using Dot = typename Weights::Dot;
-    // A lane adds so many times in a segment, after which its sum is taken.
-    static_assert(Dot::most_adds == 0 || IntLayout::x_block / (4 * lanes) <= Dot::most_adds);
-    const int64_t bytes = d.row_bytes;
-    const int64_t stretch = units_together * Weights::unit_bytes;
-    const int8_t* x = d.x;
-    for (int64_t begin = 0; begin < bytes; begin += stretch) {
-        Ints sum[rows][4];
+inline __attribute__((always_inline)) void add_stretch(const uint8_t* const (&w)[int_streams],
+                                                       int64_t begin, int64_t end, const int8_t* x,
+                                                       int64_t x_stride,
+                                                       Ints (&sum)[rows][int_streams]) {
+    const auto ask_ahead = [&](int64_t at) {
 #pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
+        for (int j = 0; j < int_streams; ++j) prefetch(w[j] + at + int_prefetch_bytes);
+    };
+    constexpr int64_t unit_bytes = Weights::unit_bytes;
+    int64_t at = begin;
+    if (end - begin == Weights::usual_units * unit_bytes) {  // unrolled: they are few
+        ask_ahead(at);
 #pragma GCC unroll 16
-            for (int j = 0; j < 4; ++j) sum[r][j] = int_broadcast(0);
-        }
-        const int64_t end = at_most(begin + stretch, bytes);
-        int64_t at = begin;
-        for (; end - at >= Weights::unit_bytes; at += Weights::unit_bytes) {
-            // Behind the end of these rows come the next four.
-            int64_t ahead = at + int_prefetch_bytes;
-            if (ahead >= bytes) ahead += 3 * bytes;
-#pragma GCC unroll 16
-            for (int j = 0; j < 4; ++j) prefetch(w[j] + ahead);
-            add_unit<Weights, rows>(w, at, Weights::unit_bytes, x, d.x_stride, sum);
+        for (int u = 0; u < Weights::usual_units; ++u) {
+            add_unit<Weights, rows>(w, at, unit_bytes, x, x_stride, sum);
+            at += unit_bytes;
             x += Weights::unit;
         }
-        if (at < end) add_unit<Weights, rows>(w, at, end - at, x, d.x_stride, sum);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
-            for (int j = 0; j < 4; ++j) sum[r][j] = Dot::whole(sum[r][j]);
-            int_store(store_to + r * lanes, sums_by_quad(sum[r]));
-        }
-        store_to += quads * rows * lanes;
+        return;
     }
-}
-
-/// From the stored sums of lanes rows of w to c: strips become vectors of the same quad, a quad
-/// being a part of a segment, or the other way round.
-template <int rows>
-void finish_dots(const IntDots& d, int64_t stretches, int64_t quads_per_segment, float* c,
-                 const float* w_scale, const float* w_zero) {
-    for (int r = 0; r < rows; ++r) {
-        Vec total = broadcast(0.0f);
-        Ints whole = int_broadcast(0);
-        int64_t segment = 0, group = 0, quad = 0;
-        int64_t left_of_group = d.layout->segments_per_group;
-        const int64_t segments = d.layout->segments;
-        const auto finish_segment = [&] {
-            const int64_t place = r * segments + segment;
-            const Ints corrected = int_add(whole, int_broadcast(-d.offset * d.x_sum[place]));
-            total = add_segment(
-                total, corrected, w_zero != nullptr ? w_zero + group * d.width : nullptr,
-                static_cast<float>(d.x_sum[place]), w_scale + group * d.width, d.x_scale[place]);
-            whole = int_broadcast(0);
-            quad = 0;
-            ++segment;
-            if (--left_of_group > 0) return;
-            ++group;
-            left_of_group = d.layout->segments_per_group;
-        };
-        for (int64_t i = 0; i < stretches; ++i) {
-            Ints part[quads];
-#pragma GCC unroll 16
-            for (int s = 0; s < quads; ++s) {
-                part[s] = int_load(d.sums + ((i * quads + s) * rows + r) * lanes);
-            }
-            transpose_quads(part);
-#pragma GCC unroll 16
-            for (int q = 0; q < quads; ++q) {
-                if (segment == segments) break;  // quads behind the last column
-                whole = int_add(whole, part[q]);
-                if (++quad == quads_per_segment) finish_segment();
-            }
-        }
-        if (segment < segments) finish_segment();
-        F32::store(c + r * d.c_stride, total);
+    for (; end - at >= unit_bytes; at += unit_bytes) {
+        ask_ahead(at);
+        add_unit<Weights, rows>(w, at, unit_bytes, x, x_stride, sum);
+        x += Weights::unit;
     }
+    if (at < end) add_unit<Weights, rows>(w, at, end - at, x, x_stride, sum);
 }
 
 /// Stretches of units whose sums stand for themselves, and how many quads make a segment.
@@ -459,46 +418,149 @@ struct Stretches {
 
     explicit Stretches(const IntLayout& layout) {
         units_together = layout.segment >= Weights::unit ? layout.segment / Weights::unit : 1;
-        count = (round_up(layout.cols, Weights::unit) / Weights::unit + units_together - 1) /
-                units_together;
+        count = pieces(pieces(layout.cols, Weights::unit), units_together);
         const int64_t columns = units_together * Weights::unit;
         quads_per_segment = layout.segment >= columns ? quads : layout.segment * quads / columns;
     }
 };
 
+/// Four rows of w, one of each stream, times `rows` rows of x, unit after unit; after each stretch
+/// the sums are stored: store_to (rows, stretches, quads, streams), rows `apart` numbers apart.
 template <class Weights, int rows>
-void int_dot_rows(const IntDots& d) {
-    const Stretches<Weights> stretches(*d.layout);
-    for (int64_t column = 0; column < d.columns; column += lanes) {
-        for (int64_t s = 0; s < quads; ++s) {
-            const uint8_t* w[4];
-            for (int64_t j = 0; j < 4; ++j) {
-                // Where rows are missing, the last one stands in; its sums are not used.
-                const int64_t row = at_most(column + 4 * s + j, d.columns - 1);
-                w[j] = d.w + row * d.row_bytes;
-            }
-            dot_four<Weights, rows>(d, w, stretches.units_together, d.sums + s * rows * lanes);
+void dot_four(const IntDots& d, int64_t row, const uint8_t* const (&w)[int_streams],
+              int64_t units_together, int32_t* store_to, int64_t apart) {
+    using Dot = typename Weights::Dot;
+    // A lane adds so many times in a segment, after which its sum is taken.
+    static_assert(Dot::most_adds == 0 || IntLayout::x_block / (4 * lanes) <= Dot::most_adds);
+    const uint8_t* const from[int_streams] = {w[0], w[1], w[2], w[3]};  // stay in registers
+    const int64_t stretch = units_together * Weights::unit_bytes;
+    const int8_t* x = d.x + row * d.x_stride;
+    for (int64_t begin = 0; begin < d.row_bytes; begin += stretch) {
+        Ints sum[rows][int_streams];
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+            for (int j = 0; j < int_streams; ++j) sum[r][j] = int_broadcast(0);
         }
-        finish_dots<rows>(d, stretches.count, stretches.quads_per_segment, d.c + column,
-                          d.w_scale + column, d.w_zero != nullptr ? d.w_zero + column : nullptr);
+        add_stretch<Weights, rows>(from, begin, at_most(begin + stretch, d.row_bytes), x,
+                                   d.x_stride, sum);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+            for (int j = 0; j < int_streams; ++j) sum[r][j] = Dot::whole(sum[r][j]);
+            int_store(store_to + r * apart, sums_by_quad(sum[r]));
+        }
+        store_to += lanes;
+        x += units_together * Weights::unit;
     }
 }
 
-/// Finds the dot products of this many rows.
+/// Finds the dot products of this many rows of x.
 template <class Weights, int rows = int_few_rows>
-void choose_int_dots(const IntDots& d) {
-    if (rows > 1 && d.rows < rows) {
-        choose_int_dots<Weights, (rows > 1 ? rows - 1 : 1)>(d);
+void choose_dot_four(int64_t row_count, const IntDots& d, int64_t row,
+                     const uint8_t* const (&w)[int_streams], int64_t units_together,
+                     int32_t* store_to, int64_t apart) {
+    if (rows > 1 && row_count < rows) {
+        choose_dot_four<Weights, (rows > 1 ? rows - 1 : 1)>(row_count, d, row, w, units_together,
+                                                            store_to, apart);
     } else {
-        int_dot_rows<Weights, rows>(d);
+        dot_four<Weights, rows>(d, row, w, units_together, store_to, apart);
+    }
+}
+
+/// From the stored sums of a row of x with lanes rows of each stream, stored (lanes, stretches,
+/// quads, streams), to c: what stands side by side becomes vectors of the same quad and stream. A quad is a
+/// part of a segment, or the other way round. column: the first stream's first row of w.
+template <class Weights>
+void finish_dots(const IntDots& d, const Stretches<Weights>& stretches, int64_t row, int64_t column,
+                 const int32_t* stored) {
+    const int64_t segments = d.layout->segments;
+    int64_t column_of[int_streams];  // where a stream has no rows, those of the last ones
+    for (int64_t j = 0; j < int_streams; ++j) {
+        column_of[j] = at_most(column + j * int_stream_rows, round_up(d.columns, lanes) - lanes);
+    }
+    Vec total[int_streams];
+    Ints whole[int_streams];
+#pragma GCC unroll 16
+    for (int j = 0; j < int_streams; ++j) {
+        total[j] = broadcast(0.0f);
+        whole[j] = int_broadcast(0);
+    }
+    int64_t segment = 0, group = 0, quad = 0;
+    int64_t left_of_group = d.layout->segments_per_group;
+    const auto finish_segment = [&] {
+        const int64_t place = row * segments + segment;
+        const Ints correction = int_broadcast(-d.offset * d.x_sum[place]);
+        const auto x_sum = static_cast<float>(d.x_sum[place]);
+#pragma GCC unroll 16
+        for (int j = 0; j < int_streams; ++j) {
+            const int64_t at = group * d.width + column_of[j];
+            total[j] = add_segment(total[j], int_add(whole[j], correction),
+                                   d.w_zero != nullptr ? d.w_zero + at : nullptr, x_sum,
+                                   d.w_scale + at, d.x_scale[place]);
+            whole[j] = int_broadcast(0);
+        }
+        quad = 0;
+        ++segment;
+        if (--left_of_group > 0) return;
+        ++group;
+        left_of_group = d.layout->segments_per_group;
+    };
+    for (int64_t stretch = 0; stretch < stretches.count; ++stretch) {
+        Ints part[lanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < lanes; ++i) {
+            part[i] = int_load(stored + (i * stretches.count + stretch) * lanes);
+        }
+        transpose(part);
+#pragma GCC unroll 16
+        for (int q = 0; q < quads; ++q) {
+            if (segment == segments) break;  // quads behind the last column
+#pragma GCC unroll 16
+            for (int j = 0; j < int_streams; ++j) {
+                whole[j] = int_add(whole[j], part[q * int_streams + j]);
+            }
+            if (++quad == stretches.quads_per_segment) finish_segment();
+        }
+    }
+    if (segment < segments) finish_segment();
+    float* c = d.c + row * d.c_stride;
+    for (int64_t j = 0; j < int_streams; ++j) {
+        const int64_t at = column + j * int_stream_rows;
+        if (at < d.columns) F32::store(c + at, total[j]);
+    }
+}
+
+/// See IntProduct::dots.
+template <class Weights>
+void int_dot_rows(const IntDots& d) {
+    const Stretches<Weights> stretches(*d.layout);
+    const int64_t sums_of_four = stretches.count * lanes;
+    const int64_t sums_of_row = sums_of_four * lanes;
+    for (int64_t column = 0; column < at_most(int_stream_rows, d.columns); column += lanes) {
+        for (int64_t i = 0; i < lanes; ++i) {
+            const uint8_t* w[int_streams];
+            for (int64_t j = 0; j < int_streams; ++j) {
+                // Where rows are missing, the last one stands in; its sums are not used.
+                const int64_t row = at_most(column + i + j * int_stream_rows, d.columns - 1);
+                w[j] = d.w + row * d.row_bytes;
+            }
+            for (int64_t r = 0; r < d.rows; r += int_few_rows) {
+                choose_dot_four<Weights>(d.rows - r, d, r, w, stretches.units_together,
+                                         d.sums + r * sums_of_row + i * sums_of_four, sums_of_row);
+            }
+        }
+        for (int64_t r = 0; r < d.rows; ++r) {
+            finish_dots(d, stretches, r, column, d.sums + r * sums_of_row);
+        }
     }
 }
 
 inline void int_dots(const IntDots& d) {
     if (d.layout->nibbles) {
-        choose_int_dots<NibbleWeights>(d);
+        int_dot_rows<NibbleWeights>(d);
     } else {
-        choose_int_dots<Int8Weights>(d);
+        int_dot_rows<Int8Weights>(d);
     }
 }
 
@@ -518,7 +580,8 @@ inline IntProduct make_int_product() {
     product.tile_rows = int_tile_rows;
     product.panel_width = panel_vectors * lanes;
     product.lanes = lanes;
-    product.few_rows_max = int_few_rows;
+    product.dot_width = int_dot_width;
+    product.most_dot_rows = int_most_dot_rows;
     product.int8_offset = Int8Dot::offset;
     product.int8_tile_bytes = sizeof(WideWeights::Number);
     product.quantise_row = quantise_row;

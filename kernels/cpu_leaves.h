@@ -31,9 +31,8 @@
 
 // ---- the shape of a vector ----
 
-constexpr int sums = 4;                    // floats of a quad: sums of a dot product, see Product
-constexpr int quads = lanes / sums;        // of a vector
-constexpr int strip_rows = lanes / quads;  // distance of the rows that share a vector in dot_rows
+constexpr int sums = 4;              // floats of a quad: sums of a dot product, see Product
+constexpr int quads = lanes / sums;  // of a vector
 static_assert(quads * sums == lanes);
 
 // ---- loads and stores of up to a whole vector ----

@@ -128,12 +128,9 @@ WeightRows whole_panel(const LinearBlock& block, const PanelSums& sums) {
 void multiply_rows(const LinearBlock& block, const PanelSums& sums) {
     const Product& product = block.product;
     const WeightRows w = whole_panel(block, sums);
-    for (int64_t r = 0; r < sums.row_count; r += product.few_rows_max) {
-        const int64_t at = (sums.row + r) * block.packed.row_stride * product.element_size;
-        product.dot_rows(std::min(product.few_rows_max, sums.row_count - r), sums.projection.w.cols,
-                         block.k_block, block.packed.data + at, block.packed.row_stride, w.data,
-                         w.dtype, w.stride, sums.c + r * sums.c_stride, sums.c_stride);
-    }
+    const int64_t at = sums.row * block.packed.row_stride * product.element_size;
+    product.dot_rows(sums.row_count, sums.projection.w.cols, block.k_block, block.packed.data + at,
+                     block.packed.row_stride, w.data, w.dtype, w.stride, sums.c, sums.c_stride);
 }
 
 /// The same with packed panels of w.

@@ -50,6 +50,16 @@ IntLayout layout_of(const Matrix& w) {
     return layout;
 }
 
+/// Rows of x that are multiplied by rows of w as they lie; more are worth a panel.
+bool are_few(const IntProduct& product, int64_t rows) {
+    return rows <= product.most_dot_rows;
+}
+
+/// Rows of w that an item takes.
+int64_t panel_width_of(const IntProduct& product, bool few) {
+    return few ? product.dot_width : round_up(product.panel_width, product.lanes);
+}
+
 /// Rows of x as the products take them.
 struct IntRows {
     int8_t* numbers;       ///< (rows, cols) in the order of the units
@@ -66,7 +76,7 @@ struct WeightScratch {
 
     void take(const IntProduct& product, const IntLayout& layout,
               std::span<const Projection> projections, int64_t number_bytes, bool packed) {
-        const int64_t width = round_up(product.panel_width, product.lanes);
+        const int64_t width = panel_width_of(product, !packed);
         int64_t groups = 0;
         for (const Projection& projection : projections)
             groups = std::max(groups, pieces(projection.w.cols, projection.w.groups.size));
@@ -76,7 +86,7 @@ struct WeightScratch {
             const int64_t cols = round_up(layout.cols, IntLayout::x_block);
             panel.take<int8_t>(width * std::min(cols, IntLayout::k_block) * number_bytes);
         } else {
-            sums.take<int32_t>(product.sums_of(layout, product.few_rows_max));
+            sums.take<int32_t>(product.sums_of(layout, product.most_dot_rows));
         }
     }
 };
@@ -160,14 +170,12 @@ void multiply_rows(const IntBlock& block, const PanelSums& sums) {
     dots.width = round_up(sums.columns, product.lanes);
     dots.sums = block.scratch.sums.here<int32_t>();
     dots.c_stride = sums.c_stride;
-    for (int64_t r = 0; r < sums.row_count; r += product.few_rows_max) {
-        dots.rows = std::min(product.few_rows_max, sums.row_count - r);
-        dots.x = block.x.numbers + (sums.row + r) * block.x.stride;
-        dots.x_scale = block.x.scale + (sums.row + r) * block.layout.segments;
-        dots.x_sum = block.x.sums + (sums.row + r) * block.layout.segments;
-        dots.c = sums.c + r * sums.c_stride;
-        product.dots(dots);
-    }
+    dots.rows = sums.row_count;
+    dots.x = block.x.numbers + sums.row * block.x.stride;
+    dots.x_scale = block.x.scale + sums.row * block.layout.segments;
+    dots.x_sum = block.x.sums + sums.row * block.layout.segments;
+    dots.c = sums.c;
+    product.dots(dots);
 }
 
 /// The same with packed panels of w.
@@ -210,11 +218,6 @@ void multiply_nothing(const IntBlock& /*block*/, const PanelSums& sums) {
     std::fill_n(sums.c, sums.row_count * sums.c_stride, 0.0f);
 }
 
-/// Rows of x that are multiplied by rows of w as they lie; more are worth a panel.
-bool are_few(const IntProduct& product, int64_t rows) {
-    return rows <= 2 * product.few_rows_max;
-}
-
 using Multiply = void (*)(const IntBlock&, const PanelSums&);
 
 Multiply multiply_for(const IntProduct& product, int64_t cols, int64_t rows) {
@@ -237,16 +240,16 @@ void linear_int(const float* x, int64_t rows, int64_t x_stride,
     thread_local WeightScratch scratch;
     for (int64_t r = 0; r < rows; r += block_rows) {
         const int64_t count = std::min(block_rows, rows - r);
-        const IntRows packed = quantise_rows(product, layout, x + r * x_stride, count, x_stride,
-                                             !are_few(product, count));
+        const bool few = are_few(product, count);
+        const IntRows packed =
+            quantise_rows(product, layout, x + r * x_stride, count, x_stride, !few);
         if (layout.cols > 0) {
-            scratch.take(product, layout, projections, packed.number_bytes,
-                         !are_few(product, count));
+            scratch.take(product, layout, projections, packed.number_bytes, !few);
         }
         const IntBlock block{product, layout, packed, scratch};
         const Multiply multiply = multiply_for(product, layout.cols, count);
-        for_each_panel(leaves, {projections, r, count}, product.panel_width, product.tile_rows,
-                       [&](const PanelSums& sums) { multiply(block, sums); });
+        for_each_panel(leaves, {projections, r, count}, panel_width_of(product, few),
+                       product.tile_rows, [&](const PanelSums& sums) { multiply(block, sums); });
     }
 }
 

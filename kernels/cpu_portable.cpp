@@ -244,6 +244,8 @@ struct I8 {
 
 constexpr int int_tile_rows = 4;
 constexpr int int_few_rows = 2;
+constexpr int64_t int_dot_width = 16;
+constexpr int64_t int_most_dot_rows = 4;
 
 using Ints [[gnu::vector_size(4 * lanes)]] = int32_t;
 using Words [[gnu::vector_size(4 * lanes)]] = int16_t;  // of neighbouring bytes
@@ -318,13 +320,6 @@ void transpose(Ints (&rows)[lanes]) {
         rows[i] = each_lane([&](int64_t j) { return from[static_cast<size_t>(j)][i]; });
     }
 }
-void transpose_quads(Ints (&rows)[quad_count]) {
-    const auto from = std::to_array(rows);
-    for (int64_t i = 0; i < quad_count; ++i) {
-        rows[i] =
-            each_lane([&](int64_t j) { return from[static_cast<size_t>(j / 4)][4 * i + j % 4]; });
-    }
-}
 Ints widen_int8(const int8_t* from) {
     return each_lane([&](int64_t i) { return int32_t{from[i]}; });
 }
@@ -339,9 +334,6 @@ Ints nibbles(const uint8_t* from) {
         const bool high = (i % 2 == 1) != high_first;
         return (high ? from[i / 2] >> 4 : from[i / 2]) & 15;
     });
-}
-Ints words_nibble(const int32_t* from, int64_t i) {
-    return int_load(from) >> static_cast<int>(4 * i) & 15;
 }
 Vec look_up(const float* table, Ints index) {
     float floats[lanes];

@@ -152,20 +152,17 @@ void pack_row(const float* x, int64_t k, void* packed, bool by_sum) {
 
 /// One step of dot_block: n elements (of at most a vector) of each row. The rows of a strip are
 /// taken apart into quads and put together again as vectors of the same quad of all of them; the
-/// quad of x is the same for all.
+/// quad of x is the same for all. w: the first row; the others are `apart` elements from each other.
 template <class Dot, class Load, int rows, int strips>
 inline __attribute__((always_inline)) void add_dots(const typename Dot::Element* x,
                                                     int64_t x_stride,
-                                                    const typename Load::Element* w,
-                                                    int64_t w_stride, int64_t n,
-                                                    Vec (&sum)[rows][strips]) {
+                                                    const typename Load::Element* w, int64_t apart,
+                                                    int64_t n, Vec (&sum)[rows][strips]) {
     typename Dot::Panel weights[strips][quads];
 #pragma GCC unroll 16
     for (int s = 0; s < strips; ++s) {
 #pragma GCC unroll 16
-        for (int q = 0; q < quads; ++q) {
-            weights[s][q] = Load::load(w + (s + q * strip_rows) * w_stride, n);
-        }
+        for (int q = 0; q < quads; ++q) weights[s][q] = Load::load(w + (s * quads + q) * apart, n);
         transpose_quads(weights[s]);
     }
 #pragma GCC unroll 16
@@ -181,41 +178,28 @@ inline __attribute__((always_inline)) void add_dots(const typename Dot::Element*
     }
 }
 
-/// Dot products of `rows` rows of x and `strips` strips of w, a strip being the rows first, first +
-/// strip_rows, ... of `lanes`. parts[r][row of w][sum] are the sums.
+/// The sums of `rows` rows of x with strips * quads rows of w, over k columns: quad q of sum[r][s]
+/// are those of row s * quads + q of w.
 template <class Dot, class Load, int rows, int strips>
-void dot_block(int64_t k, const typename Dot::Element* x, int64_t x_stride,
-               const typename Load::Element* w, int64_t w_stride, float (*parts)[lanes][sums],
-               int64_t first) {
+inline __attribute__((always_inline)) void dot_block(int64_t k, const typename Dot::Element* x,
+                                                     int64_t x_stride,
+                                                     const typename Load::Element* w, int64_t apart,
+                                                     Vec (&sum)[rows][strips]) {
     constexpr int64_t step = lanes * Dot::group;
-    Vec sum[rows][strips];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 16
         for (int s = 0; s < strips; ++s) sum[r][s] = broadcast(0.0f);
     }
-    const typename Load::Element* from = w + first * w_stride;
     int64_t i = 0;
     for (; k - i >= step; i += step) {
 #pragma GCC unroll 16
-        for (int s = 0; s < strips; ++s) {
-#pragma GCC unroll 16
-            for (int q = 0; q < quads; ++q) {
-                prefetch(from + (s + q * strip_rows) * w_stride + i + prefetch_blocks * step);
-            }
+        for (int j = 0; j < strips * quads; ++j) {
+            prefetch(w + j * apart + i + prefetch_blocks * step);
         }
-        add_dots<Dot, Load, rows, strips>(x + i, x_stride, from + i, w_stride, step, sum);
+        add_dots<Dot, Load, rows, strips>(x + i, x_stride, w + i, apart, step, sum);
     }
-    if (i < k) add_dots<Dot, Load, rows, strips>(x + i, x_stride, from + i, w_stride, k - i, sum);
-    for (int r = 0; r < rows; ++r) {
-        for (int s = 0; s < strips; ++s) {
-            float values[quads][sums];
-            F32::store(values[0], sum[r][s]);
-            for (int q = 0; q < quads; ++q) {
-                __builtin_memcpy(parts[r][first + s + q * strip_rows], values[q], sizeof values[q]);
-            }
-        }
-    }
+    if (i < k) add_dots<Dot, Load, rows, strips>(x + i, x_stride, w + i, apart, k - i, sum);
 }
 
 /// Strips side by side for so many rows of x: two hide each other's waiting, if there are registers
@@ -224,38 +208,47 @@ constexpr int dot_strips(int rows) {
     return 2 * (rows + quads) + 1 <= registers ? 2 : 1;
 }
 
-/// c (rows, lanes) = x w^T for `lanes` rows of w, block of k by block of k.
+/// A panel's rows of w are read as so many streams of neighbouring rows, one row of each at a time:
+/// what fetches memory ahead follows a stream that is long and without gaps, and would begin anew
+/// with every row if neighbours were read side by side.
+constexpr int dot_streams = quads * dot_strips(few_rows_max);
+constexpr int64_t dot_stream_rows = panel_vectors * lanes / dot_streams;
+static_assert(dot_stream_rows * dot_streams == panel_vectors * lanes);
+
+/// c (rows, dot_streams) = x w^T for one row of each stream; columns of c are dot_stream_rows apart.
 template <class Dot, class Load, int rows>
-void dot_strip(int64_t k, int64_t k_block, const typename Dot::Element* x, int64_t x_stride,
-               const typename Load::Element* w, int64_t w_stride, float* c, int64_t c_stride) {
-    constexpr int strips = dot_strips(rows);
+void dot_streams_row(int64_t k, int64_t k_block, const typename Dot::Element* x, int64_t x_stride,
+                     const typename Load::Element* w, int64_t w_stride, float* c,
+                     int64_t c_stride) {
+    constexpr int strips = dot_streams / quads;
     for (int64_t start = 0; start == 0 || start < k; start += k_block) {
-        float parts[rows][lanes][sums];
-        for (int64_t first = 0; first < strip_rows; first += strips) {
-            dot_block<Dot, Load, rows, strips>(at_most(k - start, k_block), x + start, x_stride,
-                                               w + start, w_stride, parts, first);
-        }
+        Vec sum[rows][strips];
+        dot_block<Dot, Load, rows, strips>(at_most(k - start, k_block), x + start, x_stride,
+                                           w + start, dot_stream_rows * w_stride, sum);
         for (int r = 0; r < rows; ++r) {
-            for (int64_t j = 0; j < lanes; ++j) {
-                float total = parts[r][j][0];
-                if (start > 0) total = c[r * c_stride + j] + total;
-                for (int64_t sum = 1; sum < sums; ++sum) total += parts[r][j][sum];
-                c[r * c_stride + j] = total;
+            float parts[dot_streams][sums];
+            for (int s = 0; s < strips; ++s) F32::store(parts[s * quads], sum[r][s]);
+            for (int j = 0; j < dot_streams; ++j) {
+                float& to = c[r * c_stride + j * dot_stream_rows];
+                float total = start > 0 ? to + parts[j][0] : parts[j][0];
+                for (int64_t part = 1; part < sums; ++part) total += parts[j][part];
+                to = total;
             }
         }
     }
 }
 
-/// Finds the strip of this many rows.
+/// Finds the products of this many rows of x.
 template <class Dot, class Load, int rows = few_rows_max>
-void choose_dot_strip(int64_t row_count, int64_t k, int64_t k_block, const typename Dot::Element* x,
-                      int64_t x_stride, const typename Load::Element* w, int64_t w_stride, float* c,
-                      int64_t c_stride) {
+void choose_dot_streams_row(int64_t row_count, int64_t k, int64_t k_block,
+                            const typename Dot::Element* x, int64_t x_stride,
+                            const typename Load::Element* w, int64_t w_stride, float* c,
+                            int64_t c_stride) {
     if (rows > 1 && row_count < rows) {
-        choose_dot_strip<Dot, Load, (rows > 1 ? rows - 1 : 1)>(row_count, k, k_block, x, x_stride,
-                                                               w, w_stride, c, c_stride);
+        choose_dot_streams_row<Dot, Load, (rows > 1 ? rows - 1 : 1)>(
+            row_count, k, k_block, x, x_stride, w, w_stride, c, c_stride);
     } else {
-        dot_strip<Dot, Load, rows>(k, k_block, x, x_stride, w, w_stride, c, c_stride);
+        dot_streams_row<Dot, Load, rows>(k, k_block, x, x_stride, w, w_stride, c, c_stride);
     }
 }
 
@@ -264,9 +257,11 @@ template <class Dot, class Load>
 void dot_rows(int64_t rows, int64_t k, int64_t k_block, const void* x, int64_t x_stride,
               const void* w, int64_t w_stride, float* c, int64_t c_stride) {
     const auto* from = static_cast<const typename Load::Element*>(w);
-    for (int64_t column = 0; column < panel_vectors * lanes; column += lanes) {
-        choose_dot_strip<Dot, Load>(rows, k, k_block, static_cast<const typename Dot::Element*>(x),
-                                    x_stride, from + column * w_stride, w_stride, c + column,
-                                    c_stride);
+    for (int64_t i = 0; i < dot_stream_rows; ++i) {
+        for (int64_t r = 0; r < rows; r += few_rows_max) {
+            choose_dot_streams_row<Dot, Load>(
+                rows - r, k, k_block, static_cast<const typename Dot::Element*>(x) + r * x_stride,
+                x_stride, from + i * w_stride, w_stride, c + r * c_stride + i, c_stride);
+        }
     }
 }
