@@ -89,6 +89,19 @@ void check_finite(const Checkpoint& checkpoint, const std::string& name) {
         fail(checkpoint.where(name), ": expected finite numbers, found another as element ", wrong);
 }
 
+/// Throws Error if a layer that is no quantised one by the config is one by the names of its tensors.
+void check_is_plain(const Checkpoint& checkpoint, const std::string& module) {
+    if (checkpoint.has(module + ".weight")) return;
+    for (const std::string_view ending : {".weight_packed", ".qweight"}) {
+        const std::string name = module + std::string(ending);
+        if (!checkpoint.has(name)) continue;
+        fail(checkpoint.where(name),
+             ": expected a quantization_config in config.json that tells how this layer is "
+             "quantised, "
+             "found none that names it");
+    }
+}
+
 }  // namespace
 
 Weight CheckpointWeights::weight(const std::string& module, int64_t out_features,
@@ -102,21 +115,24 @@ Weight CheckpointWeights::weight(const std::string& module, int64_t out_features
         }
         return read;
     });
-    return coded.defined() ? coded : TensorSource::weight(module, out_features, in_features);
+    if (coded.defined()) return coded;
+    check_is_plain(checkpoint_, module);
+    return TensorSource::weight(module, out_features, in_features);
 }
 
 std::vector<CheckpointWeights::Layer> CheckpointWeights::quantised_layers() const {
-    return with_format<std::vector<Layer>>(config_, [&](const auto& format) {
-        std::vector<Layer> layers;
-        std::set<std::string> seen;
+    std::set<std::string> modules;
+    std::vector<Layer> layers = with_format<std::vector<Layer>>(config_, [&](const auto& format) {
+        std::vector<Layer> found;
         for (const std::string& name : checkpoint_.names()) {
             for (const std::string_view ending : tensor_names(format)) {
                 if (!name.ends_with(ending)) continue;
                 const std::string module = name.substr(0, name.size() - ending.size());
-                if (!seen.insert(module).second) continue;
+                if (modules.contains(module)) continue;
                 const std::optional<LayerShape> shape =
                     quantised_shape(checkpoint_, format, module);
                 if (!shape) continue;
+                modules.insert(module);
                 Layer layer{module, quantised_weight(checkpoint_, format, module, *shape), {}, 0};
                 for (const std::string_view part : tensor_names(format)) {
                     const std::string tensor = module + std::string(part);
@@ -124,11 +140,16 @@ std::vector<CheckpointWeights::Layer> CheckpointWeights::quantised_layers() cons
                     layer.tensors.push_back(tensor);
                     layer.bytes += checkpoint_.info(tensor).bytes;
                 }
-                layers.push_back(std::move(layer));
+                found.push_back(std::move(layer));
             }
         }
-        return layers;
+        return found;
     });
+    for (const std::string& name : checkpoint_.names()) {
+        const std::string module = name.substr(0, name.rfind('.'));
+        if (!modules.contains(module)) check_is_plain(checkpoint_, module);
+    }
+    return layers;
 }
 
 }  // namespace mllama

@@ -79,6 +79,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
     std::set<std::string> counted;
     std::map<std::string, int64_t> by_layer;
     for (const CheckpointWeights::Layer& layer : weights.quantised_layers()) {
+        quantising.check_can_become(layer.module, layer.weight);
         plan.weights_mapped += layer.bytes;
         by_layer[text_layer(layer.module)] += layer.bytes;
         counted.insert(layer.tensors.begin(), layer.tensors.end());

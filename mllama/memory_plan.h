@@ -37,7 +37,7 @@ constexpr int64_t prefill_rows(Device device) {
 /// forward of `rows` rows of the text tower.
 int64_t scratch_bytes(const ModelConfig& config, Device device, int64_t rows);
 
-/// Errors: as CheckpointWeights::quantised_layers.
+/// Errors: as CheckpointWeights::quantised_layers and QuantisationPlan::check_can_become.
 /// `kv_dtype`: what keys and values are kept as; none: as a model without options keeps them.
 /// `quantising`: what becomes of plain layers.
 MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights, int64_t context,

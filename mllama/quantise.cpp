@@ -1,5 +1,7 @@
 #include "mllama/quantise.h"
 
+#include "kernels/error.h"
+
 namespace mllama {
 namespace {
 
@@ -24,6 +26,14 @@ std::optional<QuantisedFormat> QuantisationPlan::of(std::string_view module,
     if (is_vision_layer(module)) format = vision;
     if (format) format->group_size = fitting_group_size(in_features, format->group_size);
     return format;
+}
+
+void QuantisationPlan::check_can_become(std::string_view module, const Weight& weight) const {
+    const auto format = of(module, weight.cols);
+    if (!format || weight.coding == Coding::plain || module.ends_with("lm_head")) return;
+    if (weight.type_name() == format_name(*format)) return;
+    fail("layer ", module, ": expected weights that are plain or of ", format_name(*format),
+         ", as they are to be held, found ", weight.description());
 }
 
 }  // namespace mllama

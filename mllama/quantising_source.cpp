@@ -34,6 +34,7 @@ Weight QuantisingSource::weight(const std::string& module, int64_t out_features,
     Weight weight = source_.weight(module, out_features, in_features);
     const auto format = plan_.of(module, in_features);
     if (!format) return weight;
+    plan_.check_can_become(module, weight);
     if (weight.coding == Coding::plain) {
         try {
             weight = quantised(weight.data, *format);
@@ -41,9 +42,6 @@ Weight QuantisingSource::weight(const std::string& module, int64_t out_features,
             fail("tensor ", module, ".weight: ", error.what());
         }
         source_.let_go(module);
-    } else if (!module.ends_with("lm_head") && weight.type_name() != format_name(*format)) {
-        fail("layer ", module, ": expected weights that are plain or of ", format_name(*format),
-             ", as they are to be held, found ", weight.description());
     }
     if (progress_) progress_(++done_, all_);
     return weight;

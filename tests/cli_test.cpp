@@ -535,6 +535,14 @@ TEST_CASE("cli_inspect_plans_for_weights_that_are_quantised_while_they_are_loade
     CHECK(mllama_program({"inspect", "-m", "c_three_tiles", "--dtype", "int4"})
               .out.find("quantised ") != std::string::npos);
     CHECK(mllama_program({"inspect", "-m", "c_three_tiles", "--dtype", "f64"}).exit_code == 2);
+    // As loading would: what is quantised already can only stay so.
+    for (const char* folder : {"../quantised/int4_symmetric", "../quantised/nf4"}) {
+        const ProgramResult other = mllama_program({"inspect", "-m", folder, "--dtype", "int8"});
+        CHECK(other.exit_code == 1);
+        CHECK(other.err.find("expected weights that are plain or of int8") != std::string::npos);
+    }
+    CHECK(mllama_program({"inspect", "-m", "../quantised/int4_symmetric", "--dtype", "int4"})
+              .exit_code == 0);
 }
 
 TEST_CASE("cli_inspect_shows_the_format_and_bytes_of_quantised_layers") {

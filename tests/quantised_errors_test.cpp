@@ -271,6 +271,36 @@ TEST_CASE(
     }
 }
 
+TEST_CASE("quantised_layer_that_the_config_does_not_name_is_an_error_that_names_its_tensor") {
+    const std::pair<Make, const char*> formats[] = {{int4, ".weight_packed"}, {gptq, ".qweight"}};
+    for (const auto& [make, tensor] : formats) {
+        const Example example = make();
+        const auto check = [&](const Example& of) {
+            const std::string expected =
+                "tensor " + layer + tensor + ": expected a quantization_config";
+            CHECK(of.error().find(expected) != std::string::npos);
+            of.with_weights([&](const CheckpointWeights& weights) {
+                const std::string error = error_of([&] { (void)weights.quantised_layers(); });
+                CHECK(error.find(expected) != std::string::npos);
+            });
+        };
+        Example none = example;
+        none.config = nullptr;
+        check(none);
+        Example other = example;  // what another method's layers are made of
+        other.config = {{"quant_method", "bitsandbytes"},
+                        {"load_in_4bit", true},
+                        {"bnb_4bit_quant_type", "nf4"}};
+        check(other);
+        example.with_weights([&](const CheckpointWeights& weights) {
+            CHECK(weights.quantised_layers().size() == 1);
+        });
+    }
+    Example ignored = int4();
+    ignored.config["ignore"] = {"re:.*up_proj"};
+    CHECK(ignored.error().find("expected a quantization_config") != std::string::npos);
+}
+
 TEST_CASE("quantised_scales_that_are_not_finite_are_an_error_that_names_tensor_and_element") {
     const float infinity = std::numeric_limits<float>::infinity();
     const float largest = std::numeric_limits<float>::max();
