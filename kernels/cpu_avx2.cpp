@@ -456,6 +456,62 @@ struct NibbleTable<Bf16> {
     }
 };
 
+/// A product rounded to bfloat16 has the same fraction whatever the exponent of the F8_E4M3: eight
+/// fractions of numbers from 2^-6 on, to whose exponents theirs are added, and eight subnormals.
+template <class To>
+struct F8Times;
+template <>
+struct F8Times<Bf16> {
+    static constexpr int64_t step = 32;
+    Vec scale;
+    NibbleTable<Bf16> products;
+
+    explicit F8Times(float factor) : scale(broadcast(factor)), products(products_with(factor)) {}
+    /// No product may be subnormal or infinite.
+    static bool takes(float factor) {
+        const float magnitude = __builtin_fabsf(factor);
+        return magnitude >= 0x1p-100f && magnitude <= 0x1p100f;
+    }
+    void write(const uint8_t* from, uint16_t* to) const {
+        const Ints bits = load_bytes(from);
+        const Ints magnitude = _mm256_and_si256(bits, _mm256_set1_epi8(0x7F));
+        const Ints nan = _mm256_cmpeq_epi8(magnitude, _mm256_set1_epi8(0x7F));
+        if (_mm256_movemask_epi8(nan) != 0) {
+            for (int i = 0; i < step; i += 8) Bf16::store(to + i, widen_f8(from + i) * scale);
+            return;
+        }
+        // Quads 0 and 2 to the lower half, 1 and 3 to the upper: what is unpacked ends in order.
+        const Ints spread = _mm256_permute4x64_epi64(bits, 0b11011000);
+        const Ints exponent = _mm256_and_si256(spread, _mm256_set1_epi8(0x78));
+        const Ints is_small = _mm256_cmpeq_epi8(exponent, _mm256_setzero_si256());
+        const Ints fraction = _mm256_and_si256(spread, _mm256_set1_epi8(7));
+        const Ints index =
+            _mm256_or_si256(fraction, _mm256_andnot_si256(is_small, _mm256_set1_epi8(8)));
+        const Ints low = _mm256_shuffle_epi8(products.low, index);
+        const Ints high = _mm256_shuffle_epi8(products.high, index);
+        const auto store = [&](Ints product, Ints shifted, uint16_t* out) {
+            const Ints sign = _mm256_and_si256(shifted, _mm256_set1_epi16(-0x8000));
+            const Ints raise =
+                _mm256_and_si256(_mm256_srli_epi16(shifted, 4), _mm256_set1_epi16(0x780));
+            int_store(reinterpret_cast<int32_t*>(out),
+                      _mm256_xor_si256(_mm256_add_epi16(product, raise), sign));
+        };
+        const Ints none = _mm256_setzero_si256();
+        store(_mm256_unpacklo_epi8(low, high), _mm256_unpacklo_epi8(none, spread), to);
+        store(_mm256_unpackhi_epi8(low, high), _mm256_unpackhi_epi8(none, spread), to + 16);
+    }
+
+  private:
+    static NibbleTable<Bf16> products_with(float factor) {
+        float values[16];
+        for (int i = 0; i < 8; ++i) {
+            values[i] = static_cast<float>(i) * 0x1p-9f * factor;
+            values[8 + i] = static_cast<float>(8 + i) * 0x1p-10f * factor;  // exponent 0 of 2^-7
+        }
+        return NibbleTable<Bf16>(values);
+    }
+};
+
 #include "kernels/cpu_decode.h"
 #include "kernels/cpu_int.h"
 

@@ -9,7 +9,7 @@
 //     nibbles<high_first>(p)    lanes neighbouring nibbles from byte p on, as int32
 //     look_up(table, v)         of 16 floats
 //     int_load, int_store, transpose           of Ints, as for cpu_int.h
-//     NibbleTable<To>           where there is something faster than the one below
+//     NibbleTable<To>, F8Times<To>             where there is something faster than those below
 //
 // What does not fit whole vectors, and columns in the order of activations, go the plain way.
 
@@ -21,11 +21,6 @@ int64_t write_vectors(int64_t n, typename To::Element* to, const Value& value) {
     for (; n - i >= lanes; i += lanes) To::store(to + i, value(i));
     return i;
 }
-
-struct Int8Source {
-    const int8_t* row;
-    [[nodiscard]] Vec load(int64_t col) const { return to_floats(widen_int8(row + col)); }
-};
 
 /// Sixteen numbers, and those of them that `step` neighbouring nibbles choose, as elements of To.
 template <class To>
@@ -58,30 +53,67 @@ int64_t write_chosen(const float (&values)[16], const uint8_t* from, int64_t n,
     return i;
 }
 
-struct F8Source {
-    const uint8_t* row;
-    [[nodiscard]] Vec load(int64_t col) const { return widen_f8(row + col); }
+/// Numbers in F8_E4M3 times a scale, `step` neighbours at a time, as elements of To.
+template <class To>
+struct F8Times {
+    static constexpr int64_t step = lanes;
+    Vec scale;
+
+    explicit F8Times(float factor) : scale(broadcast(factor)) {}
+    /// Whether a scale can be taken.
+    static bool takes(float /*factor*/) { return true; }
+    void write(const uint8_t* from, typename To::Element* to) const {
+        To::store(to, widen_f8(from) * scale);
+    }
 };
 
-/// A row in groups of neighbouring columns: (number - zero) * scale.
-template <class To, class Source>
-void decode_groups(const Matrix& w, const Source& source, int64_t row, int64_t first, int64_t count,
-                   typename To::Element* to, DType to_dtype) {
+/// A row in groups of neighbouring columns, (number - zero) * scale. write(begin, n, zero, scale, to)
+/// does as many of n columns from `begin` on as it can, and returns how many.
+template <class To, class Write>
+void decode_groups(const Matrix& w, int64_t row, int64_t first, int64_t count,
+                   typename To::Element* to, DType to_dtype, const Write& write) {
     const int64_t end = first + count;
     for (int64_t begin = first; begin < end;) {
         const int64_t group = begin / w.groups.size;
         const int64_t stop = at_most((group + 1) * w.groups.size, end);
-        const Vec scale = broadcast(scale_of(w.groups, row, group));
-        const Vec zero = broadcast(static_cast<float>(zero_of(w.groups, row, group)));
-        const int64_t done = write_vectors<To>(stop - begin, to + (begin - first), [&](int64_t i) {
-            return (source.load(begin + i) - zero) * scale;
-        });
-        if (begin + done < stop) {
-            decode_row(w, row, begin + done, stop - begin - done, to_dtype,
-                       to + (begin - first) + done);
-        }
+        auto* out = to + (begin - first);
+        const int64_t done =
+            write(begin, stop - begin, static_cast<float>(zero_of(w.groups, row, group)),
+                  scale_of(w.groups, row, group), out);
+        if (begin + done < stop)
+            decode_row(w, row, begin + done, stop - begin - done, to_dtype, out + done);
         begin = stop;
     }
+}
+
+template <class To>
+void decode_int8(const Matrix& w, int64_t row, int64_t first, int64_t count,
+                 typename To::Element* to, DType to_dtype) {
+    const auto* numbers = static_cast<const int8_t*>(w.data) + row * w.cols;
+    const auto write = [&](int64_t begin, int64_t n, float zero, float scale,
+                           typename To::Element* out) {
+        return write_vectors<To>(n, out, [&](int64_t i) {
+            const Vec number = to_floats(widen_int8(numbers + begin + i));
+            return (number - broadcast(zero)) * broadcast(scale);
+        });
+    };
+    decode_groups<To>(w, row, first, count, to, to_dtype, write);
+}
+
+template <class To>
+void decode_fp8(const Matrix& w, int64_t row, int64_t first, int64_t count,
+                typename To::Element* to, DType to_dtype) {
+    const auto* numbers = static_cast<const uint8_t*>(w.data) + row * w.cols;
+    using Times = F8Times<To>;
+    const auto write = [&](int64_t begin, int64_t n, float zero, float scale,
+                           typename To::Element* out) -> int64_t {
+        if (zero != 0.0f || n < Times::step || !Times::takes(scale)) return 0;
+        const Times times(scale);
+        int64_t i = 0;
+        for (; n - i >= Times::step; i += Times::step) times.write(numbers + begin + i, out + i);
+        return i;
+    };
+    decode_groups<To>(w, row, first, count, to, to_dtype, write);
 }
 
 /// A row of nibbles, low first, in groups of neighbouring columns: one of sixteen numbers each,
@@ -89,25 +121,14 @@ void decode_groups(const Matrix& w, const Source& source, int64_t row, int64_t f
 template <class To>
 void decode_nibbles(const Matrix& w, const uint8_t* bytes, int64_t row, int64_t first,
                     int64_t count, typename To::Element* to, DType to_dtype) {
-    const int64_t end = first + count;
-    for (int64_t begin = first; begin < end;) {
-        const int64_t group = begin / w.groups.size;
-        const int64_t stop = at_most((group + 1) * w.groups.size, end);
-        int64_t done = 0;
-        if (begin % 2 == 0 && first % 2 == 0) {
-            const float scale = scale_of(w.groups, row, group);
-            const auto zero = static_cast<float>(zero_of(w.groups, row, group));
-            float values[16];
-            for (int i = 0; i < 16; ++i) values[i] = (static_cast<float>(i) - zero) * scale;
-            done = write_chosen<false, To>(values, bytes + (begin - first) / 2, stop - begin,
-                                           to + (begin - first));
-        }
-        if (begin + done < stop) {
-            decode_row(w, row, begin + done, stop - begin - done, to_dtype,
-                       to + (begin - first) + done);
-        }
-        begin = stop;
-    }
+    const auto write = [&](int64_t begin, int64_t n, float zero, float scale,
+                           typename To::Element* out) -> int64_t {
+        if (begin % 2 != 0 || first % 2 != 0) return 0;
+        float values[16];
+        for (int i = 0; i < 16; ++i) values[i] = (static_cast<float>(i) - zero) * scale;
+        return write_chosen<false, To>(values, bytes + (begin - first) / 2, n, out);
+    };
+    decode_groups<To>(w, row, first, count, to, to_dtype, write);
 }
 
 /// A row in blocks of the flattened matrix: code[nibble] * scale.
@@ -182,13 +203,12 @@ void decode_one(const Matrix& w, int64_t row, int64_t first, int64_t count, DTyp
     if (w.coding == Coding::nf4) {
         decode_blocks<To>(w, row, first, count, to, to_dtype);
     } else if (w.coding == Coding::int8 && in_order) {
-        const Int8Source source{reinterpret_cast<const int8_t*>(bytes) + row * w.cols};
-        decode_groups<To>(w, source, row, first, count, to, to_dtype);
+        decode_int8<To>(w, row, first, count, to, to_dtype);
     } else if (w.coding == Coding::int4 && in_order) {
         const uint8_t* from = bytes + row * int4_words(w.cols) * 4 + first / 2;
         decode_nibbles<To>(w, from, row, first, count, to, to_dtype);
     } else if (w.coding == Coding::fp8 && in_order) {
-        decode_groups<To>(w, F8Source{bytes + row * w.cols}, row, first, count, to, to_dtype);
+        decode_fp8<To>(w, row, first, count, to, to_dtype);
     } else {
         decode_row(w, row, first, count, to_dtype, to);
     }

@@ -205,6 +205,31 @@ TEST_CASE("decode_of_every_table_is_decode_row_to_the_bit") {
     });
 }
 
+TEST_CASE("decode_of_any_fp8_number_times_any_scale_is_decode_row_to_the_bit") {
+    const std::vector<float> scales{1.0f,       -1.0f,    0.0f,      1.37f,     -0.0123f,
+                                    0x1.FFp-1f, 0x1p-99f, 0x1p-101f, 0x1p-126f, 0x1p-149f,
+                                    0x1.8p99f,  0x1p101f, 3e38f,     -1e-38f,   0x1.0101p-4f};
+    const auto rows = static_cast<int64_t>(scales.size());
+    constexpr int64_t cols = 256 + 32;  // once without a NaN in the first numbers, once with it
+    std::vector<uint8_t> numbers(static_cast<size_t>(rows * cols));
+    for (size_t i = 0; i < numbers.size(); ++i)
+        numbers[i] = static_cast<uint8_t>(i % cols + (i / cols) * 7);
+    Matrix w{numbers.data(), DType::f32, rows, cols, cols, Coding::fp8, {}};
+    w.groups = {.size = cols, .scale = scales.data(), .scale_row = 1, .scale_group = 1};
+    for_each_table([&] {
+        for (int64_t row = 0; row < rows; ++row) {
+            CAPTURE(scales[static_cast<size_t>(row)]);
+            std::vector<uint16_t> found(cols), expected(cols);
+            cpu::decode_row(w, row, 0, cols, DType::bf16, expected.data());
+            cpu::table().decode(w, row, 1, 0, cols, DType::bf16, found.data());
+            for (size_t i = 0; i < expected.size(); ++i) {
+                CAPTURE(int{numbers[static_cast<size_t>(row * cols) + i]});
+                CHECK(found[i] == expected[i]);
+            }
+        }
+    });
+}
+
 TEST_CASE("linear_of_coded_weights_matches_reference") {
     for_each_table([] {
         const int64_t width = cpu::table().bf16.panel_width;
