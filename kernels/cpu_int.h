@@ -342,7 +342,7 @@ inline void int_tile(const IntTile& t) {
 // ---- few rows: weights as they lie ----
 
 /// How far ahead rows are asked for.
-constexpr int64_t int_prefetch_bytes = 256;
+constexpr int64_t int_prefetch_bytes = 512;
 
 /// Four streams of neighbouring rows are read side by side, one row of each at a time. What fetches
 /// memory ahead follows a stream that is long and without gaps, and would begin anew with every row

@@ -74,19 +74,20 @@ struct IntRows {
 struct WeightScratch {
     TeamScratch scale, zero, sums, panel;
 
+    /// few_rows: of x, if they are few; else 0.
     void take(const IntProduct& product, const IntLayout& layout,
-              std::span<const Projection> projections, int64_t number_bytes, bool packed) {
-        const int64_t width = panel_width_of(product, !packed);
+              std::span<const Projection> projections, int64_t number_bytes, int64_t few_rows) {
+        const int64_t width = panel_width_of(product, few_rows > 0);
         int64_t groups = 0;
         for (const Projection& projection : projections)
             groups = std::max(groups, pieces(projection.w.cols, projection.w.groups.size));
         scale.take<float>(groups * width);
         zero.take<float>(groups * width);
-        if (packed) {
+        if (few_rows == 0) {
             const int64_t cols = round_up(layout.cols, IntLayout::x_block);
             panel.take<int8_t>(width * std::min(cols, IntLayout::k_block) * number_bytes);
         } else {
-            sums.take<int32_t>(product.sums_of(layout, product.most_dot_rows));
+            sums.take<int32_t>(product.sums_of(layout, few_rows));
         }
     }
 };
@@ -244,7 +245,7 @@ void linear_int(const float* x, int64_t rows, int64_t x_stride,
         const IntRows packed =
             quantise_rows(product, layout, x + r * x_stride, count, x_stride, !few);
         if (layout.cols > 0) {
-            scratch.take(product, layout, projections, packed.number_bytes, !few);
+            scratch.take(product, layout, projections, packed.number_bytes, few ? count : 0);
         }
         const IntBlock block{product, layout, packed, scratch};
         const Multiply multiply = multiply_for(product, layout.cols, count);
