@@ -61,16 +61,8 @@ struct NibbleWeights {
 
 // ---- rows of x ----
 
-inline void copy_numbers(const int8_t (&from)[lanes], int64_t n, int8_t* to) {
-    __builtin_memcpy(to, from, static_cast<size_t>(n));
-}
-inline void copy_numbers(const int8_t (&from)[lanes], int64_t n, int16_t* to) {
-    for (int64_t i = 0; i < n; ++i) to[i] = from[i];
-}
-
 /// Rounds n floats to int8 with a common scale. See reference::quantise.
-template <class Number>
-float quantise_block(const float* x, int64_t n, Number* to) {
+inline float quantise_block(const float* x, int64_t n, int8_t* to) {
     Vec largest_so_far = broadcast(0.0f), poison = broadcast(0.0f);
     for (int64_t i = 0; i < n; i += lanes) {
         const Vec v = load<F32>(x + i, n - i);
@@ -84,23 +76,51 @@ float quantise_block(const float* x, int64_t n, Number* to) {
     const bool finite = sum_of_lanes(poison) == 0.0;
     const bool any = finite && most >= smallest_quantised;
     const Vec inverse = broadcast(any ? 127.0f / most : 0.0f);
-    for (int64_t i = 0; i < n; i += lanes) {
-        int8_t rounded[lanes];
-        store_rounded(rounded, any ? load<F32>(x + i, n - i) * inverse : broadcast(0.0f));
-        copy_numbers(rounded, at_most(n - i, lanes), to + i);
+    const auto scaled = [&](int64_t i) {
+        return any ? load<F32>(x + i, n - i) * inverse : broadcast(0.0f);
+    };
+    int64_t i = 0;
+    for (; n - i >= lanes; i += lanes) store_rounded(to + i, scaled(i));
+    if (i < n) {
+        int8_t rest[lanes];
+        store_rounded(rest, scaled(i));
+        __builtin_memcpy(to + i, rest, static_cast<size_t>(n - i));
     }
     if (!finite) return __builtin_nanf("");
     return any ? most / 127.0f : 0.0f;
 }
 
-/// The sums of the segments of a row, in the order of its columns.
-template <class Number>
-void sum_segments(const Number* numbers, int64_t k, int64_t segment, int32_t* sums_of) {
+/// The sum of n numbers; vectors are read whole, zeros standing behind the last number.
+inline int32_t sum_of_numbers(const int8_t* numbers, int64_t n) {
+    constexpr int64_t vector = 4 * lanes;
+    constexpr int64_t strip = 8 * vector;  // NibbleDot's most_adds are no fewer
+    const int8_t ones_of_lane[4] = {1, 1, 1, 1};
+    const Ints ones = broadcast_bytes(ones_of_lane);
+    Ints sums_so_far = int_broadcast(0);
+    for (int64_t begin = 0; begin < n; begin += strip) {
+        Ints part = int_broadcast(0);
+        for (int64_t i = begin; i < at_most(begin + strip, n); i += vector) {
+            part = NibbleDot::multiply_add(load_bytes(numbers + i), ones, part);
+        }
+        sums_so_far = int_add(sums_so_far, NibbleDot::whole(part));
+    }
+    int32_t of_lanes[lanes], total = 0;
+    int_store(of_lanes, sums_so_far);
+    for (const int32_t of_lane : of_lanes) total += of_lane;
+    return total;
+}
+
+/// The sums of the segments of k numbers, zeros standing behind the last in its vector.
+inline void sum_segments(const int8_t* numbers, int64_t k, int64_t segment, int32_t* sums_of) {
     for (int64_t begin = 0; begin < k; begin += segment) {
-        const int64_t end = at_most(begin + segment, k);
-        int32_t sum = 0;
-        for (int64_t i = begin; i < end; ++i) sum += numbers[i];
-        sums_of[begin / segment] = sum;
+        const int64_t n = at_most(segment, k - begin);
+        int32_t& sum = sums_of[begin / segment];
+        if (segment % (4 * lanes) == 0) {
+            sum = sum_of_numbers(numbers + begin, n);
+            continue;
+        }
+        sum = 0;
+        for (int64_t i = begin; i < begin + n; ++i) sum += numbers[i];
     }
 }
 
@@ -108,11 +128,23 @@ void sum_segments(const Number* numbers, int64_t k, int64_t segment, int32_t* su
 template <class Number>
 void quantise_whole_row(const float* x, const IntLayout& layout, Number* packed, float* scale,
                         int32_t* sums_of) {
-    const int64_t k = layout.cols;
-    const float common = quantise_block(x, k, packed);
-    for (int64_t i = k; i < round_up(k, Int8Weights::unit); ++i) packed[i] = 0;
+    const int64_t k = layout.cols, width = round_up(k, Int8Weights::unit);
+    // Numbers that are to be wider are made in the second half of their place, and widened from its
+    // begin on: what is written stays behind what is still to be read.
+    auto* numbers =
+        reinterpret_cast<int8_t*>(packed) + width * (static_cast<int64_t>(sizeof(Number)) - 1);
+    const float common = quantise_block(x, k, numbers);
+    for (int64_t i = k; i < width; ++i) numbers[i] = 0;
     for (int64_t s = 0; s < layout.segments; ++s) scale[s] = common;
-    sum_segments(packed, k, layout.segment, sums_of);
+    sum_segments(numbers, k, layout.segment, sums_of);
+    if constexpr (sizeof(Number) > 1) {
+        for (int64_t i = 0; i < width; i += WideWeights::unit) {
+            Ints wide[WideWeights::vectors];
+            WideWeights::load(reinterpret_cast<const uint8_t*>(numbers) + i, WideWeights::unit,
+                              wide);
+            int_store(reinterpret_cast<int32_t*>(packed + i), wide[0]);
+        }
+    }
 }
 
 /// A row that meets weights in int4: in every unit the even columns, then the odd ones.
