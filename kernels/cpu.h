@@ -187,9 +187,13 @@ struct IntProduct {
     int32_t int8_offset;      ///< what the multiply-add needs added to weights in int8
     int64_t int8_tile_bytes;  ///< of a number of int8 in the rows of x and the panels of a tile
 
+    /// For each row of x, and each of the `lanes` rows of a stream that are done together: a vector
+    /// for each stretch of columns, which is a segment or, if that is longer, what a vector of nibbles
+    /// holds.
     [[nodiscard]] int64_t sums_of(const IntLayout& layout, int64_t rows) const {
-        return pieces(layout.row_numbers(), std::max(layout.segment, 8 * lanes)) * lanes * lanes *
-               rows;
+        const int64_t nibbles_of_vector = 8 * lanes;
+        const int64_t stretch = std::max(layout.segment, nibbles_of_vector);
+        return rows * lanes * pieces(layout.row_numbers(), stretch) * lanes;
     }
 
     /// x (cols) to int8 in the order of the units, in numbers of one byte or, for tiles, of

@@ -456,8 +456,9 @@ struct NibbleTable<Bf16> {
     }
 };
 
-/// A product rounded to bfloat16 has the same fraction whatever the exponent of the F8_E4M3: eight
-/// fractions of numbers from 2^-6 on, to whose exponents theirs are added, and eight subnormals.
+/// A product rounded to bfloat16 has the same fraction whatever the exponent of the F8_E4M3. So
+/// sixteen products are enough: those with the eight subnormals, and those with the eight fractions at
+/// exponent 0, to whose exponent that of a number is added.
 template <class To>
 struct F8Times;
 template <>
@@ -480,7 +481,8 @@ struct F8Times<Bf16> {
             for (int i = 0; i < step; i += 8) Bf16::store(to + i, widen_f8(from + i) * scale);
             return;
         }
-        // Quads 0 and 2 to the lower half, 1 and 3 to the upper: what is unpacked ends in order.
+        // 8 bytes 0 and 2 to the lower half, 1 and 3 to the upper: what is unpacked ends in
+        // order.
         const Ints spread = _mm256_permute4x64_epi64(bits, 0b11011000);
         const Ints exponent = _mm256_and_si256(spread, _mm256_set1_epi8(0x78));
         const Ints is_small = _mm256_cmpeq_epi8(exponent, _mm256_setzero_si256());

@@ -9,7 +9,7 @@
 //     nibbles<high_first>(p)    lanes neighbouring nibbles from byte p on, as int32
 //     look_up(table, v)         of 16 floats
 //     int_load, int_store, transpose           of Ints, as for cpu_int.h
-//     NibbleTable<To>, F8Times<To>             where there is something faster than those below
+//     NibbleTable<To>, F8Times<To>             specialised where there is something faster
 //
 // What does not fit whole vectors, and columns in the order of activations, go the plain way.
 
@@ -22,50 +22,46 @@ int64_t write_vectors(int64_t n, typename To::Element* to, const Value& value) {
     return i;
 }
 
-/// Sixteen numbers, and those of them that `step` neighbouring nibbles choose, as elements of To.
+/// Sixteen numbers made ready to be chosen from by `step` neighbouring nibbles at a time:
+///
+///     explicit NibbleTable(const float (&numbers)[16])
+///     write<high_first>(from, to)      elements of To
+///
+/// Where a table's source has nothing faster than look_up: none.
 template <class To>
 struct NibbleTable {
-    static constexpr int64_t step = lanes;
-    float values[16];
-
-    explicit NibbleTable(const float (&numbers)[16]) {
-        __builtin_memcpy(values, numbers, sizeof values);
-    }
-    template <bool high_first>
-    void write(const uint8_t* from, typename To::Element* to) const {
-        To::store(to, look_up(values, nibbles<high_first>(from)));
-    }
+    static constexpr int64_t step = 0;
 };
 
-/// The numbers that n nibbles from byte `from` on choose, as long as there are whole steps; returns
-/// how many those were.
+/// Numbers in F8_E4M3 times a scale, `step` neighbours at a time; or none.
+///
+///     explicit F8Times(float scale), takes(scale): whether it can
+///     write(from, to)                  elements of To
+template <class To>
+struct F8Times {
+    static constexpr int64_t step = 0;
+};
+
+/// The numbers that n nibbles from byte `from` on choose, as long as there are whole vectors;
+/// returns how many those were.
 template <bool high_first, class To>
 int64_t write_chosen(const float (&values)[16], const uint8_t* from, int64_t n,
                      typename To::Element* to) {
     using Table = NibbleTable<To>;
-    static_assert(Table::step % 2 == 0);
-    if (n < Table::step) return 0;
-    const Table table(values);
     int64_t i = 0;
-    for (; n - i >= Table::step; i += Table::step) {
-        table.template write<high_first>(from + i / 2, to + i);
+    if constexpr (Table::step > 0) {
+        if (n >= Table::step) {
+            const Table table(values);
+            for (; n - i >= Table::step; i += Table::step) {
+                table.template write<high_first>(from + i / 2, to + i);
+            }
+        }
+    }
+    for (; n - i >= lanes; i += lanes) {
+        To::store(to + i, look_up(values, nibbles<high_first>(from + i / 2)));
     }
     return i;
 }
-
-/// Numbers in F8_E4M3 times a scale, `step` neighbours at a time, as elements of To.
-template <class To>
-struct F8Times {
-    static constexpr int64_t step = lanes;
-    Vec scale;
-
-    explicit F8Times(float factor) : scale(broadcast(factor)) {}
-    /// Whether a scale can be taken.
-    static bool takes(float /*factor*/) { return true; }
-    void write(const uint8_t* from, typename To::Element* to) const {
-        To::store(to, widen_f8(from) * scale);
-    }
-};
 
 /// A row in groups of neighbouring columns, (number - zero) * scale. write(begin, n, zero, scale, to)
 /// does as many of n columns from `begin` on as it can, and returns how many.
@@ -106,12 +102,20 @@ void decode_fp8(const Matrix& w, int64_t row, int64_t first, int64_t count,
     const auto* numbers = static_cast<const uint8_t*>(w.data) + row * w.cols;
     using Times = F8Times<To>;
     const auto write = [&](int64_t begin, int64_t n, float zero, float scale,
-                           typename To::Element* out) -> int64_t {
-        if (zero != 0.0f || n < Times::step || !Times::takes(scale)) return 0;
-        const Times times(scale);
+                           typename To::Element* out) {
         int64_t i = 0;
-        for (; n - i >= Times::step; i += Times::step) times.write(numbers + begin + i, out + i);
-        return i;
+        if constexpr (Times::step > 0) {
+            if (zero == 0.0f && n >= Times::step && Times::takes(scale)) {
+                const Times times(scale);
+                for (; n - i >= Times::step; i += Times::step) {
+                    times.write(numbers + begin + i, out + i);
+                }
+            }
+        }
+        const auto value = [&](int64_t rest) {
+            return (widen_f8(numbers + begin + i + rest) - broadcast(zero)) * broadcast(scale);
+        };
+        return i + write_vectors<To>(n - i, out + i, value);
     };
     decode_groups<To>(w, row, first, count, to, to_dtype, write);
 }
@@ -156,8 +160,8 @@ void decode_blocks(const Matrix& w, int64_t row, int64_t first, int64_t count,
     }
 }
 
-/// `vectors` * lanes rows of a matrix whose words hold eight columns of one row and stand side by side
-/// for neighbouring rows: turned to rows of words, a block of columns at a time.
+/// `vectors` * lanes rows of a matrix whose words hold eight columns of one row and stand side by
+/// side for neighbouring rows: turned to rows of words, a block of columns at a time.
 template <class To, int vectors>
 void decode_words(const Matrix& w, int64_t row, int64_t first, int64_t count,
                   typename To::Element* to, DType to_dtype) {

@@ -3,8 +3,9 @@
 // region of a table's source. Besides what cpu_leaves.h needs, it expects
 //
 //     int_tile_rows             rows of x of the register tile
-//     int_few_rows, int_dot_width, int_most_dot_rows   dot products: rows of x that are multiplied at
-//                               once, rows of w that are given to a thread, rows of x that are worth it
+//     int_few_rows              rows of x that dot products go over at once
+//     int_dot_width             rows of w that a call of dot products takes
+//     int_most_dot_rows         rows of x up to which dot products are faster than tiles
 //     Ints                      lanes int32, or 4 * lanes bytes
 //     int_broadcast(a), int_add(a, b), int_store(p, v), int_load(p)
 //     load_bytes(p), load_bytes_part(p, n)     4 * lanes bytes; the first n only, 0 behind
@@ -38,7 +39,7 @@ struct Int8Weights {
     static constexpr int vectors = 1;  // of x in a unit
     static constexpr int64_t unit = 4 * lanes;
     static constexpr int64_t unit_bytes = 4 * lanes;
-    static constexpr int usual_units = 0;  // of a stretch, see dot_four: many
+    static constexpr int usual_units = 0;  // see add_stretch: too many to unroll
     static void load(const uint8_t* from, int64_t n, Ints (&w)[vectors]) {
         w[0] = Dot::prepare(n >= unit_bytes ? load_bytes(from) : load_bytes_part(from, n));
     }
@@ -93,7 +94,8 @@ inline float quantise_block(const float* x, int64_t n, int8_t* to) {
 /// The sum of n numbers; vectors are read whole, zeros standing behind the last number.
 inline int32_t sum_of_numbers(const int8_t* numbers, int64_t n) {
     constexpr int64_t vector = 4 * lanes;
-    constexpr int64_t strip = 8 * vector;  // NibbleDot's most_adds are no fewer
+    constexpr int64_t strip = 8 * vector;
+    static_assert(NibbleDot::most_adds == 0 || NibbleDot::most_adds >= 8);
     const int8_t ones_of_lane[4] = {1, 1, 1, 1};
     const Ints ones = broadcast_bytes(ones_of_lane);
     Ints sums_so_far = int_broadcast(0);
@@ -376,9 +378,7 @@ inline void int_tile(const IntTile& t) {
 /// How far ahead rows are asked for.
 constexpr int64_t int_prefetch_bytes = 512;
 
-/// Four streams of neighbouring rows are read side by side, one row of each at a time. What fetches
-/// memory ahead follows a stream that is long and without gaps, and would begin anew with every row
-/// if neighbours were read side by side.
+/// Rows of w are read as so many streams, like those of cpu_tile.h (dot_streams).
 constexpr int int_streams = 4;
 constexpr int64_t int_stream_rows = int_dot_width / int_streams;
 static_assert(int_stream_rows % lanes == 0);
@@ -501,8 +501,8 @@ void choose_dot_four(int64_t row_count, const IntDots& d, int64_t row,
 }
 
 /// From the stored sums of a row of x with lanes rows of each stream, stored (lanes, stretches,
-/// quads, streams), to c: what stands side by side becomes vectors of the same quad and stream. A quad is a
-/// part of a segment, or the other way round. column: the first stream's first row of w.
+/// quads, streams), to c: what stands side by side becomes vectors of the same quad and stream. A
+/// segment is one quad or several. column: the first stream's first row of w.
 template <class Weights>
 void finish_dots(const IntDots& d, const Stretches<Weights>& stretches, int64_t row, int64_t column,
                  const int32_t* stored) {
@@ -555,7 +555,6 @@ void finish_dots(const IntDots& d, const Stretches<Weights>& stretches, int64_t 
             if (++quad == stretches.quads_per_segment) finish_segment();
         }
     }
-    if (segment < segments) finish_segment();
     float* c = d.c + row * d.c_stride;
     for (int64_t j = 0; j < int_streams; ++j) {
         const int64_t at = column + j * int_stream_rows;

@@ -6,7 +6,7 @@
 //     lanes                     floats in a vector
 //     tile_rows, panel_vectors  size of the register tile: rows of x, and vectors of columns of w
 //     registers                 vectors that the processor has registers for
-//     few_rows_max              rows of x whose products are made without storing a panel
+//     few_rows_max              rows of x that products without a panel go over at once
 //     few_columns_vectors       vectors of columns of v that those products take at a time, for
 //                               at most half of those rows
 //     Vec, Mask                 a vector of floats with + - * /, and the result of a comparison

@@ -69,8 +69,8 @@ struct IntRows {
     int32_t* sums;         ///< (rows, segments)
 };
 
-/// Memory of a thread's items: scales and zeros of a panel of w, the sums of few rows, the numbers of
-/// a packed panel.
+/// Memory of a thread's items: scales and zeros of a panel of w, the sums of few rows, the numbers
+/// of a packed panel.
 struct WeightScratch {
     TeamScratch scale, zero, sums, panel;
 

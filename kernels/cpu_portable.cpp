@@ -244,7 +244,7 @@ struct I8 {
 
 constexpr int int_tile_rows = 4;
 constexpr int int_few_rows = 2;
-constexpr int64_t int_dot_width = 16;
+constexpr int64_t int_dot_width = 4 * lanes;
 constexpr int64_t int_most_dot_rows = 4;
 
 using Ints [[gnu::vector_size(4 * lanes)]] = int32_t;
@@ -299,7 +299,8 @@ Vec to_floats(Ints v) {
 Ints shuffled(Ints a, Ints b, const int (&from)[4]) {
     return each_lane([&](int64_t i) {
         const int place = from[i % 4];
-        return (place < 4 ? a : b)[i / 4 * 4 + place % 4];
+        const int64_t at = i / 4 * 4 + place % 4;
+        return place < 4 ? a[at] : b[at];
     });
 }
 Ints low_pairs(Ints a, Ints b) {

@@ -152,7 +152,7 @@ void pack_row(const float* x, int64_t k, void* packed, bool by_sum) {
 
 /// One step of dot_block: n elements (of at most a vector) of each row. The rows of a strip are
 /// taken apart into quads and put together again as vectors of the same quad of all of them; the
-/// quad of x is the same for all. w: the first row; the others are `apart` elements from each other.
+/// quad of x is the same for all. w: the first row; from one to the next are `apart` elements.
 template <class Dot, class Load, int rows, int strips>
 inline __attribute__((always_inline)) void add_dots(const typename Dot::Element* x,
                                                     int64_t x_stride,
@@ -215,7 +215,7 @@ constexpr int dot_streams = quads * dot_strips(few_rows_max);
 constexpr int64_t dot_stream_rows = panel_vectors * lanes / dot_streams;
 static_assert(dot_stream_rows * dot_streams == panel_vectors * lanes);
 
-/// c (rows, dot_streams) = x w^T for one row of each stream; columns of c are dot_stream_rows apart.
+/// c (rows, dot_streams) = x w^T for a row of each stream; columns of c are dot_stream_rows apart.
 template <class Dot, class Load, int rows>
 void dot_streams_row(int64_t k, int64_t k_block, const typename Dot::Element* x, int64_t x_stride,
                      const typename Load::Element* w, int64_t w_stride, float* c,

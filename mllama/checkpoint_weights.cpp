@@ -89,16 +89,23 @@ void check_finite(const Checkpoint& checkpoint, const std::string& name) {
         fail(checkpoint.where(name), ": expected finite numbers, found another as element ", wrong);
 }
 
-/// Throws Error if a layer that is no quantised one by the config is one by the names of its tensors.
+[[noreturn]] void reject_undeclared(const Checkpoint& checkpoint, const std::string& name) {
+    fail(checkpoint.where(name),
+         ": expected a quantization_config in config.json that tells how this layer is quantised, ",
+         "found none that names it");
+}
+
+/// Throws Error if a layer that is plain by the config is a quantised one by its tensors.
 void check_is_plain(const Checkpoint& checkpoint, const std::string& module) {
-    if (checkpoint.has(module + ".weight")) return;
+    const std::string weight = module + ".weight";
+    if (checkpoint.has(weight)) {
+        const TensorInfo& info = checkpoint.info(weight);
+        if (info.dtype && !is_float(*info.dtype)) reject_undeclared(checkpoint, weight);
+        return;
+    }
     for (const std::string_view ending : {".weight_packed", ".qweight"}) {
         const std::string name = module + std::string(ending);
-        if (!checkpoint.has(name)) continue;
-        fail(checkpoint.where(name),
-             ": expected a quantization_config in config.json that tells how this layer is "
-             "quantised, "
-             "found none that names it");
+        if (checkpoint.has(name)) reject_undeclared(checkpoint, name);
     }
 }
 

@@ -21,8 +21,8 @@ struct QuantisationPlan {
     [[nodiscard]] std::optional<QuantisedFormat> of(std::string_view module,
                                                     int64_t in_features) const;
 
-    /// Throws Error that names the layer if its weight is quantised already, and to another type than
-    /// it is to be: what is quantised can only stay so. lm_head's may be of any.
+    /// Throws Error that names the layer if its weight is quantised already, and to another type
+    /// than it is to be: what is quantised can only stay so. lm_head's may be of any.
     void check_can_become(std::string_view module, const Weight& weight) const;
 };
 

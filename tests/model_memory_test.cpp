@@ -140,7 +140,8 @@ int64_t protect_picture_weights(const Checkpoint& checkpoint, const TextConfig& 
 }  // namespace
 
 TEST_CASE("decoding_allocates_nothing") {
-    for (const WeightType type : {WeightType::as_stored, WeightType::f32}) {
+    for (const WeightType type :
+         {WeightType::as_stored, WeightType::f32, WeightType::int8, WeightType::int4}) {
         const Mllama mllama = Mllama::load(demo_model, {type, Reference::transformers});
         CHECK(allocations_of_decoding(mllama, prompt_of(mllama, "What is 2 plus 3?", false), 20) ==
               0);
