@@ -35,7 +35,8 @@ ProgramResult run_program(const std::string& program, const std::vector<std::str
             const size_t equals = variable.find('=');
             setenv(variable.substr(0, equals).c_str(), variable.substr(equals + 1).c_str(), 1);
         }
-        std::signal(SIGINT, SIG_DFL);  // a shell's background jobs have it ignored
+        // A shell's background jobs have SIGINT ignored, those of nohup SIGHUP.
+        for (const int signal : {SIGINT, SIGHUP, SIGTERM}) std::signal(signal, SIG_DFL);
         if (chdir(folder.c_str()) == 0) execv(program.c_str(), pointers.data());
         _exit(127);
     }
