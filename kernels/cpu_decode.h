@@ -47,13 +47,13 @@ struct F8Times {
 template <bool high_first, class To>
 int64_t write_chosen(const float (&values)[16], const uint8_t* from, int64_t n,
                      typename To::Element* to) {
-    using Table = NibbleTable<To>;
+    using Numbers = NibbleTable<To>;
     int64_t i = 0;
-    if constexpr (Table::step > 0) {
-        if (n >= Table::step) {
-            const Table table(values);
-            for (; n - i >= Table::step; i += Table::step) {
-                table.template write<high_first>(from + i / 2, to + i);
+    if constexpr (Numbers::step > 0) {
+        if (n >= Numbers::step) {
+            const Numbers numbers(values);
+            for (; n - i >= Numbers::step; i += Numbers::step) {
+                numbers.template write<high_first>(from + i / 2, to + i);
             }
         }
     }
@@ -63,19 +63,18 @@ int64_t write_chosen(const float (&values)[16], const uint8_t* from, int64_t n,
     return i;
 }
 
-/// A row in groups of neighbouring columns, (number - zero) * scale. write(begin, n, zero, scale, to)
-/// does as many of n columns from `begin` on as it can, and returns how many.
+/// A row in groups of w.groups.size numbers, which are counted from `origin` numbers before the row.
+/// write(col, n, group, to) does as many of n columns from `col` on, all of one group, as it can, and
+/// returns how many; the rest goes the plain way.
 template <class To, class Write>
-void decode_groups(const Matrix& w, int64_t row, int64_t first, int64_t count,
+void decode_groups(const Matrix& w, int64_t origin, int64_t row, int64_t first, int64_t count,
                    typename To::Element* to, DType to_dtype, const Write& write) {
     const int64_t end = first + count;
     for (int64_t begin = first; begin < end;) {
-        const int64_t group = begin / w.groups.size;
-        const int64_t stop = at_most((group + 1) * w.groups.size, end);
+        const int64_t group = (origin + begin) / w.groups.size;
+        const int64_t stop = at_most((group + 1) * w.groups.size - origin, end);
         auto* out = to + (begin - first);
-        const int64_t done =
-            write(begin, stop - begin, static_cast<float>(zero_of(w.groups, row, group)),
-                  scale_of(w.groups, row, group), out);
+        const int64_t done = write(begin, stop - begin, group, out);
         if (begin + done < stop)
             decode_row(w, row, begin + done, stop - begin - done, to_dtype, out + done);
         begin = stop;
@@ -86,14 +85,14 @@ template <class To>
 void decode_int8(const Matrix& w, int64_t row, int64_t first, int64_t count,
                  typename To::Element* to, DType to_dtype) {
     const auto* numbers = static_cast<const int8_t*>(w.data) + row * w.cols;
-    const auto write = [&](int64_t begin, int64_t n, float zero, float scale,
-                           typename To::Element* out) {
+    const auto write = [&](int64_t col, int64_t n, int64_t group, typename To::Element* out) {
+        const Vec scale = broadcast(scale_of(w.groups, row, group));
+        const Vec zero = broadcast(static_cast<float>(zero_of(w.groups, row, group)));
         return write_vectors<To>(n, out, [&](int64_t i) {
-            const Vec number = to_floats(widen_int8(numbers + begin + i));
-            return (number - broadcast(zero)) * broadcast(scale);
+            return (to_floats(widen_int8(numbers + col + i)) - zero) * scale;
         });
     };
-    decode_groups<To>(w, row, first, count, to, to_dtype, write);
+    decode_groups<To>(w, 0, row, first, count, to, to_dtype, write);
 }
 
 template <class To>
@@ -101,38 +100,40 @@ void decode_fp8(const Matrix& w, int64_t row, int64_t first, int64_t count,
                 typename To::Element* to, DType to_dtype) {
     const auto* numbers = static_cast<const uint8_t*>(w.data) + row * w.cols;
     using Times = F8Times<To>;
-    const auto write = [&](int64_t begin, int64_t n, float zero, float scale,
-                           typename To::Element* out) {
+    const auto write = [&](int64_t col, int64_t n, int64_t group, typename To::Element* out) {
+        const float scale = scale_of(w.groups, row, group);
+        const auto zero = static_cast<float>(zero_of(w.groups, row, group));
         int64_t i = 0;
         if constexpr (Times::step > 0) {
             if (zero == 0.0f && n >= Times::step && Times::takes(scale)) {
                 const Times times(scale);
                 for (; n - i >= Times::step; i += Times::step) {
-                    times.write(numbers + begin + i, out + i);
+                    times.write(numbers + col + i, out + i);
                 }
             }
         }
-        const auto value = [&](int64_t rest) {
-            return (widen_f8(numbers + begin + i + rest) - broadcast(zero)) * broadcast(scale);
-        };
-        return i + write_vectors<To>(n - i, out + i, value);
+        return i + write_vectors<To>(n - i, out + i, [&](int64_t rest) {
+                   return (widen_f8(numbers + col + i + rest) - broadcast(zero)) * broadcast(scale);
+               });
     };
-    decode_groups<To>(w, row, first, count, to, to_dtype, write);
+    decode_groups<To>(w, 0, row, first, count, to, to_dtype, write);
 }
 
-/// A row of nibbles, low first, in groups of neighbouring columns: one of sixteen numbers each,
-/// (nibble - zero) * scale. bytes: where column `first` stands, if that is even.
+/// A row of nibbles, low first: one of sixteen numbers each, (nibble - zero) * scale. bytes: where
+/// column `first` stands, if that is even.
 template <class To>
 void decode_nibbles(const Matrix& w, const uint8_t* bytes, int64_t row, int64_t first,
                     int64_t count, typename To::Element* to, DType to_dtype) {
-    const auto write = [&](int64_t begin, int64_t n, float zero, float scale,
+    const auto write = [&](int64_t col, int64_t n, int64_t group,
                            typename To::Element* out) -> int64_t {
-        if (begin % 2 != 0 || first % 2 != 0) return 0;
+        if (col % 2 != 0 || first % 2 != 0) return 0;
+        const float scale = scale_of(w.groups, row, group);
+        const auto zero = static_cast<float>(zero_of(w.groups, row, group));
         float values[16];
         for (int i = 0; i < 16; ++i) values[i] = (static_cast<float>(i) - zero) * scale;
-        return write_chosen<false, To>(values, bytes + (begin - first) / 2, n, out);
+        return write_chosen<false, To>(values, bytes + (col - first) / 2, n, out);
     };
-    decode_groups<To>(w, row, first, count, to, to_dtype, write);
+    decode_groups<To>(w, 0, row, first, count, to, to_dtype, write);
 }
 
 /// A row in blocks of the flattened matrix: code[nibble] * scale.
@@ -140,24 +141,16 @@ template <class To>
 void decode_blocks(const Matrix& w, int64_t row, int64_t first, int64_t count,
                    typename To::Element* to, DType to_dtype) {
     const auto* bytes = static_cast<const uint8_t*>(w.data);
-    const int64_t from = row * w.cols + first, end = from + count;
-    for (int64_t begin = from; begin < end;) {
-        const int64_t block = begin / w.groups.size;
-        const int64_t stop = at_most((block + 1) * w.groups.size, end);
-        int64_t done = 0;
-        if (begin % 2 == 0) {
-            const float scale = block_scale(w.groups, block);
-            float values[16];
-            for (int i = 0; i < 16; ++i) values[i] = w.groups.code[i] * scale;
-            done = write_chosen<true, To>(values, bytes + begin / 2, stop - begin,
-                                          to + (begin - from));
-        }
-        if (begin + done < stop) {
-            decode_row(w, row, begin + done - row * w.cols, stop - begin - done, to_dtype,
-                       to + (begin - from) + done);
-        }
-        begin = stop;
-    }
+    const int64_t origin = row * w.cols;
+    const auto write = [&](int64_t col, int64_t n, int64_t block,
+                           typename To::Element* out) -> int64_t {
+        if ((origin + col) % 2 != 0) return 0;
+        const float scale = block_scale(w.groups, block);
+        float values[16];
+        for (int i = 0; i < 16; ++i) values[i] = w.groups.code[i] * scale;
+        return write_chosen<true, To>(values, bytes + (origin + col) / 2, n, out);
+    };
+    decode_groups<To>(w, origin, row, first, count, to, to_dtype, write);
 }
 
 /// `vectors` * lanes rows of a matrix whose words hold eight columns of one row and stand side by

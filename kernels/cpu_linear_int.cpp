@@ -57,7 +57,7 @@ bool are_few(const IntProduct& product, int64_t rows) {
 
 /// Rows of w that an item takes.
 int64_t panel_width_of(const IntProduct& product, bool few) {
-    return few ? product.dot_width : round_up(product.panel_width, product.lanes);
+    return few ? product.dot_width : product.panel_width;
 }
 
 /// Rows of x as the products take them.

@@ -128,18 +128,17 @@ Weight CheckpointWeights::weight(const std::string& module, int64_t out_features
 }
 
 std::vector<CheckpointWeights::Layer> CheckpointWeights::quantised_layers() const {
-    std::set<std::string> modules;
     std::vector<Layer> layers = with_format<std::vector<Layer>>(config_, [&](const auto& format) {
         std::vector<Layer> found;
+        std::set<std::string> seen;
         for (const std::string& name : checkpoint_.names()) {
             for (const std::string_view ending : tensor_names(format)) {
                 if (!name.ends_with(ending)) continue;
                 const std::string module = name.substr(0, name.size() - ending.size());
-                if (modules.contains(module)) continue;
+                if (!seen.insert(module).second) continue;
                 const std::optional<LayerShape> shape =
                     quantised_shape(checkpoint_, format, module);
                 if (!shape) continue;
-                modules.insert(module);
                 Layer layer{module, quantised_weight(checkpoint_, format, module, *shape), {}, 0};
                 for (const std::string_view part : tensor_names(format)) {
                     const std::string tensor = module + std::string(part);
@@ -152,6 +151,8 @@ std::vector<CheckpointWeights::Layer> CheckpointWeights::quantised_layers() cons
         }
         return found;
     });
+    std::set<std::string> modules;
+    for (const Layer& layer : layers) modules.insert(layer.module);
     for (const std::string& name : checkpoint_.names()) {
         const std::string module = name.substr(0, name.rfind('.'));
         if (!modules.contains(module)) check_is_plain(checkpoint_, module);

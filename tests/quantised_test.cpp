@@ -31,12 +31,13 @@ TEST_CASE("quantised_layers_are_found_by_their_tensors_and_left_where_they_are_i
         CAPTURE(name);
         Example e = int4();
         e.config["ignore"] = {"lm_head", name};
-        CHECK(e.error().find("expected a quantization_config in config.json") != std::string::npos);
+        CHECK(e.error().find(layer + ".weight_packed: expected a quantization_config") !=
+              std::string::npos);
         e.tensors[".weight"] = floats({rows, cols});
         CHECK(e.weight().coding == Coding::plain);
         Example of_int8 = int8();
         of_int8.config["ignore"] = {name};
-        CHECK(of_int8.error().find("expected a quantization_config in config.json") !=
+        CHECK(of_int8.error().find(layer + ".weight: expected a quantization_config") !=
               std::string::npos);
     }
     for (const char* name : {"up_proj", "language_model.model.layers.0.mlp", "re:up_proj"}) {
@@ -49,9 +50,10 @@ TEST_CASE("quantised_layers_are_found_by_their_tensors_and_left_where_they_are_i
     e.config.erase("ignore");
     CHECK(e.weight().coding == Coding::int4);
     e.config["config_groups"]["group_0"]["targets"] = {"re:.*self_attn.*"};
-    CHECK(e.error().find("expected a quantization_config in config.json") != std::string::npos);
-    CHECK(Example{Json(), int8().tensors}.error().find("a quantization_config") !=
+    CHECK(e.error().find(layer + ".weight_packed: expected a quantization_config") !=
           std::string::npos);
+    CHECK(Example{Json(), int8().tensors}.error().find(
+              layer + ".weight: expected a quantization_config") != std::string::npos);
 }
 
 TEST_CASE("quantised_scheme_is_that_of_the_exact_name_then_the_expression_then_the_class") {
