@@ -6,9 +6,8 @@
 // wait. Nothing here allocates but `allocate` and `allocate_pinned`. Every function but `compiled`
 // and `unavailable` throws Error where there is no device, and where the device reports a fault.
 //
-// A result depends on the rows of its own sequence and on the weights. Products of at most
-// `few_rows` rows sum in an order of their own, which is the same for any number of them; products
-// of more rows are cuBLASLt's. In the same way attention has kernels for few queries and for many:
+// A result depends on the rows of its own sequence and on the weights. Products of few rows sum in an
+// order of their own, which is the same for any number of them; products of more are cuBLASLt's. In the same way attention has kernels for few queries and for many:
 // which one a query meets, and so how its sums are rounded, depends on how many there are in the call.
 //
 // Three things may stand behind this header: the kernels of kernels/cuda/ compiled by nvcc, the same
@@ -25,8 +24,11 @@
 
 namespace mllama::cuda {
 
-/// Products of up to so many rows read the weights once, by kernels made for it.
+/// Products of up to so many rows read the weights once, by kernels made for it;
 inline constexpr int64_t few_rows = 8;
+/// products in bf16 read them once for 32 rows, by the same kernels, up to so many rows: cuBLASLt has
+/// too few blocks for a short prompt if no sum may be cut.
+inline constexpr int64_t few_rows_bf16 = 64;
 
 /// Whether this build holds kernels.
 bool compiled();

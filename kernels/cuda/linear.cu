@@ -48,8 +48,7 @@ bool multiplied_as_it_lies(const Matrix& w, DType factor) {
 /// The rows [first, first + rows) of w, decoded to `room` where they cannot be multiplied as they lie.
 Matrix factor_rows(const Matrix& w, int64_t first, int64_t rows, DType factor, std::byte* room) {
     if (multiplied_as_it_lies(w, factor)) {
-        const auto* data = static_cast<const std::byte*>(w.data);
-        return {data + first * w.stride * dtype_size(factor), factor, rows, w.cols, w.stride};
+        return rows_from(w, first, rows);
     }
     decode(w, first, rows, factor, room);
     return {room, factor, rows, panel_stride(w.cols), panel_stride(w.cols)};
@@ -151,22 +150,16 @@ void linear_many(const Matrix& x, std::span<const Projection> layers, DType fact
     }
 }
 
-bool writes_f32(const Projection& layer) {
-    return layer.out.dtype == DType::f32;
-}
-
 /// Layers that take the rows of x in the same form.
 void linear_alike(const Matrix& x, std::span<const Projection> layers) {
     const Projection& first = layers.front();
-    const auto* floats = static_cast<const float*>(x.data);
     if (multiplies_integers(first.w, first.compute)) {
         assert(x.dtype == DType::f32);
-        return linear_int(floats, x.rows, x.stride, layers);
+        return linear_int(static_cast<const float*>(x.data), x.rows, x.stride, layers);
     }
     const DType factor = first.compute == Compute::f32 ? DType::f32 : DType::bf16;
-    const bool few = x.rows <= few_rows && x.dtype == DType::f32 &&
-                     std::all_of(layers.begin(), layers.end(), writes_f32);
-    if (few) return linear_few(floats, x.rows, x.stride, layers, factor);
+    const int64_t few = factor == DType::f32 ? few_rows : few_rows_bf16;
+    if (x.rows <= few) return linear_few(x, layers, factor);
     linear_many(x, layers, factor);
 }
 

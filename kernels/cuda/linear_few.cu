@@ -1,13 +1,15 @@
-// Linear layers of at most eight rows of x, a token's: what counts is the speed of memory. The
-// weights are read once, as they lie, and decoded in registers.
+// Linear layers of few rows of x, a token's or a short prompt's: what counts is the speed of memory.
+// The weights are read once for up to 32 rows, as they lie, and decoded in registers.
 //
 // Factors of bfloat16 go through the tensor cores even for one row: an mma multiplies eight rows of
-// w by up to eight of x (the missing ones are zeros) in one instruction, so that nothing is left to
-// do but to load. Each lane loads the columns of its row of w and of its row of x that it likes: for
-// a sum it does not matter which columns an mma calls which, as long as both factors agree.
+// w by up to sixteen of x (the missing ones are zeros) in one instruction, so that nothing is left
+// to do but to load. Each lane loads the columns of its row of w and of its rows of x that it likes:
+// for a sum it does not matter which columns an mma calls which, as long as both factors agree.
 //
 // A block has 8 or 16 rows of w; its warps share the columns, and add up their sums at the end. The
 // order of every sum is a function of the matrix alone.
+#include <algorithm>
+#include <array>
 #include <type_traits>
 
 #include "kernels/cuda/epilogue.h"
@@ -20,16 +22,34 @@ namespace {
 
 constexpr unsigned threads = 256;
 constexpr unsigned warps = threads / warp_size;
-constexpr int tile = 8;  // rows of w of an mma
+constexpr int tile = 8;             // rows of w, or of x, that a lane of an mma has one of
+constexpr int most_tiles_of_x = 4;  // that go over the weights together
 
-/// A step of a warp: the loads of a row that each lane starts before it uses the first, their
-/// pieces, and the columns of all four lanes that have this row.
-template <class Source>
-struct Step {
-    static constexpr int loads = Source::pieces == 1 ? 4 : 2;
+/// What the four lanes of a row take at a time: some loads each, their pieces, and all their columns.
+template <class Source, int n>
+struct Columns {
+    static constexpr int loads = n;
     static constexpr int pieces = loads * Source::pieces;
     static constexpr int columns = 4 * 8 * pieces;
 };
+
+/// The step of a warp.
+template <class Source>
+using WarpStep = Columns<Source, Source::pieces == 1 ? 4 : 2>;
+
+/// The loads that a lane starts before it uses the first: those of a step, or half of them where the
+/// registers are full of x.
+template <class Source, int x_tiles>
+using AtOnce = Columns<Source, WarpStep<Source>::loads / (x_tiles > 2 ? 2 : 1)>;
+
+/// Where the i-th of those begins. The steps of the warps alternate, and which columns are whose does
+/// not depend on how many loads are started at once.
+template <class Source, class Step>
+__device__ int place_of(int i) {
+    constexpr int parts = WarpStep<Source>::loads / Step::loads;
+    const int warp = static_cast<int>(threadIdx.x / warp_size);
+    return (i / parts * int{warps} + warp) * WarpStep<Source>::columns + i % parts * Step::columns;
+}
 
 /// Rows of x, as f32 that are rounded on the way or as bf16; whole pieces.
 template <class Element>
@@ -64,12 +84,18 @@ __device__ uint4 bf16_piece(const Source& w, const typename Source::Raw& raw, in
     }
 }
 
-/// c += the products of one piece: 32 columns, in two mma.
-__device__ inline void multiply_piece(float (&c)[4], const uint4& x, const uint4& w) {
-    const uint32_t a0[4] = {x.x, 0, x.y, 0}, b0[2] = {w.x, w.y};
-    const uint32_t a1[4] = {x.z, 0, x.w, 0}, b1[2] = {w.z, w.w};
+/// c += the products of one piece of two tiles of x: 32 columns, in two mma.
+__device__ inline void multiply_piece(float (&c)[4], const uint4& x, const uint4& next_x,
+                                      const uint4& w) {
+    const uint32_t a0[4] = {x.x, next_x.x, x.y, next_x.y}, b0[2] = {w.x, w.y};
+    const uint32_t a1[4] = {x.z, next_x.z, x.w, next_x.w}, b1[2] = {w.z, w.w};
     mma_bf16(c, a0, b0);
     mma_bf16(c, a1, b1);
+}
+
+/// How many mma so many tiles of x take: two each, or one and zeros.
+constexpr int pairs_of(int x_tiles) {
+    return (x_tiles + 1) / 2;
 }
 
 /// The first column of piece i of this lane, of the step that begins at `begin`: the lanes' loads
@@ -82,13 +108,13 @@ __device__ int piece_column(int begin, int i) {
 }
 
 /// What a lane loads of its rows of w for a step.
-template <class Source, int tiles>
+template <class Source, class Step, int tiles>
 struct StepWeights {
-    typename Source::Raw raw[tiles][Step<Source>::loads];
+    typename Source::Raw raw[tiles][Step::loads];
 
     /// rows: of w, this lane's. Columns behind the last become zeros.
     __device__ void load(const Source& w, const int64_t (&rows)[tiles], int begin, int cols) {
-        if (begin + Step<Source>::columns <= cols) {
+        if (begin + Step::columns <= cols) {
             load_columns<true>(w, rows, begin, cols);
         } else {
             load_columns<false>(w, rows, begin, cols);
@@ -99,7 +125,7 @@ struct StepWeights {
     template <bool whole>
     __device__ void load_columns(const Source& w, const int64_t (&rows)[tiles], int begin,
                                  int cols) {
-        for (int i = 0; i < Step<Source>::loads; ++i) {
+        for (int i = 0; i < Step::loads; ++i) {
             const int col = piece_column<Source>(begin, i * Source::pieces);
             for (int t = 0; t < tiles; ++t) {
                 raw[t][i] = {};
@@ -110,18 +136,39 @@ struct StepWeights {
 };
 
 /// Adds the products of a step. whole: all of its columns are there.
-template <bool whole, class Source, class Element, int tiles>
-__device__ void add_step(float (&sums)[tiles][4], const Source& w,
-                         const StepWeights<Source, tiles>& weights, const FewRows<Element>& x,
+template <bool whole, int x_tiles, class Source, class Step, class Element, int tiles>
+__device__ void add_step(float (&sums)[tiles][pairs_of(x_tiles)][4], const Source& w,
+                         const StepWeights<Source, Step, tiles>& weights, const FewRows<Element>& x,
                          int begin, int cols) {
     constexpr int n = Source::pieces;
     const int x_row = static_cast<int>(threadIdx.x % warp_size / 4);
-    for (int i = 0; i < Step<Source>::pieces; ++i) {
+#pragma unroll
+    for (int i = 0; i < Step::pieces; ++i) {
         const int col = piece_column<Source>(begin, i);
-        uint4 x_piece{0, 0, 0, 0};
-        if (whole || col < cols) x_piece = load_piece(x, x_row, col);
-        for (int t = 0; t < tiles; ++t)
-            multiply_piece(sums[t], x_piece, bf16_piece(w, weights.raw[t][i / n], i % n));
+        uint4 x_piece[2 * pairs_of(x_tiles)] = {};
+#pragma unroll
+        for (int j = 0; j < x_tiles; ++j) {
+            if (whole || col < cols) x_piece[j] = load_piece(x, x_row + j * tile, col);
+        }
+        for (int t = 0; t < tiles; ++t) {
+            const uint4 w_piece = bf16_piece(w, weights.raw[t][i / n], i % n);
+            for (int p = 0; p < pairs_of(x_tiles); ++p)
+                multiply_piece(sums[t][p], x_piece[2 * p], x_piece[2 * p + 1], w_piece);
+        }
+    }
+}
+
+/// Where the sums of a warp's tiles wait for those of the others: of_warp (rows of x, block_rows).
+template <int x_tiles, int tiles>
+__device__ void keep_sums(const float (&sums)[tiles][pairs_of(x_tiles)][4], float* of_warp) {
+    const int lane = static_cast<int>(threadIdx.x % warp_size);
+    for (int t = 0; t < tiles; ++t) {
+        for (int j = 0; j < x_tiles; ++j) {  // c[0] and c[1] of an mma, or c[2] and c[3]
+            const int row = j * tile + lane / 4, column = t * tile + 2 * (lane % 4);
+            float* to = of_warp + row * (tiles * tile) + column;
+            to[0] = sums[t][j / 2][j % 2 * 2];
+            to[1] = sums[t][j / 2][j % 2 * 2 + 1];
+        }
     }
 }
 
@@ -129,13 +176,16 @@ __device__ void add_step(float (&sums)[tiles][4], const Source& w,
 /// x, block_rows) of its warps, and stores what becomes of them.
 template <int block_rows, int n>
 __device__ void store_sums(const float (&of_warp)[warps][n], int64_t first, int64_t w_rows,
-                           int x_rows, const Epilogue& epilogue, float* out, int64_t out_stride) {
-    const int i = static_cast<int>(threadIdx.x);
-    const int64_t row = i / block_rows, column = first + i % block_rows;
-    if (row >= x_rows || column >= w_rows) return;
-    float sum = 0;
-    for (unsigned warp = 0; warp < warps; ++warp) sum += of_warp[warp][i];
-    out[row * out_stride + column] = result_of(epilogue, sum, row, column, out_stride);
+                           int x_rows, const Epilogue& epilogue, const Floats& out,
+                           int64_t out_stride) {
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += int{threads}) {
+        const int64_t row = i / block_rows, column = first + i % block_rows;
+        if (row >= x_rows || column >= w_rows) continue;
+        float sum = 0;
+        for (unsigned warp = 0; warp < warps; ++warp) sum += of_warp[warp][i];
+        store_float(out, row * out_stride + column,
+                    result_of(epilogue, sum, row, column, out_stride));
+    }
 }
 
 /// A layer: w (w_rows, cols), out (x.rows, w_rows).
@@ -144,7 +194,7 @@ struct FewLayer {
     Source w;
     int64_t w_rows;
     Epilogue epilogue;
-    float* out;
+    Floats out;
     int64_t out_stride;
 };
 
@@ -156,10 +206,14 @@ using FewLayers = Together<FewLayer<Source>, most_projections>;
 template <class Source>
 using InKernel = std::conditional_t<std::is_same_v<Source, Nf4Source>, const Source, const Source&>;
 
+/// Blocks that share a processor: what there are registers for.
+template <class Source, int x_tiles>
+constexpr unsigned blocks_at_once = std::is_same_v<Source, Nf4Source>&& x_tiles > 1 ? 1 : 2;
+
 /// Block b of a layer: the rows [8 tiles b, 8 tiles (b + 1)) of w. The first weights are loaded before
-/// the kernel in front has ended, if they `stand`: nothing queued writes them.
-template <class Source, class Element, int tiles>
-__global__ void __launch_bounds__(threads, 2)
+/// the kernel in front has ended, if they `stand`: nothing queued writes them. x: at most 8 x_tiles rows.
+template <class Source, class Element, int tiles, int x_tiles>
+__global__ void __launch_bounds__(threads, blocks_at_once<Source, x_tiles>)
     few_bf16_kernel(const __grid_constant__ FewLayers<Source> layers, bool stand, int cols,
                     FewRows<Element> x) {
     if (!stand) after_previous();
@@ -176,26 +230,23 @@ __global__ void __launch_bounds__(threads, 2)
         const int64_t row = first + t * tile + lane / 4;
         rows[t] = row < w_rows ? row : w_rows - 1;
     }
-    float sums[tiles][4] = {};  // (rows of x, rows of w) as mma.h has c
-    constexpr int step = Step<Source>::columns;
-    StepWeights<Source, tiles> next;
-    next.load(w, rows, warp * step, cols);
+    float sums[tiles][pairs_of(x_tiles)][4] = {};  // (rows of x, rows of w) as mma.h has c
+    using Step = AtOnce<Source, x_tiles>;
+    const auto place = place_of<Source, Step>;
+    StepWeights<Source, Step, tiles> next;
+    next.load(w, rows, place(0), cols);
     after_previous();
-    for (int begin = warp * step; begin < cols; begin += int{warps} * step) {
-        const StepWeights<Source, tiles> now = next;
-        next.load(w, rows, begin + int{warps} * step, cols);
-        if (begin + step <= cols) {
-            add_step<true>(sums, w, now, x, begin, cols);
+    for (int i = 0; place(i) < cols; ++i) {
+        const StepWeights<Source, Step, tiles> now = next;
+        next.load(w, rows, place(i + 1), cols);
+        if (place(i) + Step::columns <= cols) {
+            add_step<true, x_tiles>(sums, w, now, x, place(i), cols);
         } else {
-            add_step<false>(sums, w, now, x, begin, cols);
+            add_step<false, x_tiles>(sums, w, now, x, place(i), cols);
         }
     }
-    __shared__ float of_warp[warps][tile * block_rows];  // (warp, row of x, row of w)
-    for (int t = 0; t < tiles; ++t) {
-        float* to = &of_warp[warp][lane / 4 * block_rows + t * tile + 2 * (lane % 4)];
-        to[0] = sums[t][0];
-        to[1] = sums[t][1];
-    }
+    __shared__ float of_warp[warps][x_tiles * tile * block_rows];  // (warp, row of x, row of w)
+    keep_sums<x_tiles>(sums, of_warp[warp]);
     __syncthreads();
     store_sums<block_rows>(of_warp, first, w_rows, x.rows, layer.epilogue, layer.out,
                            layer.out_stride);
@@ -207,7 +258,7 @@ constexpr int f32_rows = 4;  // of w, of a block
 template <class Source, int x_rows>
 __global__ void __launch_bounds__(threads, 2)
     few_f32_kernel(Source w, int64_t w_rows, int64_t cols, FewRows<float> x, Epilogue epilogue,
-                   float* out, int64_t out_stride) {
+                   Floats out, int64_t out_stride) {
     after_previous();
     constexpr int columns = 8 * Source::pieces;
     const int64_t first = int64_t{blockIdx.x} * f32_rows;
@@ -242,19 +293,33 @@ __global__ void __launch_bounds__(threads, 2)
     store_sums<f32_rows>(of_warp, first, w_rows, x.rows, epilogue, out, out_stride);
 }
 
-/// Two tiles a block read x half as often, where there are rows enough for all processors.
+/// Two tiles a block read x half as often, where there are rows enough for all processors, or much
+/// of x.
 template <class Source>
 constexpr bool has_two_tiles = std::is_same_v<Source, HalfSource<DType::bf16>>;
 constexpr int64_t many_rows = 4096;
 
-template <int tiles, class Source, class Element>
+template <int tiles, int x_tiles, class Source, class Element>
 void launch_bf16(std::span<const Projection> layers, bool stand, const FewRows<Element>& x) {
     FewLayers<Source> together;
     for (const auto& [w, epilogue, compute, out, out_stride] : layers)
-        together.add({Source(w), w.rows, epilogue, out.f32(), out_stride},
-                     pieces(w.rows, tile * tiles));
-    launch("linear", few_bf16_kernel<Source, Element, tiles>, together.blocks, threads, 0, together,
-           stand, static_cast<int>(layers.front().w.cols), x);
+        together.add({Source(w), w.rows, epilogue, out, out_stride}, pieces(w.rows, tile * tiles));
+    launch("linear", few_bf16_kernel<Source, Element, tiles, x_tiles>, together.blocks, threads, 0,
+           together, stand, static_cast<int>(layers.front().w.cols), x);
+}
+
+/// By the tiles of x. What is rounded on the way is one.
+template <class Source, class Element>
+void launch_bf16(std::span<const Projection> layers, bool stand, const FewRows<Element>& x) {
+    constexpr int most_tiles = has_two_tiles<Source> ? 2 : 1;
+    if constexpr (!std::is_same_v<Element, float>) {
+        if (x.rows > 2 * tile) return launch_bf16<most_tiles, 4, Source>(layers, stand, x);
+        if (x.rows > tile) return launch_bf16<most_tiles, 2, Source>(layers, stand, x);
+    }
+    int64_t rows = 0;
+    for (const Projection& layer : layers) rows += layer.w.rows;
+    if (rows >= many_rows) return launch_bf16<most_tiles, 1, Source>(layers, stand, x);
+    launch_bf16<1, 1, Source>(layers, stand, x);
 }
 
 template <class Source>
@@ -279,12 +344,7 @@ void multiply_bf16(std::span<const Projection> layers, bool stand, const FewRows
         with_fast_source(layers.front().w, [&]<class Source>(const Source&) {
             const auto some = layers.first(taken_together<Source>(layers));
             layers = layers.subspan(some.size());
-            int64_t rows = 0;
-            for (const Projection& layer : some) rows += layer.w.rows;
-            if constexpr (has_two_tiles<Source>) {
-                if (rows >= many_rows) return launch_bf16<2, Source>(some, stand, x);
-            }
-            launch_bf16<1, Source>(some, stand, x);
+            launch_bf16<Source>(some, stand, x);
         });
     }
 }
@@ -294,7 +354,7 @@ void launch_f32(const Source& source, const Projection& layer, const FewRows<flo
     const auto& [w, epilogue, compute, out, out_stride] = layer;
     const auto blocks = static_cast<unsigned>(pieces(w.rows, f32_rows));
     launch("linear", few_f32_kernel<Source, x_rows>, blocks, threads, 0, source, w.rows, w.cols, x,
-           epilogue, out.f32(), out_stride);
+           epilogue, out, out_stride);
 }
 
 void multiply_f32(std::span<const Projection> layers, const FewRows<float>& x) {
@@ -304,6 +364,12 @@ void multiply_f32(std::span<const Projection> layers, const FewRows<float>& x) {
             launch_f32<few_rows>(source, layer, x);
         });
     }
+}
+
+/// x as it lies.
+template <class Element>
+FewRows<Element> rows_of(const Matrix& x) {
+    return {static_cast<const Element*>(x.data), x.stride, static_cast<int>(x.rows)};
 }
 
 /// x in memory of the workspace, rounded.
@@ -316,16 +382,16 @@ FewRows<Element> panel_of(const Matrix& x, DType dtype, void* room) {
 /// Layers whose weights have fast sources. stand: nothing queued writes those.
 void multiply(const Matrix& x, std::span<const Projection> layers, bool stand, DType factor,
               void* x_room) {
-    const bool lies = lies_as_panel(x);
-    const FewRows<float> as_it_lies{static_cast<const float*>(x.data), x.stride,
-                                    static_cast<int>(x.rows)};
+    const bool floats_lie = lies_as_panel(x) && x.dtype == DType::f32;
     // Up to two rows stay in the first-level cache, and rounding them there costs less than a
     // kernel of its own.
     constexpr int64_t rounded_on_the_way = 2;
     if (factor == DType::f32) {
-        multiply_f32(layers, lies ? as_it_lies : panel_of<float>(x, DType::f32, x_room));
-    } else if (lies && x.rows <= rounded_on_the_way) {
-        multiply_bf16(layers, stand, as_it_lies);
+        multiply_f32(layers, floats_lie ? rows_of<float>(x) : panel_of<float>(x, factor, x_room));
+    } else if (floats_lie && x.rows <= rounded_on_the_way) {
+        multiply_bf16(layers, stand, rows_of<float>(x));
+    } else if (lies_as_panel(x) && x.dtype == DType::bf16) {
+        multiply_bf16(layers, stand, rows_of<uint16_t>(x));
     } else {
         multiply_bf16(layers, stand, panel_of<uint16_t>(x, DType::bf16, x_room));
     }
@@ -351,23 +417,45 @@ void multiply_decoded(const Matrix& x, const Projection& layer, DType factor, vo
     }
 }
 
-}  // namespace
-
-void linear_few(const float* x, int64_t rows, int64_t x_stride, std::span<const Projection> layers,
-                DType factor) {
-    const int64_t cols = layers.front().w.cols;
-    const Matrix x_rows{x, DType::f32, rows, cols, x_stride};
-    panel_rows(cols, factor);  // or an Error
-    Workspace memory;
-    auto* x_room = memory.take<std::byte>(panel_bytes);
-    auto* w_room = memory.take<std::byte>(panel_bytes);
+/// Rows of x that go over the weights together.
+void multiply_together(const Matrix& x, std::span<const Projection> layers, DType factor,
+                       void* x_room, void* w_room) {
     const auto is_fast = [](const Projection& layer) { return has_fast_source(layer.w); };
     while (!layers.empty()) {
         const auto slow = std::find_if_not(layers.begin(), layers.end(), is_fast);
         const auto fast = static_cast<size_t>(slow - layers.begin());
-        if (fast > 0) multiply(x_rows, layers.first(fast), true, factor, x_room);
-        if (fast < layers.size()) multiply_decoded(x_rows, layers[fast], factor, x_room, w_room);
+        if (fast > 0) multiply(x, layers.first(fast), true, factor, x_room);
+        if (fast < layers.size()) multiply_decoded(x, layers[fast], factor, x_room, w_room);
         layers = layers.subspan(std::min(fast + 1, layers.size()));
+    }
+}
+
+/// The rows of the outputs from `first` on.
+Projection rows_from(Projection layer, int64_t first) {
+    layer.epilogue = part_of(layer.epilogue, first, 0, layer.out_stride);
+    layer.out = layer.out.from(first * layer.out_stride);
+    return layer;
+}
+
+}  // namespace
+
+void linear_few(const Matrix& x, std::span<const Projection> layers, DType factor) {
+    panel_rows(x.cols, factor);  // or an Error
+    Workspace memory;
+    auto* x_room = memory.take<std::byte>(panel_bytes);
+    auto* w_room = memory.take<std::byte>(panel_bytes);
+    const int64_t together = factor == DType::f32 ? few_rows : most_tiles_of_x * tile;
+    while (!layers.empty()) {
+        const auto some = layers.first(std::min(layers.size(), most_projections));
+        layers = layers.subspan(some.size());
+        for (int64_t r = 0; r < x.rows; r += together) {
+            std::array<Projection, most_projections> parts;
+            std::transform(some.begin(), some.end(), parts.begin(),
+                           [&](const Projection& layer) { return rows_from(layer, r); });
+            multiply_together(rows_from(x, r, std::min(together, x.rows - r)),
+                              std::span<const Projection>(parts).first(some.size()), factor, x_room,
+                              w_room);
+        }
     }
 }
 

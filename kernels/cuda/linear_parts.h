@@ -45,8 +45,14 @@ inline bool lies_as_panel(const Matrix& w) {
            aligned_rows(w.data, w.stride * dtype_size(w.dtype));
 }
 
-/// cuda::linear of at most few_rows rows, whose factors are rounded to `factor`.
-void linear_few(const float* x, int64_t rows, int64_t x_stride, std::span<const Projection> layers,
-                DType factor);
+/// The rows [first, first + rows) of a plain matrix, where they lie.
+inline Matrix rows_from(const Matrix& x, int64_t first, int64_t rows) {
+    const auto* data = static_cast<const std::byte*>(x.data);
+    return {data + first * x.stride * dtype_size(x.dtype), x.dtype, rows, x.cols, x.stride};
+}
+
+/// cuda::linear of few rows, whose factors are rounded to `factor`: at most `few_rows` if that is f32,
+/// `few_rows_bf16` if it is bf16.
+void linear_few(const Matrix& x, std::span<const Projection> layers, DType factor);
 
 }  // namespace mllama::cuda

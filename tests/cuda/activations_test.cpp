@@ -171,7 +171,7 @@ TEST_CASE("cuda_linear_into_bfloat16_is_that_into_float32_rounded") {
     if (!has_device()) return;
     for (const int64_t n : widths) {
         const Layer layer(24, n);
-        for (const int64_t rows : {9, 13}) {
+        for (const int64_t rows : {3, 13, 70}) {
             CAPTURE(n);
             CAPTURE(rows);
             const DeviceArray<float> x(Numbers(1).floats(rows * layer.k));
@@ -198,7 +198,7 @@ TEST_CASE("cuda_linear_of_bfloat16_has_the_bits_of_the_float32_that_rounds_to_it
     if (!has_device()) return;
     for (const int64_t k : {1, 8, 9, 40, 64, 200}) {
         const Layer layer(k, 19);
-        for (const int64_t rows : {9, 21, 64}) {
+        for (const int64_t rows : {9, 21, 64, 70}) {
             for (const int64_t gap : {0, 3, 8}) {
                 for (const int64_t shift : {0, 1, 8}) {
                     CAPTURE(k);
@@ -226,7 +226,7 @@ TEST_CASE("cuda_linear_of_bfloat16_has_the_bits_of_the_float32_that_rounds_to_it
 TEST_CASE("cuda_linear_of_few_rows_takes_and_writes_bfloat16_too") {
     if (!has_device()) return;
     const Layer layer(40, 19);
-    for (const int64_t rows : {1, 8}) {
+    for (const int64_t rows : {1, 8, 40}) {
         const std::vector<float> numbers = Numbers(1).floats(rows * layer.k);
         const DeviceArray<float> x(numbers);
         const Numbers16 x16(numbers, 0);

@@ -47,7 +47,7 @@ TEST_CASE("cuda_linear_of_coded_weights_matches_reference") {
     for (const Style& style : coded_styles) {
         for (const Compute compute : computes) {
             for (const int64_t k : {1, 8, 33, 160}) check_linear(style, 3, k, 9, compute);
-            for (const int64_t rows : {1, 8}) check_linear(style, rows, 96, 17, compute);
+            for (const int64_t rows : {1, 8, 33, 66}) check_linear(style, rows, 96, 17, compute);
             check_linear(style, 2, 1152, 9, compute);
             check_linear(style, 9, 1152, 9, compute);
         }
@@ -79,11 +79,12 @@ TEST_CASE("cuda_linear_of_coded_weights_a_row_of_few_does_not_depend_on_the_othe
     if (!has_device()) return;
     for (const Style& style : coded_styles) {
         CAPTURE(style.name);
-        const int64_t rows = 8, k = 352, n = 8;
+        const int64_t k = 352, n = 8;
         const Coded coded(style, n, k, 7);
         const DeviceMatrix w(coded);
-        const std::vector<float> x = Numbers(3).floats(rows * k);
         for (const Compute compute : computes) {
+            const int64_t rows = compute == Compute::f32 ? cuda::few_rows : 26;
+            const std::vector<float> x = Numbers(3).floats(rows * k);
             const std::vector<float> all = on_device(x, rows, w.matrix(), compute);
             std::vector<float> pieces;
             for (int64_t r = 0; r < rows; ++r) {
@@ -104,7 +105,7 @@ TEST_CASE("cuda_linear_of_weights_that_are_no_integers_takes_int8_as_bfloat16") 
         const Coded coded(style, n, k, 7);
         if (multiplies_integers(coded.matrix(), Compute::int8)) continue;
         const DeviceMatrix w(coded);
-        for (const int64_t rows : {2, 10}) {
+        for (const int64_t rows : {2, 10, 70}) {
             const std::vector<float> x = Numbers(3).floats(rows * k);
             CHECK(compare_bits(on_device(x, rows, w.matrix(), Compute::int8),
                                on_device(x, rows, w.matrix(), Compute::bf16)) == "");

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "kernels/reference.h"
 #include "tests/cuda/device.h"
@@ -134,22 +135,27 @@ TEST_CASE("cuda_linear_of_any_depth_matches_reference") {
         // Around a piece, the four lanes of a row, a step of a warp; all warps, and more.
         for (const int64_t k : {0, 1, 8, 9, 33, 40, 127, 136, 1160})
             check_product(3, k, 5, dtype, compute, layout);
-        for (const int64_t k : {0, 1, 40}) check_product(9, k, 5, dtype, compute, layout);
+        for (const int64_t rows : {9, 33, 70}) {
+            for (const int64_t k : {0, 1, 40, 136})
+                check_product(rows, k, 5, dtype, compute, layout);
+        }
     });
 }
 
 TEST_CASE("cuda_linear_of_any_rows_and_columns_matches_reference") {
     if (!has_device()) return;
     for_each_kind([](DType dtype, Compute compute, const Layout& layout) {
-        for (const int64_t rows : {1, 2, 5, 8, 9, 21})
+        // Around one, two and four tiles of rows, as many as go together, and what is many.
+        for (const int64_t rows : {1, 2, 5, 8, 9, 16, 17, 32, 33, 64, 65, 80})
             check_product(rows, 48, 19, dtype, compute, layout);
         for (const int64_t n : {1, 4, 7, 8, 17}) {
             check_product(2, 40, n, dtype, compute, layout);
-            check_product(11, 16, n, dtype, compute, layout);
+            for (const int64_t rows : {11, 20, 66})
+                check_product(rows, 16, n, dtype, compute, layout);
         }
         check_product(0, 16, 3, dtype, compute, layout);
         check_product(2, 16, 0, dtype, compute, layout);
-        check_product(20, 16, 0, dtype, compute, layout);
+        for (const int64_t rows : {20, 70}) check_product(rows, 16, 0, dtype, compute, layout);
     });
 }
 
@@ -158,6 +164,7 @@ TEST_CASE("cuda_linear_of_many_columns_matches_reference") {
     check_product(1, 40, 4095, DType::bf16, Compute::bf16, packed);
     check_product(2, 40, 4096, DType::bf16, Compute::bf16, packed);
     check_product(3, 40, 4105, DType::bf16, Compute::bf16, crooked);
+    check_product(12, 40, 4095, DType::bf16, Compute::bf16, packed);
 }
 
 TEST_CASE("cuda_linear_every_epilogue_matches_reference") {
@@ -165,7 +172,11 @@ TEST_CASE("cuda_linear_every_epilogue_matches_reference") {
     for (const Activation activation :
          {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::quick_gelu,
           Activation::silu, Activation::relu}) {
-        for (const int64_t rows : {3, 13}) {
+        // Few and many of each; 40 are two times what goes together.
+        for (const auto& [rows, compute] : {std::pair<int64_t, Compute>{3, Compute::f32},
+                                            {13, Compute::f32},
+                                            {40, Compute::bf16},
+                                            {70, Compute::bf16}}) {
             for (const Layout& layout : {aligned, crooked}) {
                 CAPTURE(static_cast<int>(activation));
                 CAPTURE(rows);
@@ -180,9 +191,8 @@ TEST_CASE("cuda_linear_every_epilogue_matches_reference") {
                          {Added{shift, none}, Added{shift, residual}, Added{shift, none, true}}) {
                         for (const float scale : {0.75f, 1.0f}) {
                             const Epilogue epilogue{nullptr, activation, scale, nullptr};
-                            CHECK(compare(on_device(p, Compute::f32, epilogue, added),
-                                          expected(p, Compute::f32, epilogue, added),
-                                          tolerance) == "");
+                            CHECK(compare(on_device(p, compute, epilogue, added),
+                                          expected(p, compute, epilogue, added), tolerance) == "");
                         }
                     }
                 }
@@ -193,7 +203,7 @@ TEST_CASE("cuda_linear_every_epilogue_matches_reference") {
 
 TEST_CASE("cuda_linear_not_finite_input_stays_in_its_row_or_column") {
     if (!has_device()) return;
-    for (const int64_t rows : {5, 8, 12}) {
+    for (const int64_t rows : {5, 8, 12, 70}) {
         for (const Compute compute : computes) {
             for (const DType dtype : weight_types) {
                 constexpr float inf = std::numeric_limits<float>::infinity();
@@ -221,10 +231,11 @@ TEST_CASE("cuda_linear_a_row_of_few_does_not_depend_on_the_others_bit_for_bit") 
     for_each_kind([](DType dtype, Compute compute, const Layout& layout) {
         CAPTURE(std::string(dtype_name(dtype)));
         CAPTURE(layout.name);
-        const Problem p(8, 1160, 5, dtype, layout);
+        const Problem p(compute == Compute::bf16 ? cuda::few_rows_bf16 : cuda::few_rows, 1160, 5,
+                        dtype, layout);
         const Epilogue epilogue{nullptr, Activation::silu, 0.5f, nullptr};
         const std::vector<float> all = on_device(p, compute, epilogue);
-        for (const int64_t count : {1, 3}) {
+        for (const int64_t count : {1, 3, 14, 29}) {
             std::vector<float> pieces = p.out();
             for (int64_t first = 0; first < p.rows; first += count) {
                 const int64_t rows = std::min(count, p.rows - first);

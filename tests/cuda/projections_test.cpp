@@ -76,7 +76,7 @@ TEST_CASE("cuda_linear_of_several_layers_has_the_bits_of_each_alone") {
         for (const bool crooked : {false, true}) {
             CAPTURE(crooked);
             const DeviceLayers layers(mixed, crooked);
-            for (const int64_t rows : {1, 2, 3, 8, 20}) {
+            for (const int64_t rows : {1, 2, 3, 8, 20, 70}) {
                 CAPTURE(rows);
                 const std::vector<float> x = Numbers(1).floats(rows * (cols + 4));
                 const std::vector<float> alone = layers.run(x, rows, false);
