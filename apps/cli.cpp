@@ -83,7 +83,9 @@ void ModelArguments::add_to(CLI::App& command) {
     command
         .add_option(
             "-m,--model", model,
-            "Checkpoint directory as published: config.json, *.safetensors, tokenizer.json, ...")
+            "Checkpoint directory as published: config.json, *.safetensors, tokenizer.json, ...; "
+            "bf16, or quantised by compressed-tensors (4 and 8 bits, fp8), bitsandbytes (nf4) or "
+            "GPTQ")
         ->required()
         ->type_name("DIR");
     command

@@ -3,6 +3,7 @@
 
 #include "apps/cli.h"
 #include "apps/terminal.h"
+#include "io/atomic_directory.h"
 #include "mllama/quantise_checkpoint.h"
 
 namespace mllama {
@@ -29,10 +30,10 @@ QuantisationPlan plan_of(const Arguments& arguments) {
     const auto also_int8 = [&](const char* option, const std::string& dtype) {
         if (dtype != "int8") return std::optional<QuantisedFormat>();
         if (arguments.dtype != "int8") {
-            fail(option,
-                 " int8: expected --dtype int8, since transformers reads one format from a "
-                 "directory; --dtype int4 ",
-                 option, " int8 works where the directory is loaded");
+            throw CLI::ValidationError(
+                option, std::string("int8 goes with --dtype int8, since transformers reads one "
+                                    "format from a directory; --dtype int4 ") +
+                            option + " int8 works where the directory is loaded");
         }
         return std::optional(int8_rows);
     };
@@ -62,6 +63,7 @@ void run(const Arguments& arguments) {
     };
     catch_terminations();
     const QuantisationPlan plan = plan_of(arguments);
+    AtomicDirectory::check_is_free(arguments.out);  // not only after the calibration
     std::vector<Request> requests;
     if (!arguments.calibration.empty()) requests = read_batch_file(arguments.calibration);
     catch_interrupts();  // what follows looks at them
@@ -97,12 +99,12 @@ void add_quantize(CLI::App& app) {
         ->required()
         ->check(CLI::IsMember({"int8", "int4"}))
         ->type_name("TYPE");
-    command
-        ->add_option("--group-size", arguments->group_size,
-                     "int4: columns that share a scale: 32, 64, 128, or channel for the whole row. "
-                     "Where it does not divide a row, the half, quarter, ... of it that does, or "
-                     "else the row")
-        ->check(CLI::IsMember({"32", "64", "128", "channel"}))
+    auto* group_size = command->add_option(
+        "--group-size", arguments->group_size,
+        "int4: columns that share a scale: 32, 64, 128, or channel for the whole row. "
+        "Where it does not divide a row, the half, quarter, ... of it that does, or "
+        "else the row");
+    group_size->check(CLI::IsMember({"32", "64", "128", "channel"}))
         ->type_name("N")
         ->capture_default_str();
     command
@@ -128,7 +130,12 @@ void add_quantize(CLI::App& app) {
                      "Threads; default: the physical cores this process may use")
         ->check(CLI::Range(1, 1024))
         ->type_name("N");
-    command->callback([arguments] { run(*arguments); });
+    command->callback([arguments, group_size] {
+        if (arguments->dtype == "int8" && group_size->count() > 0)
+            throw CLI::ValidationError("--group-size",
+                                       "goes with --dtype int4: int8 has a scale a row");
+        run(*arguments);
+    });
 }
 
 }  // namespace mllama

@@ -26,16 +26,20 @@ std::string without_last_slashes(std::string path) {
 
 AtomicDirectory::AtomicDirectory(const std::string& target)
     : target_(without_last_slashes(target)) {
-    if (target_.empty()) fail("expected the name of a directory to write, found an empty name");
-    std::error_code error;
-    if (fs::exists(fs::symlink_status(target_, error)))
-        fail(target_, ": cannot be written: expected nothing there, found a file or directory");
+    check_is_free(target_);
     for (int attempt = 0;; ++attempt) {
         temporary_ =
             target_ + ".partial-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
         if (::mkdir(temporary_.c_str(), 0777) == 0) return;
         if (errno != EEXIST) fail_to_write(errno);
     }
+}
+
+void AtomicDirectory::check_is_free(const std::string& target) {
+    if (target.empty()) fail("expected the name of a directory to write, found an empty name");
+    std::error_code error;
+    if (fs::exists(fs::symlink_status(without_last_slashes(target), error)))
+        fail(target, ": cannot be written: expected nothing there, found a file or directory");
 }
 
 AtomicDirectory::~AtomicDirectory() {

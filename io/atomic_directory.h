@@ -13,6 +13,8 @@ class AtomicDirectory {
     /// Throws Error naming the path and the reason: something stands there already, the directory
     /// around it does not exist or may not be written to.
     explicit AtomicDirectory(const std::string& target);
+    /// The first of these reasons alone, for those who work long before they write.
+    static void check_is_free(const std::string& target);
     AtomicDirectory(const AtomicDirectory&) = delete;
     AtomicDirectory& operator=(const AtomicDirectory&) = delete;
     ~AtomicDirectory();

@@ -365,6 +365,9 @@ inline Vec look_up(const float* table, Ints index) {
     const Ints in_upper = _mm256_slli_epi32(index, 28);  // bit 3 to the sign
     return _mm256_blendv_ps(lower, upper, _mm256_castsi256_ps(in_upper));
 }
+inline Vec gather(const float* table, Ints index) {
+    return _mm256_i32gather_ps(table, index, 4);
+}
 
 /// Sums of neighbouring 16-bit numbers, added to 32-bit sums.
 inline Ints add_words(Ints words, Ints sum) {

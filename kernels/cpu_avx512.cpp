@@ -337,6 +337,9 @@ inline Ints nibbles(const uint8_t* from) {
 inline Vec look_up(const float* table, Ints index) {
     return _mm512_permutexvar_ps(index, _mm512_loadu_ps(table));
 }
+inline Vec gather(const float* table, Ints index) {
+    return _mm512_i32gather_ps(index, table, 4);
+}
 inline void store_rounded(int8_t* to, Vec v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }

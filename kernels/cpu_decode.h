@@ -8,10 +8,11 @@
 //     widen_f8(p)               lanes F8_E4M3 to float
 //     nibbles<high_first>(p)    lanes neighbouring nibbles from byte p on, as int32
 //     look_up(table, v)         of 16 floats
+//     gather(table, v)          of any floats
 //     int_load, int_store, transpose           of Ints, as for cpu_int.h
 //     NibbleTable<To>, F8Times<To>             specialised where there is something faster
 //
-// What does not fit whole vectors, and columns in the order of activations, go the plain way.
+// What does not fit whole vectors goes the plain way.
 
 /// Writes value(i), of lanes columns from i on, as long as there are so many of n; returns how many
 /// columns that were.
@@ -81,10 +82,95 @@ void decode_groups(const Matrix& w, int64_t origin, int64_t row, int64_t first, 
     }
 }
 
+/// The zeros and scales of a row, ready for columns that belong to its groups in any order (that of
+/// activations, in which they were quantised).
+struct RowGroups {
+    static constexpr int64_t most = 1024;
+    float zero[most], scale[most];
+
+    RowGroups(const Groups& groups, int64_t row, int64_t count) {
+        for (int64_t g = 0; g < count; ++g) {
+            zero[g] = static_cast<float>(zero_of(groups, row, g));
+            scale[g] = scale_of(groups, row, g);
+        }
+    }
+    /// numbers: of columns whose groups begin at of_column.
+    [[nodiscard]] Vec scaled(Vec numbers, const int32_t* of_column) const {
+        const Ints group = int_load(of_column);
+        return (numbers - gather(zero, group)) * gather(scale, group);
+    }
+};
+
+/// A row whose columns belong to groups in any order. numbers(i): those of lanes columns from
+/// first + i on.
+template <class To, class Numbers>
+void decode_ordered(const Matrix& w, int64_t row, int64_t first, int64_t count,
+                    typename To::Element* to, DType to_dtype, const Numbers& numbers) {
+    const int64_t groups = pieces(w.cols, w.groups.size);
+    int64_t done = 0;
+    if (groups <= RowGroups::most && count >= lanes) {
+        const RowGroups of_row(w.groups, row, groups);
+        done = write_vectors<To>(count, to, [&](int64_t i) {
+            return of_row.scaled(numbers(i), w.groups.of_column + first + i);
+        });
+    }
+    if (done < count) decode_row(w, row, first + done, count - done, to_dtype, to + done);
+}
+
+/// The same of nibbles, in few groups: sixteen numbers each, which are computed once for the row. Two
+/// gathers for a vector cost more than eight plain loads.
+template <class To>
+struct RowNumbers {
+    static constexpr int64_t most = 256;
+    typename To::Element of_group[most][16];
+
+    RowNumbers(const Groups& groups, int64_t row, int64_t count) {
+        float nibble[16];
+        for (int i = 0; i < 16; ++i) nibble[i] = static_cast<float>(i);
+        for (int64_t g = 0; g < count; ++g) {
+            const Vec zero = broadcast(static_cast<float>(zero_of(groups, row, g)));
+            const Vec scale = broadcast(scale_of(groups, row, g));
+            for (int i = 0; i < 16; i += lanes)
+                To::store(of_group[g] + i, (F32::load(nibble + i) - zero) * scale);
+        }
+    }
+    /// Whole words of n columns; returns how many columns that were.
+    int64_t write(const uint8_t* from, const int32_t* of_column, int64_t n,
+                  typename To::Element* to) const {
+        int64_t i = 0;
+        for (; n - i >= 8; i += 8) {
+            uint32_t word;
+            __builtin_memcpy(&word, from + i / 2, sizeof word);
+            for (int j = 0; j < 8; ++j) to[i + j] = of_group[of_column[i + j]][word >> 4 * j & 15];
+        }
+        return i;
+    }
+};
+
+template <class To>
+void decode_ordered_nibbles(const Matrix& w, const uint8_t* bytes, int64_t row, int64_t first,
+                            int64_t count, typename To::Element* to, DType to_dtype) {
+    const int64_t groups = pieces(w.cols, w.groups.size);
+    if (first % 2 != 0) return decode_row(w, row, first, count, to_dtype, to);
+    if (groups > RowNumbers<To>::most || 16 * groups > count) {
+        return decode_ordered<To>(w, row, first, count, to, to_dtype, [&](int64_t i) {
+            return to_floats(nibbles<false>(bytes + i / 2));
+        });
+    }
+    const RowNumbers<To> numbers(w.groups, row, groups);
+    const int64_t done = numbers.write(bytes, w.groups.of_column + first, count, to);
+    if (done < count) decode_row(w, row, first + done, count - done, to_dtype, to + done);
+}
+
 template <class To>
 void decode_int8(const Matrix& w, int64_t row, int64_t first, int64_t count,
                  typename To::Element* to, DType to_dtype) {
     const auto* numbers = static_cast<const int8_t*>(w.data) + row * w.cols;
+    if (w.groups.of_column != nullptr) {
+        return decode_ordered<To>(w, row, first, count, to, to_dtype, [&](int64_t i) {
+            return to_floats(widen_int8(numbers + first + i));
+        });
+    }
     const auto write = [&](int64_t col, int64_t n, int64_t group, typename To::Element* out) {
         const Vec scale = broadcast(scale_of(w.groups, row, group));
         const Vec zero = broadcast(static_cast<float>(zero_of(w.groups, row, group)));
@@ -99,6 +185,10 @@ template <class To>
 void decode_fp8(const Matrix& w, int64_t row, int64_t first, int64_t count,
                 typename To::Element* to, DType to_dtype) {
     const auto* numbers = static_cast<const uint8_t*>(w.data) + row * w.cols;
+    if (w.groups.of_column != nullptr) {
+        return decode_ordered<To>(w, row, first, count, to, to_dtype,
+                                  [&](int64_t i) { return widen_f8(numbers + first + i); });
+    }
     using Times = F8Times<To>;
     const auto write = [&](int64_t col, int64_t n, int64_t group, typename To::Element* out) {
         const float scale = scale_of(w.groups, row, group);
@@ -124,6 +214,8 @@ void decode_fp8(const Matrix& w, int64_t row, int64_t first, int64_t count,
 template <class To>
 void decode_nibbles(const Matrix& w, const uint8_t* bytes, int64_t row, int64_t first,
                     int64_t count, typename To::Element* to, DType to_dtype) {
+    if (w.groups.of_column != nullptr)
+        return decode_ordered_nibbles<To>(w, bytes, row, first, count, to, to_dtype);
     const auto write = [&](int64_t col, int64_t n, int64_t group,
                            typename To::Element* out) -> int64_t {
         if (col % 2 != 0 || first % 2 != 0) return 0;
@@ -196,15 +288,14 @@ template <class To>
 void decode_one(const Matrix& w, int64_t row, int64_t first, int64_t count, DType to_dtype,
                 typename To::Element* to) {
     const auto* bytes = static_cast<const uint8_t*>(w.data);
-    const bool in_order = w.groups.of_column == nullptr;
     if (w.coding == Coding::nf4) {
         decode_blocks<To>(w, row, first, count, to, to_dtype);
-    } else if (w.coding == Coding::int8 && in_order) {
+    } else if (w.coding == Coding::int8) {
         decode_int8<To>(w, row, first, count, to, to_dtype);
-    } else if (w.coding == Coding::int4 && in_order) {
+    } else if (w.coding == Coding::int4) {
         const uint8_t* from = bytes + row * int4_words(w.cols) * 4 + first / 2;
         decode_nibbles<To>(w, from, row, first, count, to, to_dtype);
-    } else if (w.coding == Coding::fp8 && in_order) {
+    } else if (w.coding == Coding::fp8) {
         decode_fp8<To>(w, row, first, count, to, to_dtype);
     } else {
         decode_row(w, row, first, count, to_dtype, to);
@@ -216,7 +307,7 @@ void decode_panel(const Matrix& w, int64_t row, int64_t n, int64_t first, int64_
                   DType to_dtype, void* to) {
     auto* out = static_cast<typename To::Element*>(to);
     int64_t r = 0;
-    if (w.coding == Coding::int4_by_column && w.groups.of_column == nullptr) {
+    if (w.coding == Coding::int4_by_column) {
         constexpr int line = 16 / lanes;  // vectors of a cache line: whole ones are read once
         for (; n - r >= line * lanes; r += line * lanes) {
             decode_words<To, line>(w, row + r, first, count, out + r * count, to_dtype);

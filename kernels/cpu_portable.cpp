@@ -336,10 +336,13 @@ Ints nibbles(const uint8_t* from) {
         return (high ? from[i / 2] >> 4 : from[i / 2]) & 15;
     });
 }
-Vec look_up(const float* table, Ints index) {
+Vec gather(const float* table, Ints index) {
     float floats[lanes];
     for (int64_t i = 0; i < lanes; ++i) floats[i] = table[index[i]];
     return F32::load(floats);
+}
+Vec look_up(const float* table, Ints index) {
+    return gather(table, index);
 }
 void store_rounded(int8_t* to, Vec v) {
     float floats[lanes];

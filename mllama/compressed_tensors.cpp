@@ -114,12 +114,12 @@ Tensor read_zeros(const Checkpoint& checkpoint, const std::string& layer, int64_
     return checkpoint.get(name, DType::i32, {pieces(rows, 8), groups});
 }
 
-/// A g_idx that the writer made and never set holds -1.
+/// A g_idx that the writer made and never set holds nothing but -1.
 bool has_order(const Checkpoint& checkpoint, const std::string& name, int64_t in_features) {
     if (!checkpoint.has(name)) return false;
     const Tensor group = checkpoint.get(name, DType::i32, {in_features});
     const int32_t* begin = group.data<int32_t>();
-    return std::find(begin, begin + in_features, -1) == begin + in_features;
+    return !std::all_of(begin, begin + in_features, [](int32_t group) { return group == -1; });
 }
 
 }  // namespace

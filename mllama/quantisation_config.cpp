@@ -90,11 +90,12 @@ Scheme::Strategy strategy_of(const JsonObject& weights) {
     // Without a name: as the writer infers it.
     const char* inferred = group ? "group" : weights.has("group_size") ? "channel" : "tensor";
     const std::string name = weights.text_or("strategy", inferred);
+    if (name != "tensor" && name != "channel" && name != "group")
+        weights.reject("strategy", "tensor, channel or group");
     if (name != "group" && group)
         weights.reject("group_size", "null, since strategy is not \"group\"");
     if (name == "tensor") return Scheme::Strategy::tensor;
     if (name == "channel") return Scheme::Strategy::channel;
-    if (name != "group") weights.reject("strategy", "tensor, channel or group");
     if (!group) weights.reject("group_size", "at least 1, since strategy is \"group\"");
     return Scheme::Strategy::group;
 }

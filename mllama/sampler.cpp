@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
 
 #include "kernels/error.h"
 
@@ -25,32 +28,11 @@ void SamplingParams::check() const {
 }
 
 int64_t Sampler::next(std::span<const float> logits, std::span<const int64_t> history) {
-    candidates_.clear();
-    bool finite = false;
-    for (size_t id = 0; id < logits.size(); ++id) {
-        if (std::isnan(logits[id]))
-            fail("the logits hold a NaN, first at token ", id, ": are the weights whole?");
-        finite = finite || std::isfinite(logits[id]);
-        candidates_.push_back({logits[id], static_cast<int64_t>(id)});
-    }
-    if (!finite) fail("the logits hold no finite value: are the weights whole?");
+    take(logits);
     if (params_.repetition_penalty != 1.0) penalise(history);
-
-    const auto more_probable = [](const Candidate& a, const Candidate& b) {
-        return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-    };
-    if (params_.greedy)
-        return std::min_element(candidates_.begin(), candidates_.end(), more_probable)->id;
-
-    // Only differences count: with the largest at 0, no temperature makes a logit overflow upwards.
-    const float largest =
-        std::min_element(candidates_.begin(), candidates_.end(), more_probable)->logit;
-    for (Candidate& candidate : candidates_) {
-        candidate.logit -= largest;
-        candidate.logit = static_cast<float>(candidate.logit / params_.temperature);
-    }
-    keep_top_k();
-    std::sort(candidates_.begin(), candidates_.end(), more_probable);
+    if (params_.greedy) return most_probable();
+    scale();
+    choose_candidates();
     keep_top_p_and_min_p();
 
     const double point = uniform();
@@ -62,48 +44,108 @@ int64_t Sampler::next(std::span<const float> logits, std::span<const int64_t> hi
     return candidates_.back().id;  // the sum fell short of 1 by rounding
 }
 
+void Sampler::take(std::span<const float> logits) {
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    logits_.assign(logits.begin(), logits.end());
+    bool finite = false;
+    for (size_t id = 0; id < logits_.size(); ++id) {
+        const float logit = logits_[id];
+        if (!(logit < infinity)) {
+            fail("the logits hold ", std::isnan(logit) ? "a NaN" : "an infinity",
+                 ", first at token ", id, ": are the weights whole?");
+        }
+        finite = finite || logit > -infinity;
+    }
+    if (!finite) fail("the logits hold no finite value: are the weights whole?");
+}
+
 void Sampler::penalise(std::span<const int64_t> history) {
-    penalised_.assign(candidates_.size(), false);
+    penalised_.assign(logits_.size(), false);
     const auto penalty = static_cast<float>(params_.repetition_penalty);
     for (const int64_t id : history) {
         const auto place = static_cast<size_t>(id);
-        if (place >= candidates_.size() || penalised_[place]) continue;
+        if (place >= logits_.size() || penalised_[place]) continue;
         penalised_[place] = true;
-        float& logit = candidates_[place].logit;
+        float& logit = logits_[place];
         logit = logit < 0 ? logit * penalty : logit / penalty;
     }
 }
 
-void Sampler::keep_top_k() {
-    const auto k = static_cast<size_t>(params_.top_k);
-    if (k == 0 || k >= candidates_.size()) return;
-    const auto kth = candidates_.begin() + static_cast<int64_t>(k) - 1;
-    std::nth_element(candidates_.begin(), kth, candidates_.end(),
-                     [](const Candidate& a, const Candidate& b) { return a.logit > b.logit; });
-    const float least = kth->logit;  // ties with the k-th stay, as in the reference
-    std::erase_if(candidates_, [least](const Candidate& c) { return c.logit < least; });
+int64_t Sampler::most_probable() const {
+    return std::max_element(logits_.begin(), logits_.end()) - logits_.begin();
 }
 
-void Sampler::keep_top_p_and_min_p() {
-    const float largest = candidates_.front().logit;
-    double sum = 0;
-    probabilities_.clear();
-    for (const Candidate& candidate : candidates_) {
-        probabilities_.push_back(std::exp(static_cast<double>(candidate.logit) - largest));
-        sum += probabilities_.back();
+/// Only differences count: with the largest at 0, no temperature makes a logit overflow upwards.
+void Sampler::scale() {
+    const float largest = logits_[static_cast<size_t>(most_probable())];
+    if (!std::isfinite(largest)) fail("repetition_penalty: it leaves no token that is possible");
+    for (float& logit : logits_)
+        logit = static_cast<float>((logit - largest) / params_.temperature);
+}
+
+/// By a heap of the k largest so far, the least in front: most logits are below it and cost one
+/// comparison.
+float Sampler::kth_largest(size_t k) {
+    const auto kth = logits_.begin() + static_cast<int64_t>(k);
+    largest_.assign(logits_.begin(), kth);
+    std::make_heap(largest_.begin(), largest_.end(), std::greater<>());
+    for (auto logit = kth; logit != logits_.end(); ++logit) {
+        if (*logit <= largest_.front()) continue;
+        std::pop_heap(largest_.begin(), largest_.end(), std::greater<>());
+        largest_.back() = *logit;
+        std::push_heap(largest_.begin(), largest_.end(), std::greater<>());
     }
-    size_t kept = 0;
+    return largest_.front();
+}
+
+/// The k most probable tokens; ties with the k-th stay, as in the reference.
+void Sampler::choose_candidates() {
+    const auto k = static_cast<size_t>(params_.top_k);
+    const bool all = k == 0 || k >= logits_.size();
+    const float least = all ? -std::numeric_limits<float>::infinity() : kth_largest(k);
+    candidates_.clear();
+    for (size_t id = 0; id < logits_.size(); ++id) {
+        if (logits_[id] >= least) candidates_.push_back({logits_[id], static_cast<int64_t>(id)});
+    }
+}
+
+/// How many of the first `sorted` candidates stay, whose probabilities are probabilities_ / sum.
+size_t Sampler::kept_of(size_t sorted, double sum) const {
     double covered = 0;  // probability of the candidates in front of this one
-    while (kept < candidates_.size()) {
-        const double probability = probabilities_[kept] / sum;
-        const bool outside = covered >= params_.top_p || probabilities_[kept] < params_.min_p;
-        if (kept > 0 && outside) break;
-        covered += probability;
-        ++kept;
+    for (size_t i = 0; i < sorted; ++i) {
+        const bool outside = covered >= params_.top_p || probabilities_[i] < params_.min_p;
+        if (i > 0 && outside) return i;
+        covered += probabilities_[i] / sum;
+    }
+    return sorted;
+}
+
+/// Candidates are put in order from the front, more and more of them, until some are not kept: of a
+/// whole vocabulary few are, as a rule.
+void Sampler::keep_top_p_and_min_p() {
+    const auto more_probable = [](const Candidate& a, const Candidate& b) {
+        return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+    };
+    double sum = 0;
+    for (const Candidate& candidate : candidates_)
+        sum += std::exp(static_cast<double>(candidate.logit));
+    size_t sorted = 0, kept = 0;
+    while (kept == sorted && sorted < candidates_.size()) {
+        const auto begin = candidates_.begin() + static_cast<int64_t>(sorted);
+        sorted = std::min(candidates_.size(), std::max<size_t>(256, 8 * sorted));
+        const auto end = candidates_.begin() + static_cast<int64_t>(sorted);
+        if (end != candidates_.end())
+            std::nth_element(begin, end, candidates_.end(), more_probable);
+        std::sort(begin, end, more_probable);
+        probabilities_.clear();
+        for (auto i = candidates_.begin(); i != end; ++i)
+            probabilities_.push_back(std::exp(static_cast<double>(i->logit)));
+        kept = kept_of(sorted, sum);
     }
     candidates_.resize(kept);
     probabilities_.resize(kept);
-    for (double& probability : probabilities_) probability /= covered * sum;
+    const double left = std::accumulate(probabilities_.begin(), probabilities_.end(), 0.0);
+    for (double& probability : probabilities_) probability /= left;
 }
 
 /// splitmix64 (Steele, Lea, Flood 2014): 53 bits of each output make a number in [0, 1).

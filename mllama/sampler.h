@@ -36,7 +36,7 @@ class Sampler {
 
     /// logits (vocab_size); history: the tokens of the text so far, prompt included (ids behind the
     /// vocabulary, like the image's, have no logit and are passed over). The same seed and logits
-    /// give the same tokens. Errors: Error if the logits hold a NaN or nothing finite.
+    /// give the same tokens. Errors: Error if the logits hold a NaN, +infinity or nothing finite.
     int64_t next(std::span<const float> logits, std::span<const int64_t> history);
 
   private:
@@ -45,15 +45,22 @@ class Sampler {
         int64_t id;
     };
 
+    void take(std::span<const float> logits);
     void penalise(std::span<const int64_t> history);
-    void keep_top_k();
+    [[nodiscard]] int64_t most_probable() const;
+    void scale();
+    [[nodiscard]] float kth_largest(size_t k);
+    void choose_candidates();
     void keep_top_p_and_min_p();
+    [[nodiscard]] size_t kept_of(size_t sorted, double sum) const;
     double uniform();
 
     SamplingParams params_;
     uint64_t state_;
-    std::vector<Candidate> candidates_;
-    std::vector<double> probabilities_;  // of candidates_, once they are sorted
+    std::vector<float> logits_;          // (vocab_size), as they are being changed
+    std::vector<float> largest_;         // a heap, for kth_largest
+    std::vector<Candidate> candidates_;  // after keep_top_p_and_min_p in order
+    std::vector<double> probabilities_;  // of candidates_, once they are kept
     std::vector<bool> penalised_;        // by id, for penalise
 };
 

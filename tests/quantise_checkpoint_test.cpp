@@ -355,7 +355,8 @@ TEST_CASE("quantize_command_refuses_what_it_cannot_do") {
     CHECK(quantize({"--dtype", "bf16"}) == 2);
     for (const char* size : {"0", "-1", "17", "129", "1e3", ""})
         CHECK(quantize({"--dtype", "int4", "--group-size", size}) == 2);
-    CHECK(quantize({"--dtype", "int4", "--vision-dtype", "int8"}) == 1);
+    CHECK(quantize({"--dtype", "int4", "--vision-dtype", "int8"}) == 2);
+    CHECK(quantize({"--dtype", "int8", "--group-size", "32"}) == 2);
     CHECK(folder.entries() == 0);
     CHECK(quantize({"--dtype", "int4", "--group-size", "channel"}) == 0);
     CHECK(folder.entries() == 1);
@@ -448,5 +449,13 @@ TEST_CASE("quantize_command_with_calibration_writes_other_weights") {
                     models_folder());
     CHECK(missing.exit_code == 1);
     CHECK(holds_all(missing.err, {"no_such.jsonl"}));
+    // What stands in the way of the directory is found before the requests are looked at.
+    const ProgramResult taken =
+        run_program(MLLAMA_PROGRAM,
+                    {"quantize", "-m", "a_published", "--dtype", "int4", "--out",
+                     folder.file("with"), "--calibration", "no_such.jsonl"},
+                    models_folder());
+    CHECK(taken.exit_code == 1);
+    CHECK(holds_all(taken.err, {folder.file("with"), "expected nothing there"}));
     CHECK(!fs::exists(folder.file("none")));
 }

@@ -202,6 +202,7 @@ TEST_CASE("quantised_wrong_tensor_is_an_error_that_names_it_expected_and_found")
         {gptq, ".g_idx", {}, {}},
         {gptq, ".g_idx", Tensor::from(order(cols, -1)), {"[0, 1]", "found -1"}},
         {gptq, ".g_idx", Tensor::from(order(cols, 2)), {"[0, 1]", "found 2"}},
+        {int4, ".weight_g_idx", Tensor::from(order(cols, -1)), {"[0, 1]", "found -1"}},
         {nf4, ".weight", Tensor::zeros({rows * cols / 2}, DType::u8), {"(768, 1)", "(768,)"}},
         {nf4, ".weight", Tensor::zeros({rows * cols / 4, 1}, DType::bf16), {"U8", "BF16"}},
         {nf4, ".weight.absmax", {}, {}},

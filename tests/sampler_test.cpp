@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <random>
 
 #include "kernels/error.h"
 
@@ -21,6 +22,53 @@ std::map<int64_t, double> shares(SamplingParams params, const std::vector<float>
     std::map<int64_t, double> result;
     for (int i = 0; i < draws; ++i) result[sampler.next(logits, {})] += 1.0 / draws;
     return result;
+}
+
+/// What next() is to draw, by its rules read plainly: everything is sorted. numbers: uniform ones.
+int64_t drawn_plainly(const SamplingParams& params, const std::vector<float>& logits,
+                      double number) {
+    struct Token {
+        float logit;
+        int64_t id;
+    };
+    const float largest = *std::max_element(logits.begin(), logits.end());
+    std::vector<Token> tokens;
+    for (const float logit : logits) {
+        const auto scaled = static_cast<float>((logit - largest) / params.temperature);
+        tokens.push_back({scaled, static_cast<int64_t>(tokens.size())});
+    }
+    std::stable_sort(tokens.begin(), tokens.end(),
+                     [](const Token& a, const Token& b) { return a.logit > b.logit; });
+    const auto k = static_cast<size_t>(params.top_k);
+    if (k > 0 && k < tokens.size()) {
+        const float least = tokens[k - 1].logit;
+        std::erase_if(tokens, [&](const Token& token) { return token.logit < least; });
+    }
+    double sum = 0, covered = 0;
+    for (const Token& token : tokens) sum += std::exp(double{token.logit});
+    size_t kept = 0;
+    while (kept < tokens.size()) {
+        const double weight = std::exp(double{tokens[kept].logit});
+        if (kept > 0 && (covered >= params.top_p || weight < params.min_p)) break;
+        covered += weight / sum;
+        ++kept;
+    }
+    double behind = 0;
+    for (size_t i = 0; i < kept; ++i) {
+        behind += std::exp(double{tokens[i].logit}) / sum / covered;
+        if (number < behind) return tokens[i].id;
+    }
+    return tokens[kept - 1].id;
+}
+
+/// The numbers of a seed: splitmix64, as sampler.cpp has it.
+double next_number(uint64_t& state) {
+    state += 0x9E3779B97F4A7C15u;
+    uint64_t z = state;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    z ^= z >> 31;
+    return static_cast<double>(z >> 11) * 0x1p-53;
 }
 
 const std::vector<float> four = {std::log(0.5f), std::log(0.3f), std::log(0.15f), std::log(0.05f)};
@@ -39,6 +87,7 @@ TEST_CASE("sampler_refuses_logits_that_are_not_numbers") {
     const float inf = std::numeric_limits<float>::infinity();
     CHECK_THROWS_AS(sampler.next(std::vector<float>{1, nan, 0}, {}), Error);
     CHECK_THROWS_AS(sampler.next(std::vector<float>{-inf, -inf}, {}), Error);
+    CHECK_THROWS_AS(sampler.next(std::vector<float>{1, inf, 0}, {}), Error);
 }
 
 TEST_CASE("sampler_draws_follow_the_probabilities") {
@@ -80,6 +129,29 @@ TEST_CASE("sampler_repetition_penalty_divides_positive_and_multiplies_negative_l
     CHECK(sampler.next(std::vector<float>{-1, -1.5}, std::vector<int64_t>{0}) == 1);
     // the image token has no logit
     CHECK(sampler.next(std::vector<float>{3, 2}, std::vector<int64_t>{2, 128256}) == 0);
+}
+
+TEST_CASE("sampler_draws_what_the_rules_read_plainly_draw") {
+    std::mt19937 random(3);
+    std::vector<float> logits(3000);
+    for (float& logit : logits)  // many ties, and some that cannot be
+        logit = random() % 7 == 0 ? -std::numeric_limits<float>::infinity()
+                                  : static_cast<float>(random() % 200) / 16.0f;
+    for (const int64_t top_k : {0, 1, 50, 400, 3000, 5000}) {
+        for (const double top_p : {0.05, 0.5, 0.9, 0.9999, 1.0}) {
+            for (const double min_p : {0.0, 0.001, 0.3}) {
+                for (const double temperature : {0.3, 1.0, 3.0}) {
+                    const SamplingParams params{false, temperature, top_k, top_p, min_p, 1.0, 5};
+                    Sampler sampler(params);
+                    uint64_t state = params.seed;
+                    for (int i = 0; i < 10; ++i) {
+                        CHECK(sampler.next(logits, {}) ==
+                              drawn_plainly(params, logits, next_number(state)));
+                    }
+                }
+            }
+        }
+    }
 }
 
 TEST_CASE("sampler_same_seed_same_draws") {
