@@ -6,7 +6,8 @@
 writes to --out: pictures/*.png; requests.jsonl, one {"messages": [...]} a line as `mllama generate --batch` reads it;
 answers.jsonl, a {"task", "answer"} for each; results.json. Both implementations decode greedily in float32 from the
 checkpoint's bfloat16 weights; an answer is right only if all of it is. With --dtypes this engine is asked alone, once with
-weights held as each type, and the table tells what that costs.
+weights held as each type, and the table tells what that costs: `int8` is --dtype int8, `int8/int8` also has
+--vision-dtype int8, and `int8/int8/int8` --kv-dtype int8 too.
 
 The digits are those of scikit-learn's set that training never drew; scenes, numbers and pairs are fresh. The sums of
 small numbers, at the end, are not held out: there are only 155 of them and the model has been taught them all.
@@ -104,13 +105,15 @@ def ask_transformers(directory, requests):
     return texts
 
 
-def ask_engine(binary, directory, requests, scratch, dtype="f32"):
+def ask_engine(binary, directory, requests, scratch, dtypes="f32"):
+    """`dtypes`: of the text tower, and behind slashes of the vision tower, and of keys and values."""
+    options = [word for pair in zip(["--dtype", "--vision-dtype", "--kv-dtype"], dtypes.split("/")) for word in pair]
     texts = []
-    path = os.path.join(scratch, "batch.jsonl")
+    path = os.path.join(scratch, f"batch_{os.getpid()}.jsonl")  # two runs with one --out do not mix
     for begin in range(0, len(requests), LINES_PER_BATCH):
         with open(path, "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in requests[begin:begin + LINES_PER_BATCH])
-        command = [binary, "generate", "-m", directory, "--batch", path, "--greedy", "--json", "--dtype", dtype,
+        command = [binary, "generate", "-m", directory, "--batch", path, "--greedy", "--json", *options,
                    "-n", str(MAX_NEW_TOKENS), "--date", DATE]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         texts += [json.loads(line)["text"] for line in done.stdout.splitlines() if line.strip()]
@@ -163,14 +166,18 @@ def main():
     parser.add_argument("--binary", help="build/mllama")
     parser.add_argument("--scenes", type=int, default=400)
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--dtypes", help="f32,int8,int4: asks only this engine, with weights held as each of these types")
+    parser.add_argument("--dtypes", help="f32,int8,int4/int8: asks only this engine, with weights held as each of these types")
     parser.add_argument("--show-wrong", action="store_true", help="list every answer that is not right")
     args = parser.parse_args()
 
     rng = np.random.default_rng(args.seed)
     requests, answers = write_requests(args.out, all_conversations(rng, args.scenes))
     if args.dtypes:
-        by_dtype = {dtype: ask_engine(args.binary, args.model, requests, args.out, dtype) for dtype in args.dtypes.split(",")}
+        by_dtype = {}
+        for dtypes in args.dtypes.split(","):
+            begin = time.time()
+            by_dtype[dtypes] = ask_engine(args.binary, args.model, requests, args.out, dtypes)
+            print(f"{dtypes}: {time.time() - begin:.0f} s", file=sys.stderr)
         print("\n".join(dtype_table(answers, by_dtype)))
         return
     begin = time.time()

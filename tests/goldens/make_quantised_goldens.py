@@ -78,11 +78,11 @@ def published_name(name):
     return name
 
 
-def random_weights(seed):
+def random_weights(seed, config=CONFIG):
     """{name in the files: tensor, bfloat16}"""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
-        state = MllamaForConditionalGeneration(MllamaConfig(**CONFIG)).state_dict()
+        state = MllamaForConditionalGeneration(MllamaConfig(**config)).state_dict()
 
     def one(name, shape):
         noise = torch.randn(shape, generator=generator)
@@ -339,9 +339,9 @@ def make_inputs(seed):
     }
 
 
-def write(out, weights, how, layers, in_memory):
-    os.makedirs(out)
-    stored, exact, golden = dict(weights), dict(weights), {}
+def quantised(weights, how, layers):
+    """The tensors to store, and the same weights as plain numbers."""
+    stored, exact = dict(weights), dict(weights)
     for layer in layers:
         weight = stored.pop(f"{layer}.weight")
         tensors, dequantised = how.quantise(layer, weight)
@@ -349,6 +349,13 @@ def write(out, weights, how, layers, in_memory):
         error = (dequantised - weight.float()).norm() / weight.float().norm()
         assert dequantised.dtype == torch.float32 and error < 0.35, (layer, error)
         exact[f"{layer}.weight"] = dequantised
+    return stored, exact
+
+
+def write(out, weights, how, layers, in_memory):
+    os.makedirs(out)
+    stored, exact = quantised(weights, how, layers)
+    golden = {}
     inputs = make_inputs(5)
     with_picture, text = logits_of(exact, inputs)
     for layer in (f"{TEXT}0.mlp.down_proj", f"{TEXT}0.self_attn.k_proj"):
