@@ -34,7 +34,7 @@ inline constexpr int64_t few_rows_bf16 = 64;
 bool compiled();
 
 /// Why no operation can run here, as a sentence for users (no driver, no device, one that is too
-/// old, a build without kernels); "" if they can.
+/// old, no cuBLASLt, a build without kernels); "" if they can.
 std::string unavailable();
 
 struct DeviceInfo {

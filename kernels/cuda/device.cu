@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/cuda.h"
+#include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/order.h"
 #include "kernels/cuda/warpgroup.h"
@@ -43,7 +44,7 @@ std::string find_fault() {
                std::to_string(properties.major) + "." + std::to_string(properties.minor) +
                ", 8.0 is the least";
     }
-    return {};
+    return cublaslt_fault();
 }
 
 /// Says what it is compiled for.
