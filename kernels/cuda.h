@@ -6,6 +6,9 @@
 // wait. Nothing here allocates but `allocate` and `allocate_pinned`. Every function but `compiled`
 // and `unavailable` throws Error where there is no device, and where the device reports a fault.
 //
+// All of it serves one thread of the process at a time, whatever the number of models: there is one
+// stream and one workspace, and what a second thread queued would become part of a recording.
+//
 // A result depends on the rows of its own sequence and on the weights. Products of few rows sum in an
 // order of their own, which is the same for any number of them; products of more are cuBLASLt's. In the same way attention has kernels for few queries and for many:
 // which one a query meets, and so how its sums are rounded, depends on how many there are in the call.

@@ -46,6 +46,8 @@ struct ModelOptions {
     [[nodiscard]] QuantisationPlan quantisation() const;
 };
 
+/// Serves one thread at a time. Models on a GPU share its stream and what operations work in: all of
+/// them together serve one thread at a time.
 class Model {
   public:
     /// Maps the checkpoint of a directory. Errors: Error naming file and tensor or key, expected
@@ -104,7 +106,7 @@ class Model {
     DType kv_dtype_;
     std::optional<DevicePlan> device_plan_;
     std::shared_ptr<DeviceRegion> device_memory_;  // what the plan says
-    // Of whichever call runs: a Model serves one thread at a time.
+    // Of whichever call runs.
     std::unique_ptr<TextModel::Workspace> workspace_;
 };
 
