@@ -87,6 +87,11 @@ class Model {
     Tensor forward(std::span<const SequenceInput> batch, const ForwardTrace* trace = nullptr) const;
     /// See TextModel::most_probable.
     std::span<const int64_t> most_probable(std::span<const SequenceInput> batch) const;
+    /// See TextModel::reserve_tokens.
+    void reserve_tokens(int64_t rows) const { text_.reserve_tokens(rows, *workspace_); }
+    void reserve_logits(int64_t rows) const { text_.reserve_logits(rows, *workspace_); }
+    /// The steps of decoding that a GPU repeats, for tests.
+    [[nodiscard]] const Recording& recording() const { return workspace_->recording; }
 
     /// Feeds a long text in chunks of at most `chunk` rows (0: prefill_chunk()) and returns the
     /// logits (1, vocab_size) of its last token.

@@ -251,11 +251,13 @@ void TextModel::lay_out(std::span<const SequenceInput> inputs, Batch& batch) con
 /// The batch's numbers as tensors of a device.
 void TextModel::bring(Batch& batch, Arena& arena) const {
     Batch::Tensors& here = batch.on[arena.device()];
-    here.ids = arena.take_copy(std::span<const int64_t>(batch.ids));
-    here.positions = arena.take_copy(std::span<const int64_t>(batch.positions));
-    here.pasts = arena.take_copy(std::span<const int64_t>(batch.pasts));
-    here.images = batch.images.on(arena);
-    if (batch.blind) here.row_factor = arena.take_copy(std::span<const float>(batch.sees_image));
+    Parcel parcel(arena, batch.packed);
+    here.ids = parcel.take_copy(std::span<const int64_t>(batch.ids));
+    here.positions = parcel.take_copy(std::span<const int64_t>(batch.positions));
+    here.pasts = parcel.take_copy(std::span<const int64_t>(batch.pasts));
+    here.images = batch.images.on(parcel);
+    if (batch.blind) here.row_factor = parcel.take_copy(std::span<const float>(batch.sees_image));
+    parcel.send();
     here.cos = arena.take({batch.rows, config_.head_dim() / 2});
     here.sin = arena.take({batch.rows, config_.head_dim() / 2});
 }
@@ -423,8 +425,7 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& work
                           const ForwardTrace* trace) const {
     const Tensor logits = run(inputs, workspace, trace);
     if (logits.device() == Device::cpu || logits.numel() == 0) return logits;
-    if (workspace.host_logits.numel() < logits.numel())
-        workspace.host_logits = Tensor::pinned(logits.shape(), DType::f32);
+    reserve_logits(logits.rows(), workspace);
     Tensor host = workspace.host_logits.rows(0, logits.rows());
     host.copy_from(logits);
     return host;
@@ -435,10 +436,8 @@ std::span<const int64_t> TextModel::most_probable(std::span<const SequenceInput>
     const Tensor logits = run(inputs, workspace, nullptr);
     const int64_t kept = workspace.batch.kept;
     if (kept == 0) return {};
-    Tensor& room = workspace.ids[logits.device()];
-    if (!room.defined() || room.numel() < kept)
-        room = Tensor::empty({kept}, DType::i64, logits.device());
-    Tensor ids = room.rows(0, kept);
+    reserve_tokens(kept, workspace);
+    Tensor ids = workspace.ids[logits.device()].rows(0, kept);
     ops::argmax(logits, ids);
     if (logits.device() == Device::cuda) {
         if (!workspace.host_ids.defined() || workspace.host_ids.numel() < kept)
@@ -454,6 +453,21 @@ void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace
     const int64_t rows_per_tile = image.rows.rows() / image.layout.tiles();
     const Arena::Scope on_cpu(workspace.on(Device::cpu)), on_gpu(workspace.on(Device::cuda));
     // Brought where they are needed, and rounded, once for all layers.
+void TextModel::reserve_tokens(int64_t rows, Workspace& workspace) const {
+    const Device device = norm_.weight.device();  // and lm_head's
+    Tensor& ids = workspace.ids[device];
+    if (ids.numel() < rows) ids = Tensor::empty({rows}, DType::i64, device);
+    Tensor& host = workspace.host_ids;
+    if (device == Device::cuda && host.numel() < rows) host = Tensor::pinned({rows}, DType::i64);
+}
+
+void TextModel::reserve_logits(int64_t rows, Workspace& workspace) const {
+    if (norm_.weight.device() == Device::cpu) return;
+    Tensor& host = workspace.host_logits;
+    if (host.numel() < rows * config_.vocab_size)
+        host = Tensor::pinned({rows, config_.vocab_size}, DType::f32);
+}
+
     PerDevice<Tensor> image_rows, rounded_rows;
     const auto rows_in = [&](Device device, DType dtype) -> const Tensor& {
         Tensor& here = image_rows[device];
