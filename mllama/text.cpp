@@ -313,6 +313,9 @@ void TextModel::describe(const Workspace& workspace, std::vector<int64_t>& key) 
     const auto address = [](const void* p) {
         return static_cast<int64_t>(reinterpret_cast<intptr_t>(p));
     };
+    const auto address_of = [&](const Tensor& tensor) {
+        return tensor.defined() ? address(tensor.data()) : 0;
+    };
     const Batch& batch = workspace.batch;
     key.clear();
     for (const Arena& arena : workspace.arenas) key.push_back(address(arena.start()));
@@ -320,19 +323,22 @@ void TextModel::describe(const Workspace& workspace, std::vector<int64_t>& key) 
     for (const Part& part : batch.parts) {
         const Sequence& sequence = *part.input->sequence;
         key.insert(key.end(), {part.logits, part.input->logits_to_keep});
-        for (const Tensor& bias : {sequence.key_bias(Device::cpu), sequence.key_bias(Device::cuda)})
-            key.push_back(bias.defined() ? address(bias.data()) : 0);
+        for (const Device device : {Device::cpu, Device::cuda})
+            key.push_back(address_of(sequence.key_bias(device)));
         for (const auto* caches : {&sequence.self_attention, &sequence.cross_attention}) {
             for (const KvCache& cache : *caches) {
                 if (cache.capacity() == 0) continue;
-                key.insert(key.end(), {cache.capacity(), address(cache.keys_address()),
-                                       address(cache.values_address())});
+                const KeysValues kv = cache.keys_values();
+                key.push_back(cache.capacity());
+                for (const Tensor* tensor : {&kv.k, &kv.v, &kv.k_scales, &kv.v_scales})
+                    key.push_back(address_of(*tensor));
             }
         }
         for (const KvCache& cache : sequence.cross_attention) key.push_back(cache.length());
     }
     const Batch::Tensors& here = batch.on[Device::cuda];
-    key.insert(key.end(), {address(here.images.first), address(here.images.ranges)});
+    key.insert(key.end(), {address(here.images.first), address(here.images.ranges),
+                           address_of(here.row_factor), address_of(here.cos)});
 }
 
 /// From the rows' ids to logits (kept rows, vocab_size), where lm_head is.
@@ -440,8 +446,6 @@ std::span<const int64_t> TextModel::most_probable(std::span<const SequenceInput>
     Tensor ids = workspace.ids[logits.device()].rows(0, kept);
     ops::argmax(logits, ids);
     if (logits.device() == Device::cuda) {
-        if (!workspace.host_ids.defined() || workspace.host_ids.numel() < kept)
-            workspace.host_ids = Tensor::pinned({kept}, DType::i64);
         Tensor host = workspace.host_ids.rows(0, kept);
         host.copy_from(ids);
         ids = host;
@@ -449,10 +453,6 @@ std::span<const int64_t> TextModel::most_probable(std::span<const SequenceInput>
     return {std::as_const(ids).data<int64_t>(), static_cast<size_t>(kept)};
 }
 
-void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const {
-    const int64_t rows_per_tile = image.rows.rows() / image.layout.tiles();
-    const Arena::Scope on_cpu(workspace.on(Device::cpu)), on_gpu(workspace.on(Device::cuda));
-    // Brought where they are needed, and rounded, once for all layers.
 void TextModel::reserve_tokens(int64_t rows, Workspace& workspace) const {
     const Device device = norm_.weight.device();  // and lm_head's
     Tensor& ids = workspace.ids[device];
@@ -468,6 +468,10 @@ void TextModel::reserve_logits(int64_t rows, Workspace& workspace) const {
         host = Tensor::pinned({rows, config_.vocab_size}, DType::f32);
 }
 
+void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const {
+    const int64_t rows_per_tile = image.rows.rows() / image.layout.tiles();
+    const Arena::Scope on_cpu(workspace.on(Device::cpu)), on_gpu(workspace.on(Device::cuda));
+    // Brought where they are needed, and rounded, once for all layers.
     PerDevice<Tensor> image_rows, rounded_rows;
     const auto rows_in = [&](Device device, DType dtype) -> const Tensor& {
         Tensor& here = image_rows[device];
