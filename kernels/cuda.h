@@ -6,6 +6,9 @@
 // wait. Nothing here allocates but `allocate` and `allocate_pinned`. Every function but `compiled`
 // and `unavailable` throws Error where there is no device, and where the device reports a fault.
 //
+// All of it serves one thread of the process at a time, whatever the number of models: there is one
+// stream and one workspace, and what a second thread queued would become part of a recording.
+//
 // A result depends on the rows of its own sequence and on the weights. Products of few rows sum in an
 // order of their own, which is the same for any number of them; products of more are cuBLASLt's. In the same way attention has kernels for few queries and for many:
 // which one a query meets, and so how its sums are rounded, depends on how many there are in the call.
@@ -34,7 +37,7 @@ inline constexpr int64_t few_rows_bf16 = 64;
 bool compiled();
 
 /// Why no operation can run here, as a sentence for users (no driver, no device, one that is too
-/// old, a build without kernels); "" if they can.
+/// old, no cuBLASLt, a build without kernels); "" if they can.
 std::string unavailable();
 
 struct DeviceInfo {

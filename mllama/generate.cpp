@@ -71,6 +71,7 @@ class Generation {
     std::vector<Sample>& samples() { return samples_; }
 
     std::vector<Completion> run() {
+        reserve_results();
         encode_images();
         prefill();
         const Stopwatch watch;
@@ -91,6 +92,16 @@ class Generation {
 
     void check_cancelled() const {
         if (observer_.cancelled && observer_.cancelled()) throw Interrupted();
+    }
+
+    /// Room for what a forward of all samples gives.
+    void reserve_results() {
+        const auto rows = static_cast<int64_t>(samples_.size());
+        if (options_.sampling.takes_the_largest()) {
+            mllama_.model().reserve_tokens(rows);
+        } else {
+            mllama_.model().reserve_logits(rows);
+        }
     }
 
     void encode_images() {

@@ -6,6 +6,8 @@
 //     request.images = {"cat.png"};
 //     mllama::Prompt prompt = model.prepare(request, {});
 //     mllama::Completion answer = model.generate({&prompt, 1}, model.default_options(), {})[0];
+//
+// A model serves one thread at a time, and so do all models on a GPU together (model.h).
 #pragma once
 
 #include <functional>

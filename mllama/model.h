@@ -46,6 +46,8 @@ struct ModelOptions {
     [[nodiscard]] QuantisationPlan quantisation() const;
 };
 
+/// Serves one thread at a time. Models on a GPU share its stream and what operations work in: all of
+/// them together serve one thread at a time.
 class Model {
   public:
     /// Maps the checkpoint of a directory. Errors: Error naming file and tensor or key, expected
@@ -85,6 +87,11 @@ class Model {
     Tensor forward(std::span<const SequenceInput> batch, const ForwardTrace* trace = nullptr) const;
     /// See TextModel::most_probable.
     std::span<const int64_t> most_probable(std::span<const SequenceInput> batch) const;
+    /// See TextModel::reserve_tokens.
+    void reserve_tokens(int64_t rows) const { text_.reserve_tokens(rows, *workspace_); }
+    void reserve_logits(int64_t rows) const { text_.reserve_logits(rows, *workspace_); }
+    /// The steps of decoding that a GPU repeats, for tests.
+    [[nodiscard]] const Recording& recording() const { return workspace_->recording; }
 
     /// Feeds a long text in chunks of at most `chunk` rows (0: prefill_chunk()) and returns the
     /// logits (1, vocab_size) of its last token.
@@ -104,7 +111,7 @@ class Model {
     DType kv_dtype_;
     std::optional<DevicePlan> device_plan_;
     std::shared_ptr<DeviceRegion> device_memory_;  // what the plan says
-    // Of whichever call runs: a Model serves one thread at a time.
+    // Of whichever call runs.
     std::unique_ptr<TextModel::Workspace> workspace_;
 };
 

@@ -251,11 +251,13 @@ void TextModel::lay_out(std::span<const SequenceInput> inputs, Batch& batch) con
 /// The batch's numbers as tensors of a device.
 void TextModel::bring(Batch& batch, Arena& arena) const {
     Batch::Tensors& here = batch.on[arena.device()];
-    here.ids = arena.take_copy(std::span<const int64_t>(batch.ids));
-    here.positions = arena.take_copy(std::span<const int64_t>(batch.positions));
-    here.pasts = arena.take_copy(std::span<const int64_t>(batch.pasts));
-    here.images = batch.images.on(arena);
-    if (batch.blind) here.row_factor = arena.take_copy(std::span<const float>(batch.sees_image));
+    Parcel parcel(arena, batch.packed);
+    here.ids = parcel.take_copy(std::span<const int64_t>(batch.ids));
+    here.positions = parcel.take_copy(std::span<const int64_t>(batch.positions));
+    here.pasts = parcel.take_copy(std::span<const int64_t>(batch.pasts));
+    here.images = batch.images.on(parcel);
+    if (batch.blind) here.row_factor = parcel.take_copy(std::span<const float>(batch.sees_image));
+    parcel.send();
     here.cos = arena.take({batch.rows, config_.head_dim() / 2});
     here.sin = arena.take({batch.rows, config_.head_dim() / 2});
 }
@@ -311,6 +313,9 @@ void TextModel::describe(const Workspace& workspace, std::vector<int64_t>& key) 
     const auto address = [](const void* p) {
         return static_cast<int64_t>(reinterpret_cast<intptr_t>(p));
     };
+    const auto address_of = [&](const Tensor& tensor) {
+        return tensor.defined() ? address(tensor.data()) : 0;
+    };
     const Batch& batch = workspace.batch;
     key.clear();
     for (const Arena& arena : workspace.arenas) key.push_back(address(arena.start()));
@@ -318,19 +323,22 @@ void TextModel::describe(const Workspace& workspace, std::vector<int64_t>& key) 
     for (const Part& part : batch.parts) {
         const Sequence& sequence = *part.input->sequence;
         key.insert(key.end(), {part.logits, part.input->logits_to_keep});
-        for (const Tensor& bias : {sequence.key_bias(Device::cpu), sequence.key_bias(Device::cuda)})
-            key.push_back(bias.defined() ? address(bias.data()) : 0);
+        for (const Device device : {Device::cpu, Device::cuda})
+            key.push_back(address_of(sequence.key_bias(device)));
         for (const auto* caches : {&sequence.self_attention, &sequence.cross_attention}) {
             for (const KvCache& cache : *caches) {
                 if (cache.capacity() == 0) continue;
-                key.insert(key.end(), {cache.capacity(), address(cache.keys_address()),
-                                       address(cache.values_address())});
+                const KeysValues kv = cache.keys_values();
+                key.push_back(cache.capacity());
+                for (const Tensor* tensor : {&kv.k, &kv.v, &kv.k_scales, &kv.v_scales})
+                    key.push_back(address_of(*tensor));
             }
         }
         for (const KvCache& cache : sequence.cross_attention) key.push_back(cache.length());
     }
     const Batch::Tensors& here = batch.on[Device::cuda];
-    key.insert(key.end(), {address(here.images.first), address(here.images.ranges)});
+    key.insert(key.end(), {address(here.images.first), address(here.images.ranges),
+                           address_of(here.row_factor), address_of(here.cos)});
 }
 
 /// From the rows' ids to logits (kept rows, vocab_size), where lm_head is.
@@ -423,8 +431,7 @@ Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& work
                           const ForwardTrace* trace) const {
     const Tensor logits = run(inputs, workspace, trace);
     if (logits.device() == Device::cpu || logits.numel() == 0) return logits;
-    if (workspace.host_logits.numel() < logits.numel())
-        workspace.host_logits = Tensor::pinned(logits.shape(), DType::f32);
+    reserve_logits(logits.rows(), workspace);
     Tensor host = workspace.host_logits.rows(0, logits.rows());
     host.copy_from(logits);
     return host;
@@ -435,19 +442,30 @@ std::span<const int64_t> TextModel::most_probable(std::span<const SequenceInput>
     const Tensor logits = run(inputs, workspace, nullptr);
     const int64_t kept = workspace.batch.kept;
     if (kept == 0) return {};
-    Tensor& room = workspace.ids[logits.device()];
-    if (!room.defined() || room.numel() < kept)
-        room = Tensor::empty({kept}, DType::i64, logits.device());
-    Tensor ids = room.rows(0, kept);
+    reserve_tokens(kept, workspace);
+    Tensor ids = workspace.ids[logits.device()].rows(0, kept);
     ops::argmax(logits, ids);
     if (logits.device() == Device::cuda) {
-        if (!workspace.host_ids.defined() || workspace.host_ids.numel() < kept)
-            workspace.host_ids = Tensor::pinned({kept}, DType::i64);
         Tensor host = workspace.host_ids.rows(0, kept);
         host.copy_from(ids);
         ids = host;
     }
     return {std::as_const(ids).data<int64_t>(), static_cast<size_t>(kept)};
+}
+
+void TextModel::reserve_tokens(int64_t rows, Workspace& workspace) const {
+    const Device device = norm_.weight.device();  // and lm_head's
+    Tensor& ids = workspace.ids[device];
+    if (ids.numel() < rows) ids = Tensor::empty({rows}, DType::i64, device);
+    Tensor& host = workspace.host_ids;
+    if (device == Device::cuda && host.numel() < rows) host = Tensor::pinned({rows}, DType::i64);
+}
+
+void TextModel::reserve_logits(int64_t rows, Workspace& workspace) const {
+    if (norm_.weight.device() == Device::cpu) return;
+    Tensor& host = workspace.host_logits;
+    if (host.numel() < rows * config_.vocab_size)
+        host = Tensor::pinned({rows, config_.vocab_size}, DType::f32);
 }
 
 void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const {

@@ -109,6 +109,11 @@ class TextModel {
     std::span<const int64_t> most_probable(std::span<const SequenceInput> batch,
                                            Workspace& workspace) const;
 
+    /// Room for what so many kept rows give, most_probable or forward: a caller that knows how many
+    /// there will be takes it before its loop over tokens.
+    void reserve_tokens(int64_t rows, Workspace& workspace) const;
+    void reserve_logits(int64_t rows, Workspace& workspace) const;
+
     /// Computes keys and values of a picture in every cross-attention layer and appends them to the
     /// sequence.
     void add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const;
@@ -166,6 +171,7 @@ class TextModel {
         bool blind = false;              // some row sees no picture
         bool recorded = false;           // may run as a recording
         const ForwardTrace* trace = nullptr;
+        std::vector<std::byte> packed;  // of these, what is on its way to a device
 
         /// The same where a device can read it.
         struct Tensors {
@@ -217,7 +223,7 @@ struct TextModel::Workspace {
     Tensor host_logits;      // (kept rows, vocab_size) of the last forward, if lm_head is on a GPU
     Tensor recorded_logits;  // of the recorded step, where lm_head is
     PerDevice<Tensor> ids;   // (kept rows or more) i64 of most_probable, where they are found, and
-    Tensor host_ids;         // the same of a GPU
+    Tensor host_ids;         // the same of a GPU, on the host
     Recording recording;
     std::vector<int64_t> key;  // of the recording
 

@@ -30,14 +30,22 @@ Visibility KeyVisibility::of_queries(int64_t begin, int64_t end) const {
     return {first_.data() + begin, ranges_.data(), -1};
 }
 
-Visibility KeyVisibility::on(Arena& arena) const {
-    if (arena.device() == Device::cpu) return of_all();
+template <class Place>
+Visibility KeyVisibility::copied_to(Place& place) const {
+    if (place.device() == Device::cpu) return of_all();
     static_assert(sizeof(KeyRange) == 2 * sizeof(int64_t));
-    const Tensor first = arena.take_copy(std::span<const int64_t>(first_));
-    Tensor ranges = arena.take({static_cast<int64_t>(ranges_.size()), 2}, DType::i64);
-    ranges.fill_from(ranges_.data());
-    return {first.data<int64_t>(), reinterpret_cast<const KeyRange*>(std::as_const(ranges).data()),
-            -1};
+    const Tensor first = place.take_copy(std::span<const int64_t>(first_));
+    const Tensor ranges = place.take_copy(std::span<const int64_t>(
+        reinterpret_cast<const int64_t*>(ranges_.data()), 2 * ranges_.size()));
+    return {first.data<int64_t>(), reinterpret_cast<const KeyRange*>(ranges.data()), -1};
+}
+
+Visibility KeyVisibility::on(Arena& arena) const {
+    return copied_to(arena);
+}
+
+Visibility KeyVisibility::on(Parcel& parcel) const {
+    return copied_to(parcel);
 }
 
 Shape KeysValues::key_shape(const KvLayout& layout, int64_t keys) {

@@ -14,6 +14,7 @@
 
 #include "kernels/cpu_ops.h"
 #include "tensor/arena.h"
+#include "tensor/parcel.h"
 #include "tensor/tensor.h"
 #include "tensor/weight.h"
 
@@ -47,8 +48,13 @@ class KeyVisibility {
     [[nodiscard]] Visibility of_all() const { return of_queries(0, queries()); }
     /// The rule of all queries where the arena's device can read it; on the CPU nothing is copied.
     [[nodiscard]] Visibility on(Arena& arena) const;
+    /// As above, there when the parcel is sent.
+    [[nodiscard]] Visibility on(Parcel& parcel) const;
 
   private:
+    template <class Place>
+    [[nodiscard]] Visibility copied_to(Place& place) const;
+
     std::vector<int64_t> first_{0};
     std::vector<KeyRange> ranges_;
 };

@@ -29,6 +29,7 @@ void Recording::begin() {
 void Recording::end() {
     graph_->graph.end();
     recorded_ = true;
+    ++records_;
 }
 
 void Recording::abandon() noexcept {

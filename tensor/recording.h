@@ -46,7 +46,8 @@ class Recording {
         }
     }
 
-    /// How often a recording was repeated: for tests.
+    /// How often something was recorded, and how often a recording ran: for tests.
+    [[nodiscard]] int64_t records() const { return records_; }
     [[nodiscard]] int64_t repeats() const { return repeats_; }
 
   private:
@@ -61,6 +62,7 @@ class Recording {
     std::unique_ptr<Graph> graph_;
     std::vector<int64_t> key_;  // of the last call
     bool recorded_ = false;     // there is a recording of that key
+    int64_t records_ = 0;
     int64_t repeats_ = 0;
 };
 

@@ -69,7 +69,7 @@ TEST_CASE("atomic_file_of_a_killed_writer_leaves_nothing") {
     const TemporaryDirectory directory;
     const int probe = ::open(directory.path().c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
     if (probe < 0) {
-        MESSAGE("skipped: this file system has no nameless files");
+        MESSAGE("case skipped: this file system has no nameless files");
         return;
     }
     ::close(probe);

@@ -16,6 +16,7 @@
 
 #include "kernels/error.h"
 #include "tensor/arena.h"
+#include "tensor/parcel.h"
 #include "tests/temporary_directory.h"
 
 using namespace mllama;
@@ -325,6 +326,27 @@ TEST_CASE("arena_tensors_are_aligned_and_do_not_overlap") {
     CHECK(c.data<float>()[0] == 3.0f);
     CHECK(c.data<float>()[c.numel() - 1] == 3.0f);
     CHECK(arena.peak_bytes() == 64 + 64 + (4 << 20) + 64);
+}
+
+TEST_CASE("parcel_brings_all_that_was_packed_when_it_is_sent") {
+    std::vector<std::byte> packed(5);
+    Arena arena;
+    for (int pass = 0; pass < 3; ++pass) {  // the first in two blocks, the others in one
+        arena.reset();
+        Parcel parcel(arena, packed);
+        const std::vector<int64_t> ids = {1, 2, 3};
+        const std::vector<float> factors(20000, 0.5f);  // more than the first block holds
+        const Tensor a = parcel.take_copy(std::span<const int64_t>(ids));
+        const Tensor none = parcel.take_copy(std::span<const float>());
+        const Tensor b = parcel.take_copy(std::span<const float>(factors));
+        const Tensor c = parcel.take_copy(std::span<const int64_t>(ids).first(1));
+        parcel.send();
+        CHECK(none.numel() == 0);
+        CHECK(std::equal(ids.begin(), ids.end(), a.data<int64_t>()));
+        CHECK(std::equal(factors.begin(), factors.end(), b.data<float>()));
+        CHECK(c.data<int64_t>()[0] == 1);
+        parcel.send();  // nothing is left
+    }
 }
 
 TEST_CASE("arena_scope_gives_back_what_was_taken_in_it") {

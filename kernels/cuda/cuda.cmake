@@ -25,11 +25,15 @@ if(NOT MLLAMA_CUDA STREQUAL "OFF")
         endif()
         find_package(CUDAToolkit)
     endif()
-    if(CMAKE_CUDA_COMPILER AND CUDAToolkit_FOUND AND CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.0)
+    # cuBLASLt's header alone: the library is opened when the program runs (cublaslt.cpp).
+    find_file(MLLAMA_CUBLASLT_HEADER cublasLt.h PATHS ${CUDAToolkit_INCLUDE_DIRS})
+    mark_as_advanced(MLLAMA_CUBLASLT_HEADER)
+    if(CMAKE_CUDA_COMPILER AND CUDAToolkit_FOUND AND CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.0
+       AND MLLAMA_CUBLASLT_HEADER)
         set(MLLAMA_HAS_CUDA ON)
     elseif(MLLAMA_CUDA STREQUAL "ON")
-        message(FATAL_ERROR "MLLAMA_CUDA=ON: expected nvcc 12.0 or later with cuBLAS, "
-                            "found ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}")
+        message(FATAL_ERROR "MLLAMA_CUDA=ON: expected nvcc 12.0 or later with cublasLt.h, found "
+                            "${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION} ${MLLAMA_CUBLASLT_HEADER}")
     endif()
 endif()
 message(STATUS "CUDA kernels: ${MLLAMA_HAS_CUDA}")
@@ -38,10 +42,10 @@ if(MLLAMA_HAS_CUDA)
     file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cu)
     add_library(cuda_kernels OBJECT ${sources})
     target_include_directories(cuda_kernels PRIVATE ${PROJECT_SOURCE_DIR})
-    target_link_libraries(cuda_kernels PRIVATE CUDA::cudart_static CUDA::cublasLt)
+    target_link_libraries(cuda_kernels PRIVATE CUDA::cudart_static)
     # constexpr functions, such as those of kv_layout.h, serve host and device.
     target_compile_options(cuda_kernels PRIVATE --expt-relaxed-constexpr -Xcompiler=-Wall,-Wextra
                            $<$<BOOL:${MLLAMA_WERROR}>:-Werror=all-warnings -Xcompiler=-Werror>)
     set(MLLAMA_CUDA_OBJECTS $<TARGET_OBJECTS:cuda_kernels>)
-    set(MLLAMA_CUDA_LIBRARIES CUDA::cudart_static CUDA::cublasLt)
+    set(MLLAMA_CUDA_LIBRARIES CUDA::cudart_static ${CMAKE_DL_LIBS})
 endif()

@@ -7,6 +7,8 @@
 #include <string>
 
 #include "kernels/cuda.h"
+#include "kernels/cuda/counts.h"
+#include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/order.h"
 #include "kernels/cuda/warpgroup.h"
@@ -43,7 +45,7 @@ std::string find_fault() {
                std::to_string(properties.major) + "." + std::to_string(properties.minor) +
                ", 8.0 is the least";
     }
-    return {};
+    return cublaslt_fault();
 }
 
 /// Says what it is compiled for.
@@ -124,6 +126,7 @@ DeviceInfo device_info() {
 
 void* allocate(int64_t bytes) {
     stream();
+    ++counts.allocations;
     void* memory = nullptr;
     const cudaError_t status =
         cudaMalloc(&memory, static_cast<size_t>(std::max<int64_t>(bytes, 1)));
@@ -142,6 +145,7 @@ void release(void* memory) noexcept {
 
 void* allocate_pinned(int64_t bytes) {
     stream();
+    ++counts.allocations;
     void* memory = nullptr;
     check(cudaMallocHost(&memory, static_cast<size_t>(std::max<int64_t>(bytes, 1))),
           "taking pinned memory");
@@ -153,6 +157,7 @@ void release_pinned(void* host) noexcept {
 }
 
 void copy_to_device(void* to, const void* host, int64_t bytes) {
+    ++counts.uploads;
     check(cudaMemcpyAsync(to, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream()),
           "copying to the device");
 }
@@ -180,7 +185,8 @@ void synchronise() {
     check(cudaStreamSynchronize(stream()), "waiting for the device");
 }
 
-/// Two buffers and an event for each: the copy from it has run.
+/// Two buffers and an event for each: the copy from it has run. A third copy waits for the first: a
+/// step that is done over and over brings what it needs in one (tensor/parcel.h).
 struct Uploader::Buffers {
     static constexpr int64_t bytes = int64_t{16} << 20;
     static constexpr int count = 2;

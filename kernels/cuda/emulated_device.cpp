@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cuda.h"
+#include "kernels/cuda/counts.h"
 #include "kernels/cuda/emulated.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/workspace.h"
@@ -67,6 +68,7 @@ DeviceInfo device_info() {
 }
 
 void* allocate(int64_t bytes) {
+    ++counts.allocations;
     if (recording) fail("emulated CUDA: memory is taken while operations are recorded");
     if (bytes > device_info().memory_bytes)
         fail("CUDA: ", bytes, " bytes of device memory cannot be taken");
@@ -92,6 +94,7 @@ void release(void* memory) noexcept {
 }
 
 void* allocate_pinned(int64_t bytes) {
+    ++counts.allocations;
     return ::operator new(static_cast<size_t>(bytes));
 }
 
@@ -100,6 +103,7 @@ void release_pinned(void* host) noexcept {
 }
 
 void copy_to_device(void* to, const void* host, int64_t bytes) {
+    ++counts.uploads;
     if (bytes == 0) return;  // nor addresses
     emulated::queue([=] { std::memcpy(to, host, static_cast<size_t>(bytes)); });
 }

@@ -1,10 +1,9 @@
 // cuBLASLt. It thinks in matrices whose columns are contiguous: our row-major out (m, n) is its
 // (n, m), computed as w^T-transposed times x.
-#include <cublasLt.h>
-
 #include <map>
 #include <tuple>
 
+#include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/workspace.h"
@@ -17,16 +16,16 @@ constexpr int64_t library_bytes = int64_t{32} << 20;  // what the library may wo
 
 void check(cublasStatus_t status, const char* doing) {
     if (status != CUBLAS_STATUS_SUCCESS)
-        fail("cuBLASLt: ", doing, ": ", cublasLtGetStatusString(status));
+        fail("cuBLASLt: ", doing, ": ", cublaslt().status_string(status));
 }
 
 /// A handle of the library that is destroyed with its object.
-template <class Handle, cublasStatus_t (*destroy)(Handle)>
+template <class Handle, cublasStatus_t (*CublasLt::*destroy)(Handle)>
 class Owned {
   public:
     Owned() = default;
     ~Owned() {
-        if (handle) destroy(handle);
+        if (handle) (cublaslt().*destroy)(handle);
     }
     Owned(const Owned&) = delete;
     Owned& operator=(const Owned&) = delete;
@@ -37,7 +36,7 @@ cublasLtHandle_t library() {
     static const cublasLtHandle_t handle = [] {
         stream();
         cublasLtHandle_t result = nullptr;
-        check(cublasLtCreate(&result), "opening the library");
+        check(cublaslt().create(&result), "opening the library");
         return result;
     }();
     return handle;
@@ -60,15 +59,15 @@ constexpr Types int8_types{CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32I, CUDA_R_32I
 /// What a product looks like to the library, and the algorithm that it was given. (Where its bias
 /// stands is told anew each time.)
 struct Plan {
-    Owned<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy> operation;
-    Owned<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy> w, x, out;
+    Owned<cublasLtMatmulDesc_t, &CublasLt::matmul_desc_destroy> operation;
+    Owned<cublasLtMatrixLayout_t, &CublasLt::matrix_layout_destroy> w, x, out;
     cublasLtMatmulAlgo_t algorithm{};
 };
 
 cublasLtMatrixLayout_t layout(cudaDataType type, int64_t rows, int64_t columns, int64_t stride) {
     cublasLtMatrixLayout_t result = nullptr;
-    check(cublasLtMatrixLayoutCreate(&result, type, static_cast<uint64_t>(rows),
-                                     static_cast<uint64_t>(columns), stride),
+    check(cublaslt().matrix_layout_create(&result, type, static_cast<uint64_t>(rows),
+                                          static_cast<uint64_t>(columns), stride),
           "describing a matrix");
     return result;
 }
@@ -83,10 +82,11 @@ uint32_t alignment_of(const void* x, const void* w, const void* out) {
 }
 
 void choose_algorithm(Plan& plan, uint32_t alignment) {
-    Owned<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy> preference;
-    check(cublasLtMatmulPreferenceCreate(&preference.handle), "asking for an algorithm");
+    Owned<cublasLtMatmulPreference_t, &CublasLt::matmul_preference_destroy> preference;
+    check(cublaslt().matmul_preference_create(&preference.handle), "asking for an algorithm");
     const auto set = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& value) {
-        check(cublasLtMatmulPreferenceSetAttribute(preference.handle, what, &value, sizeof(value)),
+        check(cublaslt().matmul_preference_set_attribute(preference.handle, what, &value,
+                                                         sizeof(value)),
               "asking for an algorithm");
     };
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(library_bytes));
@@ -100,9 +100,9 @@ void choose_algorithm(Plan& plan, uint32_t alignment) {
     }
     cublasLtMatmulHeuristicResult_t found{};
     int count = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(library(), plan.operation.handle, plan.w.handle,
-                                         plan.x.handle, plan.out.handle, plan.out.handle,
-                                         preference.handle, 1, &found, &count),
+    check(cublaslt().matmul_algo_get_heuristic(library(), plan.operation.handle, plan.w.handle,
+                                               plan.x.handle, plan.out.handle, plan.out.handle,
+                                               preference.handle, 1, &found, &count),
           "choosing an algorithm");
     if (count == 0) fail("cuBLASLt: no algorithm for a product of this shape");
     plan.algorithm = found.algo;
@@ -110,7 +110,7 @@ void choose_algorithm(Plan& plan, uint32_t alignment) {
 
 template <class Value>
 void set(const Plan& plan, cublasLtMatmulDescAttributes_t what, const Value& value) {
-    check(cublasLtMatmulDescSetAttribute(plan.operation.handle, what, &value, sizeof(value)),
+    check(cublaslt().matmul_desc_set_attribute(plan.operation.handle, what, &value, sizeof(value)),
           "describing a product");
 }
 
@@ -123,7 +123,7 @@ struct Product {
 
 void make(Plan& plan, const Product& product, const float* bias) {
     const Types& types = product.types;
-    check(cublasLtMatmulDescCreate(&plan.operation.handle, types.compute, types.scale),
+    check(cublaslt().matmul_desc_create(&plan.operation.handle, types.compute, types.scale),
           "describing a product");
     set(plan, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
     if (bias != nullptr) {
@@ -163,9 +163,9 @@ void multiply(const Types& types, const void* x, int64_t x_stride, const void* w
     const Plan& plan =
         plan_for({types, m, n, k, x_stride, w_stride, out_stride, alignment_of(x, w, out)}, bias);
     if (bias != nullptr) set(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-    check(cublasLtMatmul(library(), plan.operation.handle, scale, w, plan.w.handle, x,
-                         plan.x.handle, keep, out, plan.out.handle, out, plan.out.handle,
-                         &plan.algorithm, library_memory(), library_bytes, stream()),
+    check(cublaslt().matmul(library(), plan.operation.handle, scale, w, plan.w.handle, x,
+                            plan.x.handle, keep, out, plan.out.handle, out, plan.out.handle,
+                            &plan.algorithm, library_memory(), library_bytes, stream()),
           "multiplying");
 }
 

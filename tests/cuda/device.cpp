@@ -6,7 +6,7 @@ namespace mllama::test {
 
 bool has_device() {
     const std::string reason = cuda::unavailable();
-    if (!reason.empty()) MESSAGE("skipped on the GPU: " << reason);
+    if (!reason.empty()) MESSAGE("case skipped: " << reason);
     return reason.empty();
 }
 

@@ -52,7 +52,8 @@ class DeviceArray {
     DeviceBytes bytes_;
 };
 
-/// Whether there is a device; says so if not.
+/// Whether there is a device; if not, says "case skipped: " and why, which tests/run.sh counts: to be
+/// asked once a case, which returns then.
 bool has_device();
 
 /// Runs a test body; on the emulated device a second time with the threads of each block in

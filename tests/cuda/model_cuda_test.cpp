@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/cuda/counts.h"
 #include "mllama/mllama.h"
 #include "tensor/gpu.h"
 #include "tests/cuda/device.h"
@@ -62,6 +63,26 @@ std::vector<float> logits_of(const Model& model) {
         all.insert(all.end(), logits.begin(), logits.end());
     }
     return all;
+}
+
+/// A text with room for more whose prompt is read: these tokens, or a picture and a few.
+Sequence sequence_with(const Model& model, const std::vector<int64_t>& ids, bool with_picture) {
+    Sequence sequence = model.new_sequence();
+    sequence.reserve(static_cast<int64_t>(ids.size()) + 100);
+    if (with_picture) {
+        (void)logits_of_prompt(model, sequence);
+    } else {
+        (void)model.prefill(sequence, ids);
+    }
+    return sequence;
+}
+
+/// Feeds a token to each of these texts, over and over.
+void decode(const Model& model, std::span<Sequence> sequences, int steps) {
+    const int64_t id = 11;
+    std::vector<SequenceInput> inputs;
+    for (Sequence& sequence : sequences) inputs.push_back({&sequence, {&id, 1}, 1});
+    for (int step = 0; step < steps; ++step) (void)model.most_probable(inputs);
 }
 
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
@@ -163,6 +184,85 @@ TEST_CASE("cuda_batch_of_decoded_sequences_equals_each_alone_to_the_bit") {
             const float* row = logits.data<float>() + static_cast<int64_t>(i) * logits.cols();
             CHECK(compare_bits({row, static_cast<size_t>(logits.cols())}, alone[i]) == "");
         }
+    }
+}
+
+TEST_CASE("cuda_decoding_records_a_step_once_and_repeats_it_from_then_on") {
+    if (!has_device()) return;
+    ModelOptions options = options_of(WeightType::bf16, Device::cuda);
+    for (const DType kv_dtype : {DType::bf16, DType::i8}) {
+        options.kv_dtype = kv_dtype;
+        const Model model = Model::load(checkpoint(), options);
+        std::vector<Sequence> batch;
+        batch.push_back(sequence_with(model, {1, 5, 9, 2}, false));
+        batch.push_back(sequence_with(model, {}, true));
+        batch.push_back(sequence_with(model, {1, 3, 4, 6, 8}, false));
+        const Recording& recording = model.recording();
+        CHECK(recording.repeats() == 0);  // prompts are not
+
+        // The first step of a batch runs as it is; the second is recorded.
+        decode(model, batch, 9);
+        CHECK(recording.records() == 1);
+        CHECK(recording.repeats() == 8);
+
+        // A sample ends: its rows are gone.
+        const std::span<Sequence> left = std::span<Sequence>(batch).first(2);
+        decode(model, left, 5);
+        CHECK(recording.records() == 2);
+        CHECK(recording.repeats() == 8 + 4);
+
+        // Another text's prompt and a picture in between change nothing.
+        std::vector<Sequence> second;
+        second.push_back(sequence_with(model, {1, 7, 7, 2}, false));
+        (void)sequence_with(model, {}, true);
+        decode(model, left, 2);
+        CHECK(recording.records() == 2);
+        CHECK(recording.repeats() == 12 + 2);
+
+        // Its answer is another batch.
+        decode(model, second, 4);
+        CHECK(recording.records() == 3);
+        CHECK(recording.repeats() == 14 + 3);
+    }
+}
+
+TEST_CASE("cuda_recording_is_made_again_when_keys_and_values_move") {
+    if (!has_device()) return;
+    const Model model = Model::load(checkpoint(), options_of(WeightType::f32, Device::cuda));
+    std::vector<Sequence> text;
+    text.push_back(sequence_with(model, {1, 5, 9, 2}, false));
+    decode(model, text, 4);
+    CHECK(model.recording().records() == 1);
+    text.front().reserve(1000);
+    decode(model, text, 4);
+    CHECK(model.recording().records() == 2);
+    CHECK(model.recording().repeats() == 3 + 3);
+}
+
+TEST_CASE("cuda_decoding_takes_no_memory_and_brings_a_step_in_one_copy") {
+    if (!has_device()) return;
+    for (const int64_t gpu_layers : {100, 3}) {
+        ModelOptions options = options_of(WeightType::bf16, Device::cuda);
+        options.gpu_layers = gpu_layers;
+        const Model model = Model::load(checkpoint(), options);
+        model.reserve_tokens(2);
+        model.reserve_logits(2);
+        std::vector<Sequence> batch;
+        batch.push_back(sequence_with(model, {}, true));
+        batch.push_back(sequence_with(model, {1, 5, 9, 2}, false));
+        const int64_t allocations = cuda::counts.allocations;
+        const int64_t uploads = cuda::counts.uploads;
+        const int steps = 6;
+        decode(model, batch, steps);
+        const int64_t id = 11;
+        const std::vector<SequenceInput> inputs = {{&batch[0], {&id, 1}, 1},
+                                                   {&batch[1], {&id, 1}, 1}};
+        for (int step = 0; step < steps; ++step) (void)model.forward(inputs);
+        CAPTURE(gpu_layers);
+        CHECK(cuda::counts.allocations.load() == allocations);
+        // What the layers on the CPU give is a second copy.
+        const int copies = model.device_plan()->layers == model.device_plan()->all_layers ? 1 : 2;
+        CHECK(cuda::counts.uploads.load() == uploads + 2 * steps * copies);
     }
 }
 

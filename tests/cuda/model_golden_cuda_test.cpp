@@ -27,7 +27,7 @@ Engine on_both() {
 bool has_time() {
     if (!has_device()) return false;
     if (gpu_info().name != "emulated" || std::getenv("MLLAMA_SLOW_TESTS")) return true;
-    MESSAGE("skipped: slow on the emulated device; MLLAMA_SLOW_TESTS=1 runs it");
+    MESSAGE("case skipped: slow on the emulated device; MLLAMA_SLOW_TESTS=1 runs it");
     return false;
 }
 
