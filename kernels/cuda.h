@@ -107,8 +107,11 @@ class Graph {
     std::unique_ptr<Recorded> recorded_;
 };
 
-/// Bytes that the operations themselves work in, taken at the first use of the device and kept.
+/// Bytes that the operations themselves work in, taken at their first use or by take_workspace, and
+/// kept; beside them what the library of products works in.
 inline constexpr int64_t workspace_bytes = int64_t{288} << 20;
+/// Takes both now.
+void take_workspace();
 
 // Operations: shapes and meanings as in cpu_ops.h. Floats may be of bf16 here.
 

@@ -9,6 +9,7 @@
 #include "kernels/cuda.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/order.h"
+#include "kernels/cuda/product.h"
 #include "kernels/cuda/warpgroup.h"
 #include "kernels/cuda/workspace.h"
 #include "kernels/error.h"
@@ -265,6 +266,11 @@ void allow_warpgroups(bool allowed) {
 std::byte* workspace() {
     static auto* const memory = static_cast<std::byte*>(allocate(workspace_bytes));
     return memory;
+}
+
+void take_workspace() {
+    workspace();
+    take_product_memory();
 }
 
 }  // namespace mllama::cuda
