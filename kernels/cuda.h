@@ -3,7 +3,7 @@
 // to memory of the process, all others to memory of the device.
 //
 // Everything is queued in one stream, in order, and runs later: only copy_to_host and synchronise
-// wait. Nothing here allocates but `allocate` and `allocate_pinned`. Every function but `compiled`
+// wait. Nothing here allocates but `allocate`, `allocate_pinned` and `take_workspace`. Every function but `compiled`
 // and `unavailable` throws Error where there is no device, and where the device reports a fault.
 //
 // A result depends on the rows of its own sequence and on the weights. Products of few rows sum in an
