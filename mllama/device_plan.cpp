@@ -4,11 +4,10 @@
 #include <cstdio>
 
 #include "kernels/error.h"
-#include "kernels/kv_layout.h"
-#include "kernels/rounding.h"
 #include "mllama/memory_plan.h"
 #include "tensor/device_memory.h"
 #include "tensor/gpu.h"
+#include "tensor/ops.h"
 
 namespace mllama {
 namespace {

@@ -6,7 +6,6 @@
 #include <string>
 #include <string_view>
 
-#include "kernels/rounding.h"
 #include "tensor/device_memory.h"
 #include "tensor/ops.h"
 

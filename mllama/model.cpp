@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "kernels/error.h"
-#include "kernels/rounding.h"
 #include "mllama/checkpoint_weights.h"
 #include "mllama/quantising_source.h"
 #include "tensor/gpu.h"
