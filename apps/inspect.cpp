@@ -8,7 +8,6 @@
 #include "apps/cli.h"
 #include "io/json.h"
 #include "mllama/checkpoint_weights.h"
-#include "mllama/device_plan.h"
 #include "mllama/memory_plan.h"
 #include "mllama/model.h"
 #include "tensor/gpu.h"
@@ -23,14 +22,19 @@ struct Arguments {
     int64_t context = 4096;
     std::string dtype = "auto", vision_dtype = "auto", kv_dtype = "auto";
 
-    /// As `generate` with these options would need it.
-    [[nodiscard]] MemoryPlan plan(const ModelConfig& config,
-                                  const CheckpointWeights& weights) const {
+    [[nodiscard]] ModelOptions options() const {
         ModelOptions options;
         if (dtype == "int8") options.weights = WeightType::int8;
         if (dtype == "int4") options.weights = WeightType::int4;
         if (vision_dtype == "int8") options.vision_weights = WeightType::int8;
-        return plan_memory(config, weights, context, kv_dtype_of(kv_dtype), options.quantisation());
+        options.kv_dtype = kv_dtype_of(kv_dtype);
+        return options;
+    }
+    /// As `generate` with these options would need it.
+    [[nodiscard]] MemoryPlan plan(const ModelConfig& config,
+                                  const CheckpointWeights& weights) const {
+        const ModelOptions o = options();
+        return plan_memory(config, weights, context, o.kv_dtype, o.quantisation());
     }
 };
 
@@ -129,21 +133,17 @@ OrderedJson layers_report(const Contents& contents) {
     return layers;
 }
 
-/// The model on the GPU of this machine. Throws Error if there is none, or if it
-/// does not fit: the error says how many layers would.
-DevicePlan plan_gpu(const ModelConfig& config, const MemoryPlan& memory,
-                    std::optional<DType> kv_dtype) {
+/// The model on the GPU of this machine, as `generate` would have it there. Throws Error if there is no
+/// GPU, or if it does not fit: the error says how many layers would.
+DevicePlan plan_gpu(const ModelConfig& config, const CheckpointWeights& weights,
+                    const Arguments& arguments) {
     const std::string reason = gpu_unavailable();
     if (!reason.empty()) fail(reason);
-    DevicePlan plan =
-        begin_device_plan(config, kv_dtype.value_or(DType::bf16), config.text.num_hidden_layers);
-    plan.weights = memory.weights_mapped + memory.weights_copied + memory.weights_quantised;
-    fit_device_plan(config.text, memory.largest_layer, plan);
-    return plan;
+    return Model::plan_gpu(config, weights, arguments.options());
 }
 
-OrderedJson gpu_report(const ModelConfig& config, const MemoryPlan& memory,
-                       std::optional<DType> kv_dtype) {
+OrderedJson gpu_report(const ModelConfig& config, const CheckpointWeights& weights,
+                       const Arguments& arguments) {
     if (!gpu_unavailable().empty()) return {{"unavailable", gpu_unavailable()}};
     const GpuInfo gpu = gpu_info();
     OrderedJson report = {
@@ -152,7 +152,7 @@ OrderedJson gpu_report(const ModelConfig& config, const MemoryPlan& memory,
         {"memory_bytes", gpu.memory_bytes},
         {"free_bytes", gpu.free_bytes}};
     try {
-        const DevicePlan plan = plan_gpu(config, memory, kv_dtype);
+        const DevicePlan plan = plan_gpu(config, weights, arguments);
         report["fits"] = true;
         report["bytes"] = plan.bytes() + plan.overhead;
         report["tokens"] = plan.tokens;
@@ -164,10 +164,11 @@ OrderedJson gpu_report(const ModelConfig& config, const MemoryPlan& memory,
     return report;
 }
 
-void print_gpu(const ModelConfig& config, const MemoryPlan& memory, std::optional<DType> kv_dtype) {
+void print_gpu(const ModelConfig& config, const CheckpointWeights& weights,
+               const Arguments& arguments) {
     std::string text;
     try {
-        const DevicePlan plan = plan_gpu(config, memory, kv_dtype);
+        const DevicePlan plan = plan_gpu(config, weights, arguments);
         text = plan.device + " (" + bytes_text(plan.free_bytes) + " free): " + plan.to_string();
     } catch (const Error& error) {
         text = error.what();
@@ -221,7 +222,7 @@ OrderedJson json_report(const ModelConfig& config, const Contents& contents,
               {"scratch_bytes", plan.scratch},
               {"context", arguments.context},
               {"anonymous_bytes", plan.anonymous(arguments.context, 1)}}},
-            {"gpu", gpu_report(config, plan, kv_dtype_of(arguments.kv_dtype))},
+            {"gpu", gpu_report(config, contents.weights, arguments)},
             {"quantised_layers", layers_report(contents)},
             {"tensors", tensors}};
 }
@@ -324,7 +325,7 @@ void run(const Arguments& arguments) {
     std::printf("  together       %s beside the mapped weights, for one image and %lld tokens\n",
                 bytes_text(plan.anonymous(arguments.context, 1)).c_str(),
                 static_cast<long long>(arguments.context));
-    print_gpu(config, plan, kv_dtype_of(arguments.kv_dtype));
+    print_gpu(config, weights, arguments);
 }
 
 }  // namespace

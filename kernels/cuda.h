@@ -3,7 +3,7 @@
 // to memory of the process, all others to memory of the device.
 //
 // Everything is queued in one stream, in order, and runs later: only copy_to_host and synchronise
-// wait. Nothing here allocates but `allocate` and `allocate_pinned`. Every function but `compiled`
+// wait. Nothing here allocates but `allocate`, `allocate_pinned` and `take_workspace`. Every function but `compiled`
 // and `unavailable` throws Error where there is no device, and where the device reports a fault.
 //
 // All of it serves one thread of the process at a time, whatever the number of models: there is one
@@ -110,8 +110,11 @@ class Graph {
     std::unique_ptr<Recorded> recorded_;
 };
 
-/// Bytes that the operations themselves work in, taken at the first use of the device and kept.
+/// Bytes that the operations themselves work in, taken at their first use or by take_workspace, and
+/// kept; beside them what the library of products works in.
 inline constexpr int64_t workspace_bytes = int64_t{288} << 20;
+/// Takes both now.
+void take_workspace();
 
 // Operations: shapes and meanings as in cpu_ops.h. Floats may be of bf16 here.
 

@@ -69,10 +69,12 @@ struct KvLayout {
     [[nodiscard]] constexpr int64_t scale_index(int64_t head, int64_t key) const {
         return (key / block * kv_heads + head) * block + key % block;
     }
-    /// Bytes of one key and its value, all heads.
+    /// Bytes of one key and its value, all heads, with what they are padded by: a block is as many
+    /// times them as it holds keys.
     [[nodiscard]] constexpr int64_t bytes_of_key() const {
-        constexpr int64_t scale_bytes = 4;
-        return 2 * kv_heads * (head_dim * dtype_size(dtype) + (scaled() ? scale_bytes : 0));
+        constexpr int64_t scale_bytes = 2 * 4;  // of a key and a value
+        const int64_t units = key_units() + value_units();
+        return kv_heads * (units * unit_bytes / block + (scaled() ? scale_bytes : 0));
     }
 
     /// Where element d of a key or value lies, in elements: the layout in one line.

@@ -113,18 +113,27 @@ void check_is_plain(const Checkpoint& checkpoint, const std::string& module) {
 
 Weight CheckpointWeights::weight(const std::string& module, int64_t out_features,
                                  int64_t in_features) const {
-    const auto coded = with_format<Weight>(config_, [&](const auto& format) -> Weight {
-        if (!quantised_shape(checkpoint_, format, module)) return {};
-        Weight read = quantised_weight(checkpoint_, format, module, {out_features, in_features});
+    const Weight weight = weight_outline(module, out_features, in_features);
+    if (weight.coding == Coding::plain) return weight;
+    with_format<bool>(config_, [&](const auto& format) {
         for (const std::string_view part : tensor_names(format)) {
             const std::string name = module + std::string(part);
             if (checkpoint_.has(name)) check_finite(checkpoint_, name);
         }
-        return read;
+        return true;
+    });
+    return weight;
+}
+
+Weight CheckpointWeights::weight_outline(const std::string& module, int64_t out_features,
+                                         int64_t in_features) const {
+    const auto coded = with_format<Weight>(config_, [&](const auto& format) -> Weight {
+        if (!quantised_shape(checkpoint_, format, module)) return {};
+        return quantised_weight(checkpoint_, format, module, {out_features, in_features});
     });
     if (coded.defined()) return coded;
     check_is_plain(checkpoint_, module);
-    return TensorSource::weight(module, out_features, in_features);
+    return tensor(module + ".weight", {out_features, in_features});
 }
 
 std::vector<CheckpointWeights::Layer> CheckpointWeights::quantised_layers() const {

@@ -32,6 +32,10 @@ class CheckpointWeights : public TensorSource {
     [[nodiscard]] Weight weight(const std::string& module, int64_t out_features,
                                 int64_t in_features) const override;
 
+    /// The same, but reads no scales.
+    [[nodiscard]] Weight weight_outline(const std::string& module, int64_t out_features,
+                                        int64_t in_features) const override;
+
     /// Of plain layers: their pages of the file.
     void let_go(const std::string& module) const override {
         checkpoint_.let_go(module + ".weight");

@@ -1,12 +1,12 @@
 #include "mllama/memory_plan.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
 
+#include "tensor/device_memory.h"
 #include "tensor/ops.h"
 
 namespace mllama {
@@ -14,30 +14,59 @@ namespace {
 
 constexpr int64_t f32_bytes = 4;
 
+/// Bytes of a tensor in an arena.
+int64_t taken(int64_t elements, int64_t size = f32_bytes) {
+    return round_up(elements * size, DeviceRegion::alignment);
+}
+
+/// Who sees what: of `queries`, each of which sees at most so many ranges.
+int64_t visibility_bytes(int64_t queries, int64_t ranges) {
+    return taken(queries + 1, sizeof(int64_t)) + taken(queries * ranges, sizeof(KeyRange));
+}
+
 /// The vision tower at its widest: the state and the kept states; beside them first the pixels of a
 /// tile, then x with q, k, v, and k and v as attention reads them, or with a part of the feed-forward
-/// network; at last the rows of a tile behind the tower and all rows behind the projector. All f32: what a
-/// GPU holds as bf16 (see ops::activation_dtype) takes less.
+/// network; at last the rows of a tile behind the tower. All f32: what a GPU holds as bf16 (see
+/// ops::activation_dtype) takes less.
 int64_t vision_scratch(const ModelConfig& config, Device device) {
     const VisionConfig& v = config.vision;
     const int64_t positions = v.max_num_tiles * v.padded_patches();
-    const int64_t state = positions * v.hidden_size;
+    const int64_t state = taken(positions * v.hidden_size);
     const auto kept = static_cast<int64_t>(v.intermediate_layers_indices.size());
-    const int64_t pixels = 2 * v.num_channels * v.image_size * v.image_size;
-    const int64_t attention = 5 * state + 2 * KvLayout::block * v.hidden_size;  // whole blocks
-    const int64_t middle = std::min(positions, ops::rows_at_a_time(device)) * v.intermediate_size;
-    const int64_t projected = v.num_patches() * v.vision_output_dim +
-                              v.max_num_tiles * v.num_patches() * config.text.hidden_size;
-    const int64_t beside = std::max({pixels, state + std::max(attention, middle), projected});
-    return ((1 + kept) * state + beside) * f32_bytes;
+    const int64_t masks = visibility_bytes(positions, v.max_num_tiles) + taken(positions);
+    const int64_t pixels = taken(v.num_channels * v.image_size * v.image_size) +
+                           taken((v.num_patches() - 1) * v.patch_pixels());
+    const KvLayout layout{v.num_attention_heads, v.head_dim(), DType::f32};
+    const int64_t attention =
+        3 * state + round_up(positions, KvLayout::block) * layout.bytes_of_key();
+    const int64_t middle =
+        taken(std::min(positions, ops::rows_at_a_time(device)) * v.intermediate_size);
+    const int64_t tile = taken(v.num_patches() * v.vision_output_dim);
+    const int64_t beside = std::max({pixels, state + std::max(attention, middle), tile});
+    return (1 + kept) * state + masks + beside;
 }
 
-/// The text tower: h, x, q, k, v, gate and up of a chunk, and a row of logits. On a GPU, what gate and
-/// up become is beside them in bf16; on the CPU it takes the place of gate.
+/// Keys and values of a picture: its rows in bf16, and k and v of a tile.
+int64_t image_scratch(const ModelConfig& config) {
+    const int64_t rows = config.vision.max_num_tiles * config.vision.num_patches();
+    return taken(rows * config.text.hidden_size, dtype_size(DType::bf16)) +
+           2 * taken(config.vision.num_patches() * config.text.kv_size());
+}
+
+/// The text tower: h and x of a chunk, q, k and v or gate and up and what those become, and a row of
+/// logits; numbers and masks. A row that sees no picture has what the feed-forward network adds apart.
 int64_t text_scratch(const TextConfig& t, Device device, int64_t rows) {
-    const int64_t row = 3 * t.hidden_size + 2 * t.kv_size() + 2 * t.intermediate_size;
-    const int64_t gated = device == Device::cuda ? rows * t.intermediate_size : 0;
-    return (rows * row + t.vocab_size) * f32_bytes + gated * dtype_size(DType::bf16);
+    constexpr int64_t images_seen = 4;
+    const int64_t state = taken(rows * t.hidden_size);
+    const int64_t numbers = 3 * taken(rows, sizeof(int64_t)) + taken(rows) +
+                            2 * taken(rows * t.head_dim() / 2) +
+                            visibility_bytes(rows, images_seen);
+    const int64_t attention = taken(rows * (t.hidden_size + 2 * t.kv_size()));
+    const int64_t middle = std::min(rows, ops::rows_at_a_time(device)) * t.intermediate_size;
+    // On the CPU what gate and up become takes the place of gate.
+    const int64_t gated = device == Device::cuda ? taken(middle, dtype_size(DType::bf16)) : 0;
+    const int64_t feed_forward = state + 2 * taken(middle) + gated;
+    return numbers + 2 * state + std::max(attention, feed_forward) + taken(t.vocab_size);
 }
 
 /// Bytes of the plain matrix of this name once it is quantised; none: it stays as it is.
@@ -59,17 +88,11 @@ bool keeps_bf16(const Checkpoint& checkpoint, const std::set<std::string>& quant
     return checkpoint.info(lm_head).dtype == DType::bf16;
 }
 
-/// "language_model.model.layers.17.mlp.up_proj" -> "17"; "" for what is in no text layer.
-std::string text_layer(const std::string& name) {
-    const std::string_view layers = "language_model.model.layers.";
-    if (name.compare(0, layers.size(), layers) != 0) return {};
-    return name.substr(layers.size(), name.find('.', layers.size()) - layers.size());
-}
-
 }  // namespace
 
 int64_t scratch_bytes(const ModelConfig& config, Device device, int64_t rows) {
-    return std::max(vision_scratch(config, device), text_scratch(config.text, device, rows));
+    return std::max({vision_scratch(config, device), image_scratch(config),
+                     text_scratch(config.text, device, rows)});
 }
 
 MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weights, int64_t context,
@@ -77,18 +100,15 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
     MemoryPlan plan;
     const Checkpoint& checkpoint = weights.checkpoint();
     std::set<std::string> counted;
-    std::map<std::string, int64_t> by_layer;
     for (const CheckpointWeights::Layer& layer : weights.quantised_layers()) {
         quantising.check_can_become(layer.module, layer.weight);
         plan.weights_mapped += layer.bytes;
-        by_layer[text_layer(layer.module)] += layer.bytes;
         counted.insert(layer.tensors.begin(), layer.tensors.end());
     }
     for (const std::string& name : checkpoint.names()) {
         if (counted.contains(name)) continue;
         const TensorInfo& info = checkpoint.info(name);
         const std::optional<int64_t> quantised = quantised_bytes(quantising, name, info);
-        by_layer[text_layer(name)] += quantised.value_or(info.bytes);
         if (quantised) {
             plan.weights_quantised += *quantised;
         } else if (info.shape.size() >= 2) {
@@ -97,9 +117,6 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
             plan.weights_copied += (info.shape.empty() ? 1 : info.shape[0]) * f32_bytes;
         }
     }
-    by_layer.erase("");
-    for (const auto& [layer, bytes] : by_layer)
-        plan.largest_layer = std::max(plan.largest_layer, bytes);
     const TextConfig& t = config.text;
     const bool bf16 = quantising.text.has_value() || keeps_bf16(checkpoint, counted);
     const DType kept = bf16 ? DType::bf16 : DType::f32;
@@ -108,7 +125,12 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
     plan.kv_per_token = (t.num_hidden_layers - cross) * layout.bytes_of_key();
     plan.kv_per_image =
         cross * layout.bytes_of_key() * config.vision.max_num_tiles * config.vision.num_patches();
-    plan.scratch = scratch_bytes(config, Device::cpu, std::min(context, prefill_rows(Device::cpu)));
+    // Beside the intermediates, the rows of the picture that is being read.
+    const int64_t picture =
+        config.vision.max_num_tiles * config.vision.num_patches() * t.hidden_size * f32_bytes;
+    plan.scratch =
+        std::max(picture + std::max(vision_scratch(config, Device::cpu), image_scratch(config)),
+                 text_scratch(t, Device::cpu, std::min(context, prefill_rows(Device::cpu))));
     return plan;
 }
 

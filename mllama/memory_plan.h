@@ -19,7 +19,6 @@ struct MemoryPlan {
     int64_t kv_per_image =
         0;                ///< cross-attention keys and values of an image of max_num_tiles tiles
     int64_t scratch = 0;  ///< intermediates, at their largest
-    int64_t largest_layer = 0;  ///< of the weights: those of one text layer
 
     /// Memory of the process beside the mapped weights.
     [[nodiscard]] int64_t anonymous(int64_t tokens, int64_t images) const {
@@ -33,8 +32,8 @@ constexpr int64_t prefill_rows(Device device) {
     return device == Device::cuda ? 2048 : 512;
 }
 
-/// Intermediates at their largest: of the vision tower with all that comes behind it, or of a
-/// forward of `rows` rows of the text tower.
+/// Intermediates at their largest: of the vision tower, of a picture's keys and values, or of a
+/// forward of `rows` rows of the text tower. (The rows of a picture lie elsewhere.)
 int64_t scratch_bytes(const ModelConfig& config, Device device, int64_t rows);
 
 /// Errors: as CheckpointWeights::quantised_layers and QuantisationPlan::check_can_become.

@@ -5,6 +5,7 @@
 #include "kernels/error.h"
 #include "mllama/checkpoint_weights.h"
 #include "mllama/quantising_source.h"
+#include "tensor/gpu.h"
 
 namespace mllama {
 
@@ -31,8 +32,44 @@ Model Model::load(const std::string& checkpoint_dir, const ModelOptions& options
 
 Model Model::build(const ModelConfig& config, const TensorSource& weights,
                    const ModelOptions& options) {
+    // Before anything is converted or quantised, which takes minutes and memory.
+    std::optional<DevicePlan> plan;
+    std::shared_ptr<DeviceRegion> memory;
+    if (options.device == Device::cuda) {
+        Model sizes = outline(config, weights, options);
+        try {
+            plan = sizes.plan_layers(options.gpu_layers);
+            memory = DeviceRegion::with_room(plan->bytes());
+            gpu_take_workspace();
+        } catch (const Error& error) {
+            if (!options.device_or_cpu) throw;
+            plan.reset();
+            memory.reset();
+            if (options.stays_on_cpu) options.stays_on_cpu(error.what());
+        }
+        if (plan && options.planned) options.planned(*plan);
+    }
     const QuantisingSource source(weights, options.quantisation(), config, options.quantising);
-    return {config, WeightLoader(source, options.weights, options.statistics), options};
+    Model model(config, WeightLoader(source, options.weights, options.statistics), options);
+    if (plan) {
+        model.device_plan_ = plan;
+        model.device_memory_ = memory;
+        model.move_to_gpu(options);
+    }
+    return model;
+}
+
+/// The model with tensors that have no elements.
+Model Model::outline(const ModelConfig& config, const TensorSource& weights,
+                     const ModelOptions& options) {
+    const QuantisingSource source(weights, options.quantisation(), config, {});
+    const OutlineSource sizes(source);
+    return {config, WeightLoader(sizes, options.weights), options};
+}
+
+DevicePlan Model::plan_gpu(const ModelConfig& config, const TensorSource& weights,
+                           const ModelOptions& options) {
+    return outline(config, weights, options).plan_layers(options.gpu_layers);
 }
 
 Model::Model(const ModelConfig& config, const WeightLoader& weights, const ModelOptions& options)
@@ -43,9 +80,8 @@ Model::Model(const ModelConfig& config, const WeightLoader& weights, const Model
       text_(config, weights, options.reference),
       kv_dtype_(
           options.kv_dtype.value_or(text_.compute() == Compute::f32 ? DType::f32 : DType::bf16)),
-      workspace_(std::make_unique<TextModel::Workspace>()) {
-    if (options.device == Device::cuda) move_to_gpu(options);
-}
+      kv_pools_(static_cast<size_t>(config.text.num_hidden_layers)),
+      workspace_(std::make_unique<TextModel::Workspace>()) {}
 
 /// Calls visit for all weights of which the last `layers` text layers need a copy on the GPU.
 void Model::for_each_tensor(int64_t layers, const std::function<void(Tensor&)>& visit) {
@@ -58,43 +94,46 @@ void Model::for_each_tensor(int64_t layers, const std::function<void(Tensor&)>& 
     if (layers > 0) text_.for_each_tensor_behind(visit);
 }
 
-DevicePlan Model::plan_device(int64_t layers) {
-    DevicePlan plan = begin_device_plan(config_, kv_dtype_, layers);
-    const auto size = [](const Tensor& tensor) {
-        return round_up(tensor.bytes(), DeviceRegion::alignment);
+DevicePlan Model::plan_layers(std::optional<int64_t> gpu_layers) {
+    const int64_t all = config_.text.num_hidden_layers;
+    const auto with_layers = [&](int64_t layers) {
+        DevicePlan plan = begin_device_plan(config_, kv_dtype_, layers);
+        for_each_tensor(layers, [&](Tensor& tensor) {
+            plan.weights += round_up(tensor.bytes(), DeviceRegion::alignment);
+        });
+        return plan;
     };
-    for_each_tensor(layers, [&](Tensor& tensor) { plan.weights += size(tensor); });
-    int64_t largest = 0;
-    for (int64_t layer = plan.all_layers - layers; layer < plan.all_layers; ++layer) {
-        int64_t bytes = 0;
-        text_.for_each_tensor_of_layer(layer, [&](Tensor& tensor) { bytes += size(tensor); });
-        largest = std::max(largest, bytes);
-    }
-    fit_device_plan(config_.text, largest, plan);
+    DevicePlan plan = with_layers(std::clamp<int64_t>(gpu_layers.value_or(all), 0, all));
+    fit_device_plan(config_.text, plan, with_layers);
     return plan;
 }
 
 void Model::move_to_gpu(const ModelOptions& options) {
-    const int64_t all = config_.text.num_hidden_layers;
-    const int64_t layers = std::clamp<int64_t>(options.gpu_layers.value_or(all), 0, all);
-    try {
-        device_plan_ = plan_device(layers);
-        device_memory_ = DeviceRegion::with_room(device_plan_->bytes());
-    } catch (const Error& error) {
-        device_plan_.reset();
-        if (!options.device_or_cpu) throw;
-        if (options.stays_on_cpu) options.stays_on_cpu(error.what());
-        return;
-    }
-    if (options.planned) options.planned(*device_plan_);
+    const DevicePlan& plan = *device_plan_;
+    const TextConfig& t = config_.text;
     int64_t done = 0;
-    for_each_tensor(layers, [&](Tensor& tensor) {
+    for_each_tensor(plan.layers, [&](Tensor& tensor) {
         tensor = tensor.to(Device::cuda);
         done += tensor.bytes();
-        if (options.uploading) options.uploading(done, device_plan_->weights);
+        if (options.uploading) options.uploading(done, plan.weights);
     });
+    workspace_->on(Device::cuda).reserve(plan.scratch);
+    picture_ = Storage::allocate(plan.picture, Device::cuda);
+    const KvLayout layout{t.num_key_value_heads, t.head_dim(), kv_dtype_};
+    const int64_t picture_rows = config_.vision.max_num_tiles * config_.vision.num_patches();
+    for (int64_t layer = t.num_hidden_layers - plan.layers; layer < t.num_hidden_layers; ++layer) {
+        const int64_t keys = t.is_cross_attention(layer)
+                                 ? plan.images * round_up(picture_rows, KvLayout::block)
+                                 : plan.tokens;
+        kv_pools_[static_cast<size_t>(layer)] = KvPool::take(layout, keys, Device::cuda);
+    }
     text_.add_device(Device::cuda);
-    workspace_->on(Device::cuda).reserve(device_plan_->scratch);
+}
+
+/// Room for the rows of a picture: in its place on the GPU, unless somebody keeps another there.
+Tensor Model::picture_rows(const Shape& shape) const {
+    if (picture_ && picture_.use_count() == 1) return {picture_, 0, shape, DType::f32};
+    return Tensor::empty(shape, DType::f32, vision_.device());
 }
 
 VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress& progress) const {
@@ -104,8 +143,7 @@ VisionRows Model::encode_image(const ProcessedImage& image, const VisionProgress
     const int64_t num_patches = features.num_patches;
     const int64_t tiles = features.layout.tiles();
     VisionRows result{features.layout,
-                      Tensor::empty({tiles * num_patches, config_.text.hidden_size}, DType::f32,
-                                    vision_.device())};
+                      picture_rows({tiles * num_patches, config_.text.hidden_size})};
     Tensor tile_rows = scratch.take({num_patches, config_.vision.vision_output_dim});
     for (int64_t tile = 0; tile < tiles; ++tile) {
         features.tile_rows(tile, tile_rows);

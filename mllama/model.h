@@ -58,6 +58,11 @@ class Model {
     static Model build(const ModelConfig& config, const TensorSource& weights,
                        const ModelOptions& options);
 
+    /// What the GPU will hold of it, from the sizes of tensors alone: nothing is read, converted or
+    /// quantised. Throws Error with figures if it does not fit, or if there is no GPU.
+    static DevicePlan plan_gpu(const ModelConfig& config, const TensorSource& weights,
+                               const ModelOptions& options);
+
     [[nodiscard]] const ModelConfig& config() const { return config_; }
     [[nodiscard]] const VisionModel& vision() const { return vision_; }
     [[nodiscard]] const TextModel& text() const { return text_; }
@@ -67,7 +72,7 @@ class Model {
     [[nodiscard]] std::string_view weight_type_name() const { return text_.weight_type_name(); }
 
     [[nodiscard]] Sequence new_sequence() const {
-        return {config_.text, kv_dtype_, text_.layer_devices()};
+        return {config_.text, kv_dtype_, text_.layer_devices(), kv_pools_};
     }
 
     /// What is on a GPU; none: nothing.
@@ -77,7 +82,8 @@ class Model {
     /// Where the model is computed, most of it where layers stay on the CPU.
     [[nodiscard]] Device device() const { return device_plan_ ? Device::cuda : Device::cpu; }
 
-    /// Vision tower and projector: rows (tiles * num_patches, text hidden_size).
+    /// Vision tower and projector: rows (tiles * num_patches, text hidden_size). On a GPU one picture's
+    /// rows have their place in the plan: let them go before the next one is encoded.
     VisionRows encode_image(const ProcessedImage& image, const VisionProgress& progress = {}) const;
 
     /// Gives a sequence its next picture.
@@ -100,7 +106,10 @@ class Model {
 
   private:
     Model(const ModelConfig& config, const WeightLoader& weights, const ModelOptions& options);
-    [[nodiscard]] DevicePlan plan_device(int64_t layers);
+    static Model outline(const ModelConfig& config, const TensorSource& weights,
+                         const ModelOptions& options);
+    [[nodiscard]] DevicePlan plan_layers(std::optional<int64_t> gpu_layers);
+    [[nodiscard]] Tensor picture_rows(const Shape& shape) const;
     void move_to_gpu(const ModelOptions& options);
     void for_each_tensor(int64_t layers, const std::function<void(Tensor&)>& visit);
 
@@ -110,7 +119,9 @@ class Model {
     TextModel text_;
     DType kv_dtype_;
     std::optional<DevicePlan> device_plan_;
-    std::shared_ptr<DeviceRegion> device_memory_;  // what the plan says
+    std::shared_ptr<DeviceRegion> device_memory_;    // what the plan says
+    std::vector<std::shared_ptr<KvPool>> kv_pools_;  // by layer; null for those on the CPU
+    std::shared_ptr<Storage> picture_;               // of encode_image, on a GPU
     // Of whichever call runs.
     std::unique_ptr<TextModel::Workspace> workspace_;
 };

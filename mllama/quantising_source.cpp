@@ -47,4 +47,14 @@ Weight QuantisingSource::weight(const std::string& module, int64_t out_features,
     return weight;
 }
 
+Weight QuantisingSource::weight_outline(const std::string& module, int64_t out_features,
+                                        int64_t in_features) const {
+    const Weight weight = source_.weight_outline(module, out_features, in_features);
+    const auto format = plan_.of(module, in_features);
+    if (!format) return weight;
+    plan_.check_can_become(module, weight);
+    if (weight.coding != Coding::plain) return weight;
+    return quantised_outline(out_features, in_features, *format);
+}
+
 }  // namespace mllama

@@ -25,6 +25,12 @@ class QuantisingSource : public TensorSource {
                                 const std::vector<int64_t>& shape) const override {
         return source_.tensor(name, shape);
     }
+    [[nodiscard]] Tensor outline(const std::string& name,
+                                 const std::vector<int64_t>& shape) const override {
+        return source_.outline(name, shape);
+    }
+    [[nodiscard]] Weight weight_outline(const std::string& module, int64_t out_features,
+                                        int64_t in_features) const override;
     /// Throws Error naming the layer if it is quantised already to another coding than the plan's
     /// (lm_head may be), or has an element that is not finite.
     [[nodiscard]] Weight weight(const std::string& module, int64_t out_features,

@@ -29,6 +29,10 @@ class RandomWeights : public TensorSource {
     /// enough memory.
     [[nodiscard]] Tensor tensor(const std::string& name,
                                 const std::vector<int64_t>& shape) const override;
+    [[nodiscard]] Tensor outline(const std::string& /*name*/,
+                                 const std::vector<int64_t>& shape) const override {
+        return Tensor::outline(shape, dtype_);
+    }
 
   private:
     template <class Element>

@@ -4,13 +4,15 @@
 
 namespace mllama {
 
-Sequence::Sequence(const TextConfig& config, DType kv_dtype, const std::vector<Device>& devices)
+Sequence::Sequence(const TextConfig& config, DType kv_dtype, const std::vector<Device>& devices,
+                   const std::vector<std::shared_ptr<KvPool>>& pools)
     : self_attention(static_cast<size_t>(config.num_hidden_layers)),
       cross_attention(static_cast<size_t>(config.num_hidden_layers)) {
     for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
         auto& caches = config.is_cross_attention(layer) ? cross_attention : self_attention;
-        caches[static_cast<size_t>(layer)] = KvCache(config.num_key_value_heads, config.head_dim(),
-                                                     kv_dtype, devices[static_cast<size_t>(layer)]);
+        const auto i = static_cast<size_t>(layer);
+        caches[i] =
+            KvCache(config.num_key_value_heads, config.head_dim(), kv_dtype, devices[i], pools[i]);
     }
 }
 
@@ -43,7 +45,9 @@ void Sequence::add_image(const TileLayout& layout, int64_t rows_per_tile) {
     for (const KvCache& cache : cross_attention) {
         if (cache.width() == 0) continue;
         Tensor& here = key_bias_[cache.device()];
-        if (here.numel() != bias.numel()) here = bias.to(cache.device());
+        if (here.numel() == bias.numel()) continue;
+        here = Tensor();  // so that both are never there at once
+        here = bias.to(cache.device());
     }
 }
 

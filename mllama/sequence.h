@@ -2,6 +2,7 @@
 // for cross-attention.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -27,8 +28,10 @@ struct ImageKeys {
 /// One conversation or sample. Independent of all others: what it is batched with never changes it.
 class Sequence {
   public:
-    /// `kv_dtype`: what keys and values are rounded to; `devices`: by layer, where they are kept.
-    Sequence(const TextConfig& config, DType kv_dtype, const std::vector<Device>& devices);
+    /// `kv_dtype`: what keys and values are rounded to; `devices`: by layer, where they are kept;
+    /// `pools`: by layer, see KvCache; may be null.
+    Sequence(const TextConfig& config, DType kv_dtype, const std::vector<Device>& devices,
+             const std::vector<std::shared_ptr<KvPool>>& pools);
 
     /// Makes room for `positions` tokens in all.
     void reserve(int64_t positions);

@@ -30,8 +30,41 @@ class TensorSource {
         return tensor(module + ".weight", {out_features, in_features});
     }
 
+    /// The same tensors of a size and a type alone (Tensor::outline), or as they are where that costs
+    /// nothing: nobody reads their elements. A source with a `weight` of its own has an outline of it.
+    [[nodiscard]] virtual Tensor outline(const std::string& name,
+                                         const std::vector<int64_t>& shape) const {
+        return tensor(name, shape);
+    }
+    [[nodiscard]] virtual Weight weight_outline(const std::string& module, int64_t out_features,
+                                                int64_t in_features) const {
+        return outline(module + ".weight", {out_features, in_features});
+    }
+    /// Whether elements may be read.
+    [[nodiscard]] virtual bool has_elements() const { return true; }
+
     /// The weight that was given of a layer has been copied: memory behind it may go.
     virtual void let_go(const std::string& /*module*/) const {}
+};
+
+/// The outlines of another source, which must outlive this: how large a model will be is known without
+/// reading, converting or quantising anything.
+class OutlineSource : public TensorSource {
+  public:
+    explicit OutlineSource(const TensorSource& source) : source_(source) {}
+
+    [[nodiscard]] Tensor tensor(const std::string& name,
+                                const std::vector<int64_t>& shape) const override {
+        return source_.outline(name, shape);
+    }
+    [[nodiscard]] Weight weight(const std::string& module, int64_t out_features,
+                                int64_t in_features) const override {
+        return source_.weight_outline(module, out_features, in_features);
+    }
+    [[nodiscard]] bool has_elements() const override { return false; }
+
+  private:
+    const TensorSource& source_;
 };
 
 }  // namespace mllama

@@ -4,18 +4,24 @@
 
 namespace mllama {
 
+Tensor WeightLoader::converted(const Tensor& tensor, DType dtype) const {
+    if (source_.has_elements() || tensor.dtype() == dtype) return ops::to_dtype(tensor, dtype);
+    return Tensor::outline(tensor.shape(), dtype);
+}
+
 Tensor WeightLoader::matrix(const std::string& name, const std::vector<int64_t>& shape) const {
     Tensor weight = source_.tensor(name, shape);
-    if (type_ == WeightType::bf16) return ops::to_dtype(weight, DType::bf16);
+    if (type_ == WeightType::bf16) return converted(weight, DType::bf16);
     return weight;
 }
 
 Tensor WeightLoader::vector(const std::string& name, const std::vector<int64_t>& shape) const {
-    return ops::to_dtype(source_.tensor(name, shape), DType::f32);
+    return converted(source_.tensor(name, shape), DType::f32);
 }
 
 float WeightLoader::tanh_gate(const std::string& name) const {
-    return std::tanh(vector(name, {1}).data<float>()[0]);
+    const Tensor gate = vector(name, {1});
+    return source_.has_elements() ? std::tanh(gate.data<float>()[0]) : 0.0f;
 }
 
 Compute WeightLoader::compute(const Weight& weight) const {
@@ -38,7 +44,7 @@ Linear WeightLoader::linear(const std::string& name, int64_t out_features,
     Linear layer;
     layer.weight = source_.weight(name, out_features, in_features);
     if (layer.weight.coding == Coding::plain && type_ == WeightType::bf16)
-        layer.weight = ops::to_dtype(layer.weight.data, DType::bf16);
+        layer.weight = converted(layer.weight.data, DType::bf16);
     layer.compute = compute(layer.weight);
     if (statistics_) layer.statistic = statistics_(name);
     return layer;

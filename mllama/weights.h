@@ -59,6 +59,8 @@ class WeightLoader {
     [[nodiscard]] Compute compute(const Weight& weight) const;
 
   private:
+    [[nodiscard]] Tensor converted(const Tensor& tensor, DType dtype) const;
+
     const TensorSource& source_;
     WeightType type_;
     InputStatistics statistics_;

@@ -10,7 +10,7 @@ namespace {
 /// full is then a small part of it.
 constexpr int64_t huge_pages_from = int64_t{32} << 20;
 
-Tensor room(const Shape& shape, DType dtype, Device device) {
+Tensor memory(const Shape& shape, DType dtype, Device device) {
     if (device != Device::cpu) return Tensor::empty(shape, dtype, device);
     const int64_t bytes = shape.numel() * dtype_size(dtype);
     const auto pages = bytes >= huge_pages_from ? Storage::Pages::huge : Storage::Pages::normal;
@@ -19,37 +19,52 @@ Tensor room(const Shape& shape, DType dtype, Device device) {
 
 /// Copies the first `blocks` blocks.
 void copy_blocks(const Tensor& from, int64_t blocks, Tensor& to) {
-    if (blocks == 0) return;
+    if (blocks == 0 || !to.defined()) return;
     Tensor kept = to.rows(0, blocks);
     kept.copy_from(from.rows(0, blocks));
 }
 
 }  // namespace
 
+KeysValues KvCache::room() const {
+    if (run_) {
+        return {pool_->keys(*run_), pool_->values(*run_), capacity(), pool_->key_scales(*run_),
+                pool_->value_scales(*run_)};
+    }
+    return {keys_, values_, capacity(), key_scales_, value_scales_};
+}
+
 void KvCache::reserve(int64_t capacity) {
     if (capacity <= this->capacity()) return;
+    if (run_ && pool_->grow(*run_, KvLayout::blocks(capacity))) return;
     // All or none: what is there stays whole if there is not enough memory.
-    Tensor more_keys = room(KeysValues::key_shape(layout_, capacity), layout_.dtype, device_);
-    Tensor more_values = room(KeysValues::value_shape(layout_, capacity), layout_.dtype, device_);
+    Tensor more_keys = memory(KeysValues::key_shape(layout_, capacity), layout_.dtype, device_);
+    Tensor more_values = memory(KeysValues::value_shape(layout_, capacity), layout_.dtype, device_);
     Tensor more_key_scales, more_value_scales;
-    const int64_t blocks = KvLayout::blocks(length_);
     if (layout_.scaled()) {
-        more_key_scales = room(KeysValues::scale_shape(layout_, capacity), DType::f32, device_);
-        more_value_scales = room(KeysValues::scale_shape(layout_, capacity), DType::f32, device_);
-        copy_blocks(key_scales_, blocks, more_key_scales);
-        copy_blocks(value_scales_, blocks, more_value_scales);
+        more_key_scales = memory(KeysValues::scale_shape(layout_, capacity), DType::f32, device_);
+        more_value_scales = memory(KeysValues::scale_shape(layout_, capacity), DType::f32, device_);
     }
-    copy_blocks(keys_, blocks, more_keys);
-    copy_blocks(values_, blocks, more_values);
+    const int64_t blocks = KvLayout::blocks(length_);
+    const KeysValues here = room();
+    copy_blocks(here.k, blocks, more_keys);
+    copy_blocks(here.v, blocks, more_values);
+    copy_blocks(here.k_scales, blocks, more_key_scales);
+    copy_blocks(here.v_scales, blocks, more_value_scales);
     keys_ = more_keys;
     values_ = more_values;
     key_scales_ = more_key_scales;
     value_scales_ = more_value_scales;
+    run_ = nullptr;
+    pool_ = nullptr;
 }
 
 void KvCache::make_room(int64_t keys) {
     const int64_t end = length_ + keys;
-    if (end > capacity()) reserve(std::max(end, 2 * capacity()));
+    if (end <= capacity()) return;
+    // In a pool nothing is copied, and what is not needed yet is others'.
+    if (run_ && pool_->grow(*run_, KvLayout::blocks(end))) return;
+    reserve(std::max(end, 2 * capacity()));
 }
 
 ops::StoreCall KvCache::store_call(const Tensor& k, const Tensor& v, const Tensor& past) const {

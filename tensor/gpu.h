@@ -24,6 +24,11 @@ inline GpuInfo gpu_info() {
 /// Device memory that operations take for themselves, and that the driver's own structures may.
 inline constexpr int64_t gpu_overhead_bytes = cuda::workspace_bytes + (int64_t{288} << 20);
 
+/// Takes what operations work in now: later somebody else may have it. Throws Error with figures.
+inline void gpu_take_workspace() {
+    cuda::take_workspace();
+}
+
 /// See cuda::measure_limits.
 inline Limits gpu_limits() {
     return cuda::measure_limits();

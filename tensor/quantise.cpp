@@ -45,18 +45,19 @@ Tensor in_huge_pages(const Shape& shape, DType dtype) {
     return {Storage::allocate(bytes, Storage::Pages::huge), 0, shape, dtype};
 }
 
-/// A Weight of this format with memory for everything.
-Weight empty_weight(int64_t rows, int64_t cols, const QuantisedFormat& format) {
+/// A Weight of this format, its tensors as `make` makes them.
+template <class Make>
+Weight weight_of(int64_t rows, int64_t cols, const QuantisedFormat& format, const Make& make) {
     Weight weight;
     weight.rows = rows;
     weight.cols = cols;
     weight.coding = format.coding;
     weight.group_size = format.group_size == 0 ? cols : format.group_size;
-    weight.scale = in_huge_pages({rows, format.groups(cols)}, DType::bf16);
+    weight.scale = make(Shape{rows, format.groups(cols)}, DType::bf16);
     if (format.coding == Coding::int8) {
-        weight.data = in_huge_pages({rows, cols}, DType::i8);
+        weight.data = make(Shape{rows, cols}, DType::i8);
     } else {
-        weight.data = in_huge_pages({rows, int4_words(cols)}, DType::i32);
+        weight.data = make(Shape{rows, int4_words(cols)}, DType::i32);
         weight.zero_add = 8;
     }
     return weight;
@@ -85,7 +86,7 @@ Weight quantised(const Tensor& plain, const QuantisedFormat& format,
     assert(int8 || format.coding == Coding::int4);
     assert(format.group_size == 0 || cols % format.group_size == 0);
     assert(importance.empty() || static_cast<int64_t>(importance.size()) == cols);
-    Weight weight = empty_weight(rows, cols, format);
+    Weight weight = weight_of(rows, cols, format, in_huge_pages);
     if (rows == 0 || cols == 0) return weight;
 
     const Matrix from = Weight(plain).matrix();
@@ -108,6 +109,10 @@ Weight quantised(const Tensor& plain, const QuantisedFormat& format,
     });
     if (bad_row.get() < rows) fail_not_finite(from, bad_row.get(), first_row);
     return weight;
+}
+
+Weight quantised_outline(int64_t rows, int64_t cols, const QuantisedFormat& format) {
+    return weight_of(rows, cols, format, Tensor::outline);
 }
 
 std::string_view format_name(const QuantisedFormat& format) {

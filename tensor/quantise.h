@@ -43,6 +43,9 @@ constexpr QuantisedFormat int8_rows{Coding::int8, 0};
 Weight quantised(const Tensor& plain, const QuantisedFormat& format,
                  std::span<const float> importance = {}, int64_t first_row = 0);
 
+/// What `quantised` makes of a matrix (rows, cols), without memory: see Tensor::outline.
+Weight quantised_outline(int64_t rows, int64_t cols, const QuantisedFormat& format);
+
 /// The group size for rows of `cols`: `wanted`, or the half, quarter, ... of it, from 32 up, that
 /// divides them; else 0, the whole row. Readers of the format do not know a last group that is
 /// shorter than the others.

@@ -108,6 +108,9 @@ class Tensor {
     static Tensor empty(const Shape& shape, DType dtype, Device device = Device::cpu);
     static Tensor zeros(const Shape& shape, DType dtype);
 
+    /// Of a size and a type alone, without memory: nobody may read its elements.
+    static Tensor outline(const Shape& shape, DType dtype);
+
     /// New uninitialised memory of the CPU that a GPU copies from and to without a detour.
     static Tensor pinned(const Shape& shape, DType dtype);
 

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <random>
 #include <utility>
 
 #include "kernels/reference.h"
+#include "kernels/rounding.h"
 #include "tests/compare.h"
 
 using namespace mllama;
@@ -58,7 +61,9 @@ TEST_CASE("kv_cache_appended_rows_come_back_rounded_to_its_type") {
         CHECK(cache.length() == 300);
         CHECK(compare_bits(rows_in(cache, cache.keys_values().k, 2, true), keys) == "");
         CHECK(compare_bits(rows_in(cache, cache.keys_values().v, 2, false), values) == "");
-        CHECK(cache.bytes() == 2 * 300 * 6 * dtype_size(dtype));
+        // A key is padded to whole units, a value to a vector.
+        CHECK(cache.bytes() ==
+              300 * 3 * (round_up(2 * dtype_size(dtype), 4) + 16 * dtype_size(dtype)));
     }
 }
 
@@ -98,7 +103,7 @@ TEST_CASE(
         cache.append(k, k);
         keys.insert(keys.end(), k.data<float>(), k.data<float>() + k.numel());
     }
-    CHECK(cache.bytes() == 2 * 271 * 3 * (10 + 4));
+    CHECK(cache.bytes() == 271 * 3 * (12 + 16 + 2 * 4));  // padded, and scales
     const KeysValues kv = cache.keys_values();
     CHECK(kv.k.dtype() == DType::i8);
     const KvLayout layout{3, 10, DType::i8};
@@ -116,4 +121,81 @@ TEST_CASE(
     };
     CHECK(largest_error(kv.k, kv.k_scales, true) <= 0.51f / 127.0f);
     CHECK(largest_error(kv.v, kv.v_scales, false) <= 0.51f / 127.0f);
+}
+
+TEST_CASE("kv_layout_counts_the_bytes_that_a_cache_takes") {
+    for (const DType dtype : {DType::f32, DType::bf16, DType::i8}) {
+        for (const int64_t head_dim : {2, 16, 30, 64, 80, 128, 200}) {
+            const KvLayout layout{3, head_dim, dtype};
+            int64_t bytes = (KeysValues::key_shape(layout, 130).numel() +
+                             KeysValues::value_shape(layout, 130).numel()) *
+                            dtype_size(dtype);
+            if (layout.scaled()) bytes += 2 * KeysValues::scale_shape(layout, 130).numel() * 4;
+            CHECK(bytes == 192 * layout.bytes_of_key());
+        }
+    }
+}
+
+TEST_CASE("kv_cache_in_a_pool_holds_what_it_holds_alone_whoever_moves") {
+    for (const DType dtype : {DType::bf16, DType::i8}) {
+        Numbers numbers(6);
+        std::mt19937 random(7);
+        const auto pool = KvPool::take({2, 16, dtype}, 1280, Device::cpu);
+        std::vector<KvCache> shared, alone;
+        const auto begin = [&](size_t i) {
+            shared[i] = KvCache(2, 16, dtype, Device::cpu, pool);
+            alone[i] = KvCache(2, 16, dtype);
+        };
+        shared.resize(4);
+        alone.resize(4);
+        for (size_t i = 0; i < 4; ++i) begin(i);
+        for (int step = 0; step < 300; ++step) {
+            const size_t i = random() % 4;
+            const auto rows = static_cast<int64_t>(random() % 150 + 1);
+            int64_t used = KvLayout::blocks(shared[i].length() + rows);
+            for (size_t j = 0; j < 4; ++j)
+                used += j == i ? 0 : KvLayout::blocks(shared[j].length());
+            if (used > pool->blocks()) {
+                begin(i);
+                continue;
+            }
+            const Tensor k = rows_of(numbers, rows, 32), v = rows_of(numbers, rows, 32);
+            shared[i].append(k, v);
+            alone[i].append(k, v);
+            for (size_t j = 0; j < 4; ++j) {
+                const KeysValues found = shared[j].keys_values(), kept = alone[j].keys_values();
+                if (kept.keys == 0) continue;
+                REQUIRE(found.k.storage() == pool->keys({0, 0}).storage());  // not outside
+                REQUIRE(shared[j].capacity() == round_up(shared[j].length(), 64));
+                const auto same = [](const Tensor& a, const Tensor& b, int64_t blocks) {
+                    if (!b.defined()) return true;
+                    const auto bytes = static_cast<size_t>(b.rows(0, blocks).bytes());
+                    return std::memcmp(a.data(), b.data(), bytes) == 0;
+                };
+                // Whole blocks alone: what lies behind the last key is anything.
+                const int64_t whole = kept.keys / 64;
+                REQUIRE(same(found.k, kept.k, whole));
+                REQUIRE(same(found.v, kept.v, whole));
+                REQUIRE(same(found.k_scales, kept.k_scales, whole));
+                REQUIRE(same(found.v_scales, kept.v_scales, whole));
+            }
+        }
+    }
+}
+
+TEST_CASE("kv_cache_that_outgrows_its_pool_goes_on_and_leaves_its_room_to_others") {
+    Numbers numbers(8);
+    const auto pool = KvPool::take({1, 4, DType::f32}, 128, Device::cpu);
+    KvCache cache(1, 4, DType::f32, Device::cpu, pool), other(1, 4, DType::f32, Device::cpu, pool);
+    const Tensor first = rows_of(numbers, 100, 4), then = rows_of(numbers, 60, 4);
+    cache.append(first, first);
+    cache.append(then, then);
+    CHECK(cache.length() == 160);
+    std::vector<float> expected = values_of(first);
+    const std::vector<float> more = values_of(then);
+    expected.insert(expected.end(), more.begin(), more.end());
+    CHECK(rows_in(cache, cache.keys_values().k, 4, true) == expected);
+    CHECK(rows_in(cache, cache.keys_values().v, 4, false) == expected);
+    other.append(first, first);
+    CHECK(other.keys_values().k.storage() == pool->keys({0, 0}).storage());
 }

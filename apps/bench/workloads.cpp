@@ -148,13 +148,16 @@ void Workloads::add_vision(std::vector<Workload>& list) {
                          (picture.num_tiles == 1 ? " tile" : " tiles");
         workload.size = picture.num_tiles;
         workload.run = [this, picture] {
+            // A GPU has a place for the rows of one picture.
+            const bool on_cpu = model_.device() == Device::cpu;
+            if (!on_cpu) picture_ = {};
             const RunClock clock;
             const VisionRows result = model_.encode_image(picture);
             BenchRun run;
             clock.stop(run, model_);
             const int64_t rows = result.rows.rows();
             run.work = 2 * picture_multiply_adds(model_, picture.num_tiles, rows);
-            if (picture_.rows.numel() < result.rows.numel()) picture_ = result;
+            if (on_cpu && picture_.rows.numel() < result.rows.numel()) picture_ = result;
             return run;
         };
         list.push_back(std::move(workload));

@@ -7,8 +7,9 @@
 namespace mllama::cuda {
 
 struct Counts {
-    std::atomic<int64_t> allocations{0};  ///< of its memory, or of pinned memory
-    std::atomic<int64_t> uploads{0};      ///< copies to it
+    std::atomic<int64_t> allocations{0};         ///< of its memory
+    std::atomic<int64_t> pinned_allocations{0};  ///< of memory of the process that it copies from
+    std::atomic<int64_t> uploads{0};             ///< copies to it
 };
 
 inline Counts counts;

@@ -11,6 +11,7 @@
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/order.h"
+#include "kernels/cuda/product.h"
 #include "kernels/cuda/warpgroup.h"
 #include "kernels/cuda/workspace.h"
 #include "kernels/error.h"
@@ -145,7 +146,7 @@ void release(void* memory) noexcept {
 
 void* allocate_pinned(int64_t bytes) {
     stream();
-    ++counts.allocations;
+    ++counts.pinned_allocations;
     void* memory = nullptr;
     check(cudaMallocHost(&memory, static_cast<size_t>(std::max<int64_t>(bytes, 1))),
           "taking pinned memory");
@@ -271,6 +272,11 @@ void allow_warpgroups(bool allowed) {
 std::byte* workspace() {
     static auto* const memory = static_cast<std::byte*>(allocate(workspace_bytes));
     return memory;
+}
+
+void take_workspace() {
+    workspace();
+    take_product_memory();
 }
 
 }  // namespace mllama::cuda

@@ -54,6 +54,9 @@ void run(const char* name, dim3 grid, unsigned threads, int64_t shared_bytes,
 /// goes through here.
 void queue(std::function<void()> work);
 
+/// Makes the device one that has so much memory left.
+void set_free_bytes(int64_t bytes);
+
 /// Waits for all threads of the block.
 void block_barrier();
 

@@ -26,6 +26,20 @@ Recording* recording = nullptr;  // what is being recorded, or none
 constexpr int64_t guarded_from = int64_t{1} << 20;
 std::map<void*, size_t> guarded;  // bytes
 
+int64_t memory_bytes = int64_t{4} << 30;
+std::map<void*, int64_t> taken;  // bytes of all blocks
+
+int64_t free_bytes() {
+    int64_t left = memory_bytes;
+    for (const auto& [memory, bytes] : taken) left -= bytes;
+    return left;
+}
+
+void* record(void* memory, int64_t bytes) {
+    taken.emplace(memory, bytes);
+    return memory;
+}
+
 void protect_all(int protection) {
     for (const auto& [memory, bytes] : guarded) ::mprotect(memory, bytes, protection);
 }
@@ -63,28 +77,35 @@ DeviceInfo device_info() {
     info.name = "emulated";
     info.major = 9;
     info.processors = 4;
-    info.memory_bytes = info.free_bytes = int64_t{4} << 30;
+    info.memory_bytes = memory_bytes;
+    info.free_bytes = free_bytes();
     return info;
+}
+
+void emulated::set_free_bytes(int64_t bytes) {
+    memory_bytes += bytes - free_bytes();
 }
 
 void* allocate(int64_t bytes) {
     ++counts.allocations;
     if (recording) fail("emulated CUDA: memory is taken while operations are recorded");
-    if (bytes > device_info().memory_bytes)
-        fail("CUDA: ", bytes, " bytes of device memory cannot be taken");
+    if (bytes > free_bytes())
+        fail("CUDA: ", bytes, " bytes of device memory cannot be taken, ", free_bytes(),
+             " are free");
     if (bytes >= guarded_from) {
         const auto size = static_cast<size_t>(bytes);
         void* memory =
             ::mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED) fail("emulated CUDA: ", bytes, " bytes cannot be taken");
         guarded.emplace(memory, size);
-        return memory;
+        return record(memory, bytes);
     }
     constexpr std::align_val_t alignment{256};
-    return ::operator new(static_cast<size_t>(bytes), alignment);
+    return record(::operator new(static_cast<size_t>(bytes), alignment), bytes);
 }
 
 void release(void* memory) noexcept {
+    taken.erase(memory);
     if (const auto entry = guarded.find(memory); entry != guarded.end()) {
         ::munmap(memory, entry->second);
         guarded.erase(entry);
@@ -94,7 +115,7 @@ void release(void* memory) noexcept {
 }
 
 void* allocate_pinned(int64_t bytes) {
-    ++counts.allocations;
+    ++counts.pinned_allocations;
     return ::operator new(static_cast<size_t>(bytes));
 }
 
@@ -170,6 +191,13 @@ std::byte* workspace() {
     static auto* const memory = static_cast<std::byte*>(allocate(workspace_bytes));
     return memory;
 }
+
+void take_workspace() {
+    workspace();
+    take_product_memory();
+}
+
+void take_product_memory() {}  // plain loops need none
 
 void product(const void* x, int64_t x_stride, const void* w, int64_t w_stride, DType dtype,
              int64_t m, int64_t n, int64_t k, float scale, float keep, const float* bias,

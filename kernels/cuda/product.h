@@ -20,4 +20,7 @@ void product(const void* x, int64_t x_stride, const void* w, int64_t w_stride, D
 void product_int8(const int8_t* x, int64_t x_stride, const int8_t* w, int64_t w_stride, int64_t m,
                   int64_t n, int64_t k, int32_t* out, int64_t out_stride);
 
+/// Takes the memory that the library works in, unless it is there; else the first product does.
+void take_product_memory();
+
 }  // namespace mllama::cuda

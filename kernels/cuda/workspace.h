@@ -11,7 +11,7 @@
 
 namespace mllama::cuda {
 
-/// The first byte of workspace_bytes of the device; taken at the first call.
+/// The first byte of workspace_bytes of the device; taken at the first call (take_workspace).
 std::byte* workspace();
 
 /// One operation's use of it: pieces one behind the other, forgotten with the operation (the next

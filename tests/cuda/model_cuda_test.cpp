@@ -251,6 +251,7 @@ TEST_CASE("cuda_decoding_takes_no_memory_and_brings_a_step_in_one_copy") {
         batch.push_back(sequence_with(model, {}, true));
         batch.push_back(sequence_with(model, {1, 5, 9, 2}, false));
         const int64_t allocations = cuda::counts.allocations;
+        const int64_t pinned = cuda::counts.pinned_allocations;
         const int64_t uploads = cuda::counts.uploads;
         const int steps = 6;
         decode(model, batch, steps);
@@ -260,6 +261,7 @@ TEST_CASE("cuda_decoding_takes_no_memory_and_brings_a_step_in_one_copy") {
         for (int step = 0; step < steps; ++step) (void)model.forward(inputs);
         CAPTURE(gpu_layers);
         CHECK(cuda::counts.allocations.load() == allocations);
+        CHECK(cuda::counts.pinned_allocations.load() == pinned);
         // What the layers on the CPU give is a second copy.
         const int copies = model.device_plan()->layers == model.device_plan()->all_layers ? 1 : 2;
         CHECK(cuda::counts.uploads.load() == uploads + 2 * steps * copies);
@@ -276,22 +278,31 @@ TEST_CASE("cuda_device_plan_refuses_with_figures_what_does_not_fit") {
     plan.layers = plan.all_layers = 40;
     plan.weights = 20000000000;
     plan.kv_per_token = 131072;
+    // The layers at the front are the large ones.
+    const auto with_layers = [&](int64_t layers) {
+        DevicePlan fewer = plan;
+        fewer.layers = layers;
+        for (int64_t layer = 0; layer < plan.all_layers - layers; ++layer)
+            fewer.weights -= layer < 10 ? 800000000 : 300000000;
+        return fewer;
+    };
     std::string message;
     try {
-        fit_device_plan(config, 450000000, plan);
+        fit_device_plan(config, plan, with_layers);
     } catch (const Error& error) {
         message = error.what();
     }
     CHECK(message.find("7.00 GB") != std::string::npos);
     CHECK(message.find("20.00 GB of weights") != std::string::npos);
     CHECK(message.find("--gpu-layers ") != std::string::npos);
-    // What it advises fits.
+    // What it advises fits, and one layer more does not.
     const int64_t layers = std::stoll(message.substr(message.find("--gpu-layers ") + 13));
     CHECK(layers < 40);
     CHECK(layers > 0);
-    plan.layers = layers;
-    plan.weights -= (40 - layers) * 450000000;
-    fit_device_plan(config, 450000000, plan);
-    CHECK(plan.bytes() + plan.overhead <= plan.free_bytes);
-    CHECK(plan.tokens >= 2048);
+    DevicePlan more = with_layers(layers + 1);
+    CHECK_THROWS_AS(fit_device_plan(config, more, with_layers), Error);
+    DevicePlan advised = with_layers(layers);
+    fit_device_plan(config, advised, with_layers);
+    CHECK(advised.bytes() + advised.overhead <= advised.free_bytes);
+    CHECK(advised.tokens >= 2048);
 }
