@@ -384,6 +384,7 @@ TEST_CASE("bench_share_is_the_rate_by_the_limit_of_its_kind") {
     CHECK(share(Workload::Kind::prefill, 0).value() == doctest::Approx(0.25));    // of 60 GFLOP/s
     CHECK(share(Workload::Kind::vision, 0).value() == doctest::Approx(0.1));      // of 150 GOP/s
     CHECK(!share(Workload::Kind::decode, 7999).has_value());                      // in the caches
+    CHECK(!share(Workload::Kind::first_token, 0).has_value());                    // bf16 and int8
 }
 
 TEST_CASE("bench_leaves_decoding_out_only_where_memory_is_short_of_what_it_still_takes") {
@@ -447,10 +448,10 @@ TEST_CASE("bench_workloads_count_what_they_do") {
     std::vector<std::string> left_out;
     const std::vector<Workload> list = workloads.list(0, left_out);
     CHECK(left_out.empty());
-    REQUIRE(list.size() == 6);  // 2 pictures, a prompt, 7 x 1, 7 x 2, 40 x 1
-    CHECK(list[3].batch == 1);
-    CHECK(list[4].batch == 2);
-    CHECK(list[5].size == 40);
+    REQUIRE(list.size() == 7);  // 2 pictures, a prompt, both, 7 x 1, 7 x 2, 40 x 1
+    CHECK(list[4].batch == 1);
+    CHECK(list[5].batch == 2);
+    CHECK(list[6].size == 40);
     for (const Workload& workload : list) {
         CAPTURE(workload.label);
         const BenchRun run = workload.run();
@@ -468,10 +469,12 @@ TEST_CASE("bench_workloads_count_what_they_do") {
     const double row = static_cast<double>(2 * t.kv_size() * 2);
     const double pictures = 2 * static_cast<double>(4 * config.vision.num_patches()) * row;
     const double caches = 2 * row * (8 + 9 + 10) + 3 * pictures;
-    CHECK(list[3].run().work == doctest::Approx(3 * weights + caches));
-    CHECK(list[4].run().work == doctest::Approx(3 * weights + 2 * caches));
-    CHECK(list[3].run().tokens == 3);
-    CHECK(list[4].run().tokens == 6);
+    CHECK(list[4].run().work == doctest::Approx(3 * weights + caches));
+    CHECK(list[5].run().work == doctest::Approx(3 * weights + 2 * caches));
+    CHECK(list[4].run().tokens == 3);
+    CHECK(list[5].run().tokens == 6);
+    // The first token: two of the largest pictures, and the prompt behind them.
+    CHECK(list[3].run().work == doctest::Approx(2 * list[0].run().work + list[2].run().work));
 }
 
 TEST_CASE("bench_prints_every_key_and_sensible_shares") {
@@ -482,15 +485,16 @@ TEST_CASE("bench_prints_every_key_and_sensible_shares") {
     REQUIRE(result.exit_code == 0);
     CHECK(result.err.find("checked: ") != std::string::npos);
     const Json report = Json::parse(result.out);
-    for (const char* key : {"isa", "threads", "dtype", "load_s", "anonymous_mb", "limits",
-                            "limits_measured", "vision", "prefill", "decode", "ratios", "checked"})
+    for (const char* key :
+         {"isa", "threads", "dtype", "load_s", "anonymous_mb", "limits", "limits_measured",
+          "vision", "prefill", "first_token", "decode", "ratios", "checked"})
         CHECK(report.contains(key));
     for (const char* key : {"read_gb_s", "f32_gflop_s", "bf16_gflop_s", "int8_gop_s"}) {
         CHECK(report.at("limits").at(key).get<double>() > 0);
         for (const Json& limits : report.at("limits_measured"))
             CHECK(limits.at(key).get<double>() <= report.at("limits").at(key).get<double>());
     }
-    CHECK(report.at("limits_measured").size() == 6);
+    CHECK(report.at("limits_measured").size() == 7);
     CHECK(report.at("vision").size() == 2);
     CHECK(report.at("vision").at(0).at("tiles") == 4);
     CHECK(report.at("vision").at(1).at("tiles") == 1);
@@ -498,7 +502,9 @@ TEST_CASE("bench_prints_every_key_and_sensible_shares") {
     CHECK(report.at("decode").at(0).at("context") == 64);
     CHECK(report.at("decode").at(0).at("batch") == 1);
     CHECK(report.at("decode").at(1).at("batch") == 8);
-    for (const char* kind : {"vision", "prefill", "decode"}) {
+    CHECK(report.at("first_token").at(0).at("tiles") == 4);
+    CHECK(report.at("first_token").at(0).at("tokens") == 64);
+    for (const char* kind : {"vision", "prefill", "first_token", "decode"}) {
         for (const Json& row : report.at(kind)) {
             CHECK(row.at("seconds").get<double>() > 0);
             const char* rate = std::string(kind) == "decode" ? "gb_s" : "gflop_s";

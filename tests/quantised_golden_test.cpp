@@ -70,7 +70,8 @@ double largest_share(const Tensor& found, const Tensor& expected) {
 }
 
 const char* const formats[] = {
-    "int4_symmetric", "int4_asymmetric", "int8", "fp8", "nf4", "nf4_double", "gptq", "gptq_v2"};
+    "int4_symmetric", "int4_asymmetric", "int8",      "fp8",      "nf4", "nf4_double",
+    "gptq",           "gptq_v2",         "int4_wide", "gptq_wide"};
 
 }  // namespace
 
@@ -133,7 +134,9 @@ TEST_CASE("quantised_layers_are_held_as_they_were_stored_and_multiplied_as_their
         {"nf4", {"nf4 (blocks of 64)", Compute::bf16}},
         {"nf4_double", {"nf4 (blocks of 64, scales in 8 bits)", Compute::bf16}},
         {"gptq", {"int4 (groups of 16, zero points, activation order)", Compute::bf16}},
-        {"gptq_v2", {"int4 (a scale a row, zero points)", Compute::bf16}}};
+        {"gptq_v2", {"int4 (a scale a row, zero points)", Compute::bf16}},
+        {"int4_wide", {"int4 (groups of 128, zero points, activation order)", Compute::int8}},
+        {"gptq_wide", {"int4 (groups of 64, zero points, activation order)", Compute::bf16}}};
     for (const auto& [format, what] : expected) {
         CAPTURE(format);
         const ModelConfig config = ModelConfig::load(folder(format));

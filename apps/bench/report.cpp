@@ -82,7 +82,8 @@ OrderedJson row_json(const BenchRow& row, const BenchReport& report, const Limit
     const Kind kind = row.workload->kind;
     OrderedJson json;
     if (kind == Kind::vision) json["tiles"] = row.workload->size;
-    if (kind == Kind::prefill) json["tokens"] = row.workload->size;
+    if (kind == Kind::first_token) json["tiles"] = row.workload->tiles;
+    if (kind == Kind::prefill || kind == Kind::first_token) json["tokens"] = row.workload->size;
     if (kind == Kind::decode) {
         json["context"] = row.workload->size;
         json["batch"] = row.workload->batch;
@@ -120,7 +121,7 @@ std::string row_text(const BenchRow& row, const BenchReport& report) {
                                : std::string(19, ' ');
     text += format("%10.1f %-8s", rate_of(row), decode ? "GB/s" : "GFLOP/s");
     const std::optional<double> share = share_of_limit(row, report);
-    if (!share) return text + "   (in the caches)\n";
+    if (!share) return text + (decode ? "   (in the caches)\n" : "\n");
     text +=
         format("%5.0f%% of %.1f", 100 * *share, limit_of(row.workload->kind, report, row.limits));
     if (decode && row.weights_read_gb_s > 0) {
@@ -145,6 +146,7 @@ const BenchRow* alone(const BenchReport& report, const BenchRow& together) {
 
 std::optional<double> share_of_limit(const BenchRow& row, const BenchReport& report) {
     const Kind kind = row.workload->kind;
+    if (kind == Kind::first_token && report.compute != report.vision_compute) return std::nullopt;
     const double cached = caches_to_be_memory * static_cast<double>(report.last_level_cache);
     if (kind == Kind::decode && row.workload->bytes_touched < cached) return std::nullopt;
     return rate_of(row) / limit_of(kind, report, row.limits);
@@ -214,6 +216,7 @@ OrderedJson to_json(const BenchReport& report) {
                         {"limits", limits_json(best)}};
     json["vision"] = rows_json(Kind::vision, report, best);
     json["prefill"] = rows_json(Kind::prefill, report, best);
+    json["first_token"] = rows_json(Kind::first_token, report, best);
     json["decode"] = rows_json(Kind::decode, report, best);
     json["ratios"] = OrderedJson::object();
     for (const BenchRatio& ratio : ratios(report)) json["ratios"][ratio.key] = ratio.value;

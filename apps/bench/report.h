@@ -38,7 +38,8 @@ struct BenchReport {
 };
 
 /// The part of its limit that a row reaches: operations against the peak of the type computed with,
-/// bytes against the read bandwidth. None where the weights may stay in the caches.
+/// bytes against the read bandwidth. None where the weights may stay in the caches, nor for a first token
+/// whose pictures and text are computed in two types.
 [[nodiscard]] std::optional<double> share_of_limit(const BenchRow& row, const BenchReport& report);
 
 /// The seconds of a row as a part of another's, where both are there: a picture of one tile beside

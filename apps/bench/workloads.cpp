@@ -121,6 +121,7 @@ std::vector<Workload> Workloads::list(int64_t available, std::vector<std::string
     std::vector<Workload> all;
     if (plan_.images > 0) add_vision(all);
     for (const int64_t tokens : plan_.prefill_tokens) all.push_back(prefill(tokens));
+    if (plan_.images > 0) all.push_back(first_token(plan_.prefill_tokens.front()));
     const int64_t mapped = mapped_weights();
     for (const int64_t context : plan_.decode_contexts) {
         const bool first = context == plan_.decode_contexts.front();
@@ -203,6 +204,39 @@ Workload Workloads::prefill(int64_t tokens) {
         run.tokens = static_cast<double>(tokens_of_prompt);
         run.work = 2 * prefill_multiply_adds(model_, tokens_of_prompt,
                                              pictures_seen(plan_.images, picture_));
+        return run;
+    };
+    return workload;
+}
+
+Workload Workloads::first_token(int64_t tokens) {
+    const VisionConfig& config = model_.config().vision;
+    const ProcessedImage picture = noise_picture(config, shapes_to_time(config).front());
+    Workload workload;
+    workload.kind = Workload::Kind::first_token;
+    workload.label = "first token, " + std::to_string(plan_.images) + " x " +
+                     std::to_string(picture.num_tiles) + " tiles, " + std::to_string(tokens);
+    workload.size = tokens;
+    workload.tiles = picture.num_tiles;
+    workload.run = [this, picture, ids = prompt(tokens)] {
+        const auto tokens_of_prompt = static_cast<int64_t>(ids.size());
+        const int64_t rows =
+            model_.config().vision.max_num_tiles * model_.config().vision.num_patches();
+        if (model_.device() == Device::cuda) picture_ = {};  // it has a place for one
+        const RunClock clock;
+        Sequence sequence = model_.new_sequence();
+        sequence.reserve(tokens_of_prompt);
+        for (int64_t i = 0; i < plan_.images; ++i)
+            model_.add_image(sequence, model_.encode_image(picture));
+        model_.prefill(sequence, ids);
+        BenchRun run;
+        clock.stop(run, model_);
+        run.tokens = static_cast<double>(tokens_of_prompt);
+        const PicturesSeen seen{plan_.images, rows,
+                                rows / model_.config().vision.max_num_tiles * picture.num_tiles};
+        run.work = 2 * (static_cast<double>(plan_.images) *
+                            picture_multiply_adds(model_, picture.num_tiles, rows) +
+                        prefill_multiply_adds(model_, tokens_of_prompt, seen));
         return run;
     };
     return workload;

@@ -29,11 +29,13 @@ struct BenchRun {
 };
 
 struct Workload {
-    enum class Kind { vision, prefill, decode };
+    /// first_token: pictures and prompt, as one who asks about a picture waits for it.
+    enum class Kind { vision, prefill, first_token, decode };
 
     Kind kind = Kind::vision;
     std::string label;  ///< "decode at 512, 8 together"
     int64_t size = 0;   ///< tiles of a picture, tokens of a prompt, or of the context of decoding
+    int64_t tiles = 0;  ///< first_token: of each picture
     int64_t batch = 1;  ///< sequences that are decoded together
     double bytes_touched =
         0;  ///< decode: what a step reads; less than a few caches never leaves them
@@ -58,6 +60,7 @@ class Workloads {
     [[nodiscard]] int64_t mapped_weights() const;
     void add_vision(std::vector<Workload>& list);
     [[nodiscard]] Workload prefill(int64_t tokens);
+    [[nodiscard]] Workload first_token(int64_t tokens);
     [[nodiscard]] Workload decode(int64_t context, int64_t batch);
     [[nodiscard]] const VisionRows& picture_rows();
     /// The image tokens, then random ones.

@@ -61,6 +61,12 @@ CONFIG = {
         "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]
     }, "image_token_index": 41, "torch_dtype": "bfloat16"
 }
+# Wide enough for the groups that are in use: 32, 64 and 128 columns.
+WIDE = {
+    **CONFIG, "text_config": {
+        **CONFIG["text_config"], "hidden_size": 128, "intermediate_size": 256
+    }
+}
 
 
 def memory_name(name):
@@ -315,12 +321,23 @@ def formats(weights):
         "nf4_double": (BitsAndBytes(double=True), everything, False),
         "gptq": (Gptq(1, 16, True), no_cross, False),
         "gptq_v2": (Gptq(2, -1, False), no_cross, False),
+        # Of WIDE: 4 groups of 32 columns, 2 of 64, and of 256 columns 2 of 128, these in no order.
+        "int4_wide": (CompressedTensors(
+            "pack-quantized", {
+                "Linear": int4(symmetric=True, strategy="group", group_size=32),
+                "self_attn": int4(symmetric=False, strategy="group", group_size=32),
+                "up_proj": int4(symmetric=True, strategy="group", group_size=64),
+                "gate_proj": int4(symmetric=False, strategy="group", group_size=64),
+                "down_proj": int4(symmetric=False, strategy="group", group_size=128,
+                                  actorder="group"),
+            }, ignore=recipe, order=["down_proj"]), everything, False),
+        "gptq_wide": (Gptq(2, 64, True), everything, False),
     }
 
 
 @torch.no_grad()
-def logits_of(weights, inputs):
-    model = MllamaForConditionalGeneration(MllamaConfig(**CONFIG, attn_implementation="eager"))
+def logits_of(weights, inputs, config):
+    model = MllamaForConditionalGeneration(MllamaConfig(**config, attn_implementation="eager"))
     model.load_state_dict({memory_name(k): v.float() for k, v in weights.items()}, strict=True)
     model = model.float().eval()
     text = {"input_ids": inputs["input_ids"].clamp(max=40)}
@@ -352,12 +369,12 @@ def quantised(weights, how, layers):
     return stored, exact
 
 
-def write(out, weights, how, layers, in_memory):
+def write(out, weights, config, how, layers, in_memory):
     os.makedirs(out)
     stored, exact = quantised(weights, how, layers)
     golden = {}
     inputs = make_inputs(5)
-    with_picture, text = logits_of(exact, inputs)
+    with_picture, text = logits_of(exact, inputs, config)
     for layer in (f"{TEXT}0.mlp.down_proj", f"{TEXT}0.self_attn.k_proj"):
         golden[f"dequantised.{layer}"] = exact[f"{layer}.weight"].contiguous()
     golden.update({k: inputs[k] for k in ("input_ids", "pixel_values", "aspect_ratio_ids")})
@@ -367,7 +384,7 @@ def write(out, weights, how, layers, in_memory):
     save_file(stored, f"{out}/model.safetensors", metadata={"format": "pt"})
     save_file({k: v.contiguous() for k, v in golden.items()}, f"{out}/golden.safetensors")
     with open(f"{out}/config.json", "w") as file:
-        json.dump({**CONFIG, "quantization_config": how.config()}, file)
+        json.dump({**config, "quantization_config": how.config()}, file)
     for file in os.listdir(out):
         os.chmod(f"{out}/{file}", 0o644)
 
@@ -376,9 +393,9 @@ def main():
     root = sys.argv[1] if len(sys.argv) > 1 else f"{HERE}/quantised"
     torch.set_num_threads(1)
     shutil.rmtree(root, ignore_errors=True)
-    weights = random_weights(1)
-    for name, (how, layers, in_memory) in formats(weights).items():
-        write(f"{root}/{name}", weights, how, layers, in_memory)
+    for name, (how, layers, in_memory) in formats(random_weights(1)).items():
+        config = WIDE if name.endswith("_wide") else CONFIG
+        write(f"{root}/{name}", random_weights(1, config), config, how, layers, in_memory)
         files = os.listdir(f"{root}/{name}")
         size = sum(os.path.getsize(f"{root}/{name}/{file}") for file in files)
         print(f"{name}: {len(layers)} layers, {size} bytes")
