@@ -61,6 +61,15 @@ void clear_interrupt() {
     interrupt_flag = 0;
 }
 
+void add_gpu_layers(CLI::App& command, std::optional<int64_t>& gpu_layers) {
+    command
+        .add_option("--gpu-layers", gpu_layers,
+                    "With a GPU: how many of the text layers are there, counted from the last; the "
+                    "others stay on the CPU. Default: all")
+        ->check(CLI::Range(int64_t{0}, int64_t{100000}))
+        ->type_name("N");
+}
+
 void add_kv_dtype(CLI::App& command, std::string& kv_dtype) {
     command
         .add_option(
@@ -95,12 +104,7 @@ void ModelArguments::add_to(CLI::App& command) {
         ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
         ->type_name("NAME")
         ->capture_default_str();
-    command
-        .add_option("--gpu-layers", gpu_layers,
-                    "With a GPU: how many of the text layers are there, counted from the last; the "
-                    "others stay on the CPU. Default: all")
-        ->check(CLI::Range(int64_t{0}, int64_t{100000}))
-        ->type_name("N");
+    add_gpu_layers(command, gpu_layers);
     command
         .add_option("--dtype", dtype,
                     "How weights are held and computed with: auto (as stored), f32 (everything in "

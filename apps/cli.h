@@ -10,6 +10,9 @@
 
 namespace mllama {
 
+/// Adds --gpu-layers.
+void add_gpu_layers(CLI::App& command, std::optional<int64_t>& gpu_layers);
+
 /// --kv-dtype: what keys and values are kept as.
 void add_kv_dtype(CLI::App& command, std::string& kv_dtype);
 /// None: "auto".

@@ -22,8 +22,11 @@ struct Arguments {
     int64_t context = 4096;
     std::string dtype = "auto", vision_dtype = "auto", kv_dtype = "auto";
 
+    std::optional<int64_t> gpu_layers;
+
     [[nodiscard]] ModelOptions options() const {
         ModelOptions options;
+        options.gpu_layers = gpu_layers;
         if (dtype == "int8") options.weights = WeightType::int8;
         if (dtype == "int4") options.weights = WeightType::int4;
         if (vision_dtype == "int8") options.vision_weights = WeightType::int8;
@@ -355,6 +358,7 @@ void add_inspect(CLI::App& app) {
         ->type_name("TYPE")
         ->capture_default_str();
     add_kv_dtype(*command, arguments->kv_dtype);
+    add_gpu_layers(*command, arguments->gpu_layers);
     command->add_option("--context", arguments->context, "Tokens to plan the memory for")
         ->check(CLI::Range(int64_t{1}, int64_t{1} << 31))
         ->type_name("N")
