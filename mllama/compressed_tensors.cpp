@@ -119,7 +119,7 @@ bool has_order(const Checkpoint& checkpoint, const std::string& name, int64_t in
     if (!checkpoint.has(name)) return false;
     const Tensor group = checkpoint.get(name, DType::i32, {in_features});
     const int32_t* begin = group.data<int32_t>();
-    return !std::all_of(begin, begin + in_features, [](int32_t group) { return group == -1; });
+    return !std::all_of(begin, begin + in_features, [](int32_t g) { return g == -1; });
 }
 
 }  // namespace
