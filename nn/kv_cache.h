@@ -52,7 +52,10 @@ class KvCache {
     [[nodiscard]] int64_t length() const { return length_; }
     [[nodiscard]] int64_t width() const { return layout_.kv_heads * layout_.head_dim; }
     /// Bytes of the keys and values that are there.
-    [[nodiscard]] int64_t bytes() const { return length_ * layout_.bytes_of_key(); }
+    /// 0 of a cache that no layer has, which has no layout.
+    [[nodiscard]] int64_t bytes() const {
+        return length_ == 0 ? 0 : length_ * layout_.bytes_of_key();
+    }
     /// Keys that there is room for: whole blocks.
     [[nodiscard]] int64_t capacity() const {
         if (run_) return run_->blocks * KvLayout::block;
