@@ -141,6 +141,7 @@ struct RowNumbers {
         for (; n - i >= 8; i += 8) {
             uint32_t word;
             __builtin_memcpy(&word, from + i / 2, sizeof word);
+#pragma GCC unroll 8
             for (int j = 0; j < 8; ++j) to[i + j] = of_group[of_column[i + j]][word >> 4 * j & 15];
         }
         return i;
