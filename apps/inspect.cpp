@@ -21,8 +21,7 @@ struct Arguments {
     bool tensors = false;
     int64_t context = 4096;
     std::string dtype = "auto", vision_dtype = "auto", kv_dtype = "auto";
-
-    std::optional<int64_t> gpu_layers;
+    std::optional<int64_t> gpu_layers;  ///< none: all
 
     [[nodiscard]] ModelOptions options() const {
         ModelOptions options;

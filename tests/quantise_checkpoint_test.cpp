@@ -442,19 +442,17 @@ TEST_CASE("quantize_command_with_calibration_writes_other_weights") {
     const std::string with = quantize("with", {"--calibration", requests});
     CHECK(with == quantize("again", {"--calibration", requests, "-t", "1"}));
     CHECK(with != quantize("without", {}));
-    const ProgramResult missing =
-        run_program(MLLAMA_PROGRAM,
-                    {"quantize", "-m", "a_published", "--dtype", "int4", "--out",
-                     folder.file("none"), "--calibration", "no_such.jsonl"},
-                    models_folder());
+    const auto without_requests = [&](const std::string& name) {
+        return run_program(MLLAMA_PROGRAM,
+                           {"quantize", "-m", "a_published", "--dtype", "int4", "--out",
+                            folder.file(name), "--calibration", "no_such.jsonl"},
+                           models_folder());
+    };
+    const ProgramResult missing = without_requests("none");
     CHECK(missing.exit_code == 1);
     CHECK(holds_all(missing.err, {"no_such.jsonl"}));
     // What stands in the way of the directory is found before the requests are looked at.
-    const ProgramResult taken =
-        run_program(MLLAMA_PROGRAM,
-                    {"quantize", "-m", "a_published", "--dtype", "int4", "--out",
-                     folder.file("with"), "--calibration", "no_such.jsonl"},
-                    models_folder());
+    const ProgramResult taken = without_requests("with");
     CHECK(taken.exit_code == 1);
     CHECK(holds_all(taken.err, {folder.file("with"), "expected nothing there"}));
     CHECK(!fs::exists(folder.file("none")));

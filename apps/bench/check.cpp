@@ -11,6 +11,7 @@
 #include "apps/bench/reference.h"
 #include "kernels/error.h"
 #include "kernels/reference.h"
+#include "mllama/blank_picture.h"
 #include "mllama/quantising_source.h"
 #include "mllama/random_weights.h"
 
@@ -435,12 +436,8 @@ std::vector<Checked> check_towers(const ModelConfig& config, DType stored,
         std::minmax_element(ratios.begin(), ratios.end(),
                             [&](const auto& a, const auto& b) { return tiles(a) < tiles(b); });
     for (const auto& shape : {fewest, most}) {
-        ProcessedImage image;
-        image.tiles_high = shape->first;
-        image.tiles_wide = shape->second;
-        image.num_tiles = tiles(*shape);
-        image.aspect_ratio_id = shape - ratios.begin() + 1;
-        image.tile_size = small.vision.image_size;
+        ProcessedImage image =
+            blank_picture(small.vision, static_cast<size_t>(shape - ratios.begin()));
         const Tensor pixels =
             random_rows(image.num_tiles * small.vision.num_channels * small.vision.image_size,
                         small.vision.image_size, 11);

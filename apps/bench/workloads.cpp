@@ -5,6 +5,7 @@
 #include <ctime>
 #include <random>
 
+#include "mllama/blank_picture.h"
 #include "mllama/stopwatch.h"
 #include "tensor/gpu.h"
 
@@ -32,17 +33,9 @@ class RunClock {
 
 /// A picture of noise that is cut into tiles, as the processor would give it.
 ProcessedImage noise_picture(const VisionConfig& config, size_t aspect_ratio) {
-    const auto [high, wide] = config.supported_aspect_ratios[aspect_ratio];
-    ProcessedImage image;
-    image.tiles_high = high;
-    image.tiles_wide = wide;
-    image.num_tiles = high * wide;
-    image.aspect_ratio_id = static_cast<int64_t>(aspect_ratio) + 1;
-    image.tile_size = config.image_size;
+    ProcessedImage image = blank_picture(config, aspect_ratio);
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
-    image.pixel_values.resize(static_cast<size_t>(image.num_tiles * config.num_channels *
-                                                  config.image_size * config.image_size));
     for (float& value : image.pixel_values) value = normal(random);
     return image;
 }
@@ -220,23 +213,24 @@ Workload Workloads::first_token(int64_t tokens) {
     workload.tiles = picture.num_tiles;
     workload.run = [this, picture, ids = prompt(tokens)] {
         const auto tokens_of_prompt = static_cast<int64_t>(ids.size());
-        const int64_t rows =
-            model_.config().vision.max_num_tiles * model_.config().vision.num_patches();
         if (model_.device() == Device::cuda) picture_ = {};  // it has a place for one
         const RunClock clock;
         Sequence sequence = model_.new_sequence();
         sequence.reserve(tokens_of_prompt);
-        for (int64_t i = 0; i < plan_.images; ++i)
-            model_.add_image(sequence, model_.encode_image(picture));
+        VisionRows shown;
+        for (int64_t i = 0; i < plan_.images; ++i) {
+            shown = {};  // see Model::encode_image
+            shown = model_.encode_image(picture);
+            model_.add_image(sequence, shown);
+        }
         model_.prefill(sequence, ids);
         BenchRun run;
         clock.stop(run, model_);
         run.tokens = static_cast<double>(tokens_of_prompt);
-        const PicturesSeen seen{plan_.images, rows,
-                                rows / model_.config().vision.max_num_tiles * picture.num_tiles};
-        run.work = 2 * (static_cast<double>(plan_.images) *
-                            picture_multiply_adds(model_, picture.num_tiles, rows) +
-                        prefill_multiply_adds(model_, tokens_of_prompt, seen));
+        const double pictures = static_cast<double>(plan_.images) *
+                                picture_multiply_adds(model_, picture.num_tiles, shown.rows.rows());
+        run.work = 2 * (pictures + prefill_multiply_adds(model_, tokens_of_prompt,
+                                                         pictures_seen(plan_.images, shown)));
         return run;
     };
     return workload;

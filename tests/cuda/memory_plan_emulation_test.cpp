@@ -2,6 +2,7 @@
 // is taken from the device outside of it. On the emulated device, which counts.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <random>
 
 #include "io/checkpoint.h"
@@ -11,6 +12,7 @@
 #include "mllama/mllama.h"
 #include "mllama/random_weights.h"
 #include "tensor/gpu.h"
+#include "tests/cuda/pictures.h"
 #include "tests/goldens.h"
 
 using namespace mllama;
@@ -86,18 +88,8 @@ ModelOptions options_of(const Shapes& s) {
 
 /// A picture of grey tiles.
 ProcessedImage grey(const VisionConfig& v, int64_t tiles) {
-    ProcessedImage image;
-    for (size_t i = 0; i < v.supported_aspect_ratios.size(); ++i) {
-        const auto [high, wide] = v.supported_aspect_ratios[i];
-        if (high * wide != tiles) continue;
-        image.tiles_high = high;
-        image.tiles_wide = wide;
-        image.aspect_ratio_id = static_cast<int64_t>(i) + 1;
-    }
-    image.num_tiles = tiles;
-    image.tile_size = v.image_size;
-    image.pixel_values.assign(
-        static_cast<size_t>(tiles * v.num_channels * v.image_size * v.image_size), 0.1f);
+    ProcessedImage image = picture_of_tiles(v, tiles);
+    std::fill(image.pixel_values.begin(), image.pixel_values.end(), 0.1f);
     return image;
 }
 

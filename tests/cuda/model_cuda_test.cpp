@@ -7,6 +7,7 @@
 #include "mllama/mllama.h"
 #include "tensor/gpu.h"
 #include "tests/cuda/device.h"
+#include "tests/cuda/pictures.h"
 #include "tests/goldens.h"
 
 using namespace mllama;
@@ -26,18 +27,8 @@ ModelOptions options_of(WeightType weights, Device device) {
 }
 
 ProcessedImage noise(const ModelConfig& config, int64_t tiles) {
-    const VisionConfig& v = config.vision;
-    ProcessedImage image;
-    for (size_t i = 0; i < v.supported_aspect_ratios.size(); ++i) {
-        const auto [high, wide] = v.supported_aspect_ratios[i];
-        if (high * wide != tiles) continue;
-        image.tiles_high = high;
-        image.tiles_wide = wide;
-        image.aspect_ratio_id = static_cast<int64_t>(i) + 1;
-    }
-    image.num_tiles = tiles;
-    image.tile_size = v.image_size;
-    image.pixel_values = Numbers(5).floats(tiles * v.num_channels * v.image_size * v.image_size);
+    ProcessedImage image = picture_of_tiles(config.vision, tiles);
+    image.pixel_values = Numbers(5).floats(static_cast<int64_t>(image.pixel_values.size()));
     return image;
 }
 
