@@ -84,6 +84,10 @@ void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dty
 /// -1 if a row holds a NaN, or nothing finite.
 void argmax(const float* x, int64_t rows, int64_t width, int64_t* index);
 
+/// The k largest numbers of each row, in order: x (rows, width) -> values, index (rows, k): the first index first of
+/// equal ones; a NaN counts as larger than all else. k at most width and most_top_k.
+void top_k(const float* x, int64_t rows, int64_t width, int64_t k, float* values, int64_t* index);
+
 /// The pixels of each patch, one patch a row, as a convolution with stride = kernel sees them: pixels
 /// (channels, side, side) -> out ((side / patch)^2, channels * patch * patch). What does not fill a patch is left out.
 void unfold_patches(const float* pixels, int64_t channels, int64_t side, int64_t patch, float* out);

@@ -64,6 +64,7 @@ void interleave(const float* const*, int64_t, int64_t, int64_t, float*, int64_t)
 Limits measure_limits() { missing(); }
 void set_reversed(bool) {}
 void argmax(const float*, int64_t, int64_t, int64_t*) { missing(); }
+void top_k(const float*, int64_t, int64_t, int64_t, float*, int64_t*) { missing(); }
 // clang-format on
 
 }  // namespace mllama::cuda

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 namespace mllama::reference {
@@ -434,6 +435,23 @@ void argmax(const float* x, int64_t rows, int64_t width, int64_t* index) {
         const bool good =
             std::none_of(row, row + width, is_nan) && std::any_of(row, row + width, is_finite);
         index[r] = good ? std::max_element(row, row + width) - row : -1;
+    }
+}
+
+void top_k(const float* x, int64_t rows, int64_t width, int64_t k, float* values, int64_t* index) {
+    std::vector<int64_t> order(static_cast<size_t>(width));
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* row = x + r * width;
+        std::iota(order.begin(), order.end(), int64_t{0});
+        std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+            if (std::isnan(row[a]) || std::isnan(row[b]))
+                return std::isnan(row[a]) && !std::isnan(row[b]);
+            return row[a] > row[b];
+        });
+        for (int64_t i = 0; i < k; ++i) {
+            index[r * k + i] = order[static_cast<size_t>(i)];
+            values[r * k + i] = row[index[r * k + i]];
+        }
     }
 }
 

@@ -68,6 +68,7 @@ void interleave(const float* const* states, int64_t count, int64_t rows, int64_t
 void embedding(const int64_t* ids, int64_t n, const void* table, DType table_dtype, int64_t width,
                float* out);
 void argmax(const float* x, int64_t rows, int64_t width, int64_t* index);
+void top_k(const float* x, int64_t rows, int64_t width, int64_t k, float* values, int64_t* index);
 void convert(const void* from, DType from_dtype, void* to, DType to_dtype, int64_t n);
 
 }  // namespace mllama::reference

@@ -97,8 +97,11 @@ class Generation {
     /// Room for what a forward of all samples gives.
     void reserve_results() {
         const auto rows = static_cast<int64_t>(samples_.size());
+        const int64_t wanted = largest_wanted();
         if (options_.sampling.takes_the_largest()) {
             mllama_.model().reserve_tokens(rows);
+        } else if (wanted > 0) {
+            mllama_.model().reserve_top_logits(rows, wanted);
         } else {
             mllama_.model().reserve_logits(rows);
         }
@@ -165,12 +168,19 @@ class Generation {
         }
         if (rows == 0) return 0;
         std::erase_if(fed_samples_, [](const Sample* sample) { return sample->pending() > 0; });
+        const int64_t wanted = largest_wanted();
         if (options_.sampling.takes_the_largest()) {
             take_the_largest();
+        } else if (wanted > 0) {
+            draw_of_largest(wanted);
         } else {
             draw();
         }
         return rows;
+    }
+
+    [[nodiscard]] int64_t largest_wanted() const {
+        return options_.sampling.largest_wanted(mllama_.model().config().text.vocab_size);
     }
 
     /// The next tokens of fed_samples_, whose texts are through: on a GPU, logits stay there.
@@ -186,12 +196,33 @@ class Generation {
     /// The same by drawing.
     void draw() {
         const Tensor logits = mllama_.model().forward(inputs_);  // (fed_samples_, vocab_size)
-        const auto vocab_size = static_cast<size_t>(logits.cols());
         for (size_t i = 0; i < fed_samples_.size(); ++i) {
             Sample& sample = *fed_samples_[i];
-            const float* row = logits.data<float>() + i * vocab_size;
-            add_token(sample, sample.sampler.next({row, vocab_size}, sample.history));
+            add_token(sample, sample.sampler.next(row<float>(logits, i), sample.history));
         }
+    }
+
+    /// The same where so many of the largest logits are enough: on a GPU, the others stay there.
+    void draw_of_largest(int64_t wanted) {
+        const TopLogits top = mllama_.model().top_logits(inputs_, wanted);
+        for (size_t i = 0; i < fed_samples_.size(); ++i) {
+            Sample& sample = *fed_samples_[i];
+            std::optional<int64_t> id =
+                sample.sampler.next_of_largest(row<float>(top.logits, i), row<int64_t>(top.ids, i));
+            if (!id) {  // hardly ever
+                const auto place = static_cast<int64_t>(i);
+                const Tensor all = top.all.rows(place, place + 1).to(Device::cpu);
+                id = sample.sampler.next(row<float>(all, 0), sample.history);
+            }
+            add_token(sample, *id);
+        }
+    }
+
+    /// Row i of a contiguous matrix.
+    template <class T>
+    static std::span<const T> row(const Tensor& x, size_t i) {
+        const auto cols = static_cast<size_t>(x.cols());
+        return {x.data<T>() + i * cols, cols};
     }
 
     /// The next token of a sample, and whether it is the last.

@@ -165,6 +165,10 @@ std::span<const int64_t> Model::most_probable(std::span<const SequenceInput> bat
     return text_.most_probable(batch, *workspace_);
 }
 
+TopLogits Model::top_logits(std::span<const SequenceInput> batch, int64_t k) const {
+    return text_.top_logits(batch, k, *workspace_);
+}
+
 Tensor Model::prefill(Sequence& sequence, std::span<const int64_t> ids, int64_t chunk,
                       const std::function<void(int64_t)>& progress) const {
     if (chunk == 0) chunk = prefill_chunk();

@@ -93,8 +93,13 @@ class Model {
     Tensor forward(std::span<const SequenceInput> batch, const ForwardTrace* trace = nullptr) const;
     /// See TextModel::most_probable.
     std::span<const int64_t> most_probable(std::span<const SequenceInput> batch) const;
+    /// See TextModel::top_logits.
+    TopLogits top_logits(std::span<const SequenceInput> batch, int64_t k) const;
     /// See TextModel::reserve_tokens.
     void reserve_tokens(int64_t rows) const { text_.reserve_tokens(rows, *workspace_); }
+    void reserve_top_logits(int64_t rows, int64_t k) const {
+        text_.reserve_top_logits(rows, k, *workspace_);
+    }
     void reserve_logits(int64_t rows) const { text_.reserve_logits(rows, *workspace_); }
     /// The steps of decoding that a GPU repeats, for tests.
     [[nodiscard]] const Recording& recording() const { return workspace_->recording; }

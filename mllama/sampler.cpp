@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "kernels/error.h"
+#include "tensor/ops.h"
 
 namespace mllama {
 namespace {
@@ -27,14 +28,39 @@ void SamplingParams::check() const {
                 std::isfinite(repetition_penalty) && repetition_penalty > 0, "a number above 0");
 }
 
+int64_t SamplingParams::largest_wanted(int64_t vocab_size) const {
+    const bool decide = !greedy && repetition_penalty == 1.0 && top_k > 0 && top_k < most_top_k;
+    return decide ? std::min(top_k + 1, vocab_size) : 0;
+}
+
 int64_t Sampler::next(std::span<const float> logits, std::span<const int64_t> history) {
     take(logits);
     if (params_.repetition_penalty != 1.0) penalise(history);
     if (params_.greedy) return most_probable();
     scale();
     choose_candidates();
-    keep_top_p_and_min_p();
+    return draw();
+}
 
+std::optional<int64_t> Sampler::next_of_largest(std::span<const float> logits,
+                                                std::span<const int64_t> ids) {
+    const auto k = static_cast<size_t>(params_.top_k);
+    if (!std::isfinite(logits.front())) return {};
+    const auto at = [&](size_t i) { return scaled(logits[i], logits.front()); };
+    // The one behind the k-th must be below it. (Or there is none: all tokens are candidates.)
+    const bool all = logits.size() <= k;
+    if (!all && !(at(k) < at(k - 1))) return {};
+    candidates_.clear();
+    for (size_t i = 0; i < std::min(k, logits.size()); ++i) candidates_.push_back({at(i), ids[i]});
+    // As choose_candidates leaves them: sums are rounded in the same order.
+    std::sort(candidates_.begin(), candidates_.end(),
+              [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+    return draw();
+}
+
+/// One of candidates_.
+int64_t Sampler::draw() {
+    keep_top_p_and_min_p();
     const double point = uniform();
     double sum = 0;
     for (size_t i = 0; i < candidates_.size(); ++i) {
@@ -76,11 +102,14 @@ int64_t Sampler::most_probable() const {
 }
 
 /// Only differences count: with the largest at 0, no temperature makes a logit overflow upwards.
+float Sampler::scaled(float logit, float largest) const {
+    return static_cast<float>((logit - largest) / params_.temperature);
+}
+
 void Sampler::scale() {
     const float largest = logits_[static_cast<size_t>(most_probable())];
     if (!std::isfinite(largest)) fail("repetition_penalty: it leaves no token that is possible");
-    for (float& logit : logits_)
-        logit = static_cast<float>((logit - largest) / params_.temperature);
+    for (float& logit : logits_) logit = scaled(logit, largest);
 }
 
 /// By a heap of the k largest so far, the least in front: most logits are below it and cost one

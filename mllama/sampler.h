@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,9 @@ struct SamplingParams {
     /// Whether the next token is the one with the largest logit, whatever stands in front.
     [[nodiscard]] bool takes_the_largest() const { return greedy && repetition_penalty == 1.0; }
 
+    /// How many of the largest logits next_of_largest asks for; 0: it takes all to know the next token.
+    [[nodiscard]] int64_t largest_wanted(int64_t vocab_size) const;
+
     /// Errors: Error naming the value that is out of range.
     void check() const;
 };
@@ -39,6 +43,12 @@ class Sampler {
     /// give the same tokens. Errors: Error if the logits hold a NaN, +infinity or nothing finite.
     int64_t next(std::span<const float> logits, std::span<const int64_t> history);
 
+    /// The same token from the largest_wanted() logits alone and their ids, in order of size. None, and
+    /// nothing drawn, if the others are needed: some of them might equal the k-th, or it is next() that has
+    /// an error to report.
+    std::optional<int64_t> next_of_largest(std::span<const float> logits,
+                                           std::span<const int64_t> ids);
+
   private:
     struct Candidate {
         float logit;
@@ -48,7 +58,9 @@ class Sampler {
     void take(std::span<const float> logits);
     void penalise(std::span<const int64_t> history);
     [[nodiscard]] int64_t most_probable() const;
+    [[nodiscard]] float scaled(float logit, float largest) const;
     void scale();
+    int64_t draw();
     [[nodiscard]] float kth_largest(size_t k);
     void choose_candidates();
     void keep_top_p_and_min_p();

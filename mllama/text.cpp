@@ -453,6 +453,48 @@ std::span<const int64_t> TextModel::most_probable(std::span<const SequenceInput>
     return {std::as_const(ids).data<int64_t>(), static_cast<size_t>(kept)};
 }
 
+namespace {
+
+constexpr int64_t top_bytes(int64_t rows, int64_t k) {
+    return rows * k * (dtype_size(DType::i64) + dtype_size(DType::f32));
+}
+
+/// What lies in `bytes` (top_bytes or more): ids, behind them logits, both (rows, k).
+TopLogits top_logits_in(const Tensor& bytes, int64_t rows, int64_t k) {
+    TopLogits top;
+    top.ids = Tensor(bytes.storage(), 0, {rows, k}, DType::i64);
+    top.logits = Tensor(bytes.storage(), top.ids.bytes(), {rows, k}, DType::f32);
+    return top;
+}
+
+}  // namespace
+
+TopLogits TextModel::top_logits(std::span<const SequenceInput> inputs, int64_t k,
+                                Workspace& workspace) const {
+    const Tensor logits = run(inputs, workspace, nullptr);
+    const int64_t kept = workspace.batch.kept;
+    if (kept == 0) return {};
+    reserve_top_logits(kept, k, workspace);
+    TopLogits top = top_logits_in(workspace.top[logits.device()], kept, k);
+    ops::top_k(logits, top.logits, top.ids);
+    if (logits.device() == Device::cuda) {
+        const int64_t bytes = top_bytes(kept, k);
+        Tensor host = workspace.top[Device::cpu].rows(0, bytes);
+        host.copy_from(workspace.top[Device::cuda].rows(0, bytes));
+        top = top_logits_in(host, kept, k);
+    }
+    top.all = logits;
+    return top;
+}
+
+void TextModel::reserve_top_logits(int64_t rows, int64_t k, Workspace& workspace) const {
+    const Device device = norm_.weight.device();  // and lm_head's
+    const Shape shape{top_bytes(rows, k)};
+    if (workspace.top[device].numel() >= shape.numel()) return;
+    workspace.top[device] = Tensor::empty(shape, DType::u8, device);
+    if (device == Device::cuda) workspace.top[Device::cpu] = Tensor::pinned(shape, DType::u8);
+}
+
 void TextModel::reserve_tokens(int64_t rows, Workspace& workspace) const {
     const Device device = norm_.weight.device();  // and lm_head's
     Tensor& ids = workspace.ids[device];

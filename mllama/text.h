@@ -90,6 +90,14 @@ struct CrossAttentionLayer {
     }
 };
 
+/// The largest logits of each kept row, in order, the smaller id first of equal ones; and all of them, for
+/// who needs more.
+struct TopLogits {
+    Tensor logits;  ///< (kept rows, k) f32, on the CPU
+    Tensor ids;     ///< (kept rows, k) i64, on the CPU
+    Tensor all;     ///< (kept rows, vocab_size) f32, where lm_head is
+};
+
 class TextModel {
   public:
     TextModel(const ModelConfig& config, const WeightLoader& weights, Reference reference);
@@ -109,9 +117,15 @@ class TextModel {
     std::span<const int64_t> most_probable(std::span<const SequenceInput> batch,
                                            Workspace& workspace) const;
 
-    /// Room for what so many kept rows give, most_probable or forward: a caller that knows how many
-    /// there will be takes it before its loop over tokens.
+    /// The same forward; of each kept row the k largest logits (at most vocab_size and most_top_k). Valid
+    /// until the next call.
+    TopLogits top_logits(std::span<const SequenceInput> batch, int64_t k,
+                         Workspace& workspace) const;
+
+    /// Room for what so many kept rows give, most_probable, top_logits or forward: a caller that knows
+    /// how many there will be takes it before its loop over tokens.
     void reserve_tokens(int64_t rows, Workspace& workspace) const;
+    void reserve_top_logits(int64_t rows, int64_t k, Workspace& workspace) const;
     void reserve_logits(int64_t rows, Workspace& workspace) const;
 
     /// Computes keys and values of a picture in every cross-attention layer and appends them to the
@@ -224,6 +238,7 @@ struct TextModel::Workspace {
     Tensor recorded_logits;  // of the recorded step, where lm_head is
     PerDevice<Tensor> ids;   // (kept rows or more) i64 of most_probable, where they are found, and
     Tensor host_ids;         // the same of a GPU, on the host
+    PerDevice<Tensor> top;   // bytes of top_logits, ids and logits together: one copy brings both
     Recording recording;
     std::vector<int64_t> key;  // of the recording
 

@@ -320,6 +320,14 @@ void argmax(const Tensor& x, Tensor& index) {
                 index.data<int64_t>());
 }
 
+void top_k(const Tensor& x, Tensor& values, Tensor& index) {
+    assert(is_f32(x) && x.contiguous() && is_f32(values) && values.contiguous());
+    assert(index.dtype() == DType::i64 && index.contiguous() && index.shape() == values.shape());
+    assert(values.rows() == x.rows() && values.cols() <= x.cols() && values.cols() <= most_top_k);
+    where_it_is(x, cpu::top_k, cuda::top_k, x.data<float>(), x.rows(), x.cols(), values.cols(),
+                values.data<float>(), index.data<int64_t>());
+}
+
 void rope_angles(const Tensor& positions, const Tensor& inverse_frequencies, Tensor& cos,
                  Tensor& sin) {
     assert(positions.dtype() == DType::i64 && positions.contiguous());

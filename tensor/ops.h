@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels/cpu_ops.h"
+#include "kernels/ranking.h"
 #include "tensor/arena.h"
 #include "tensor/parcel.h"
 #include "tensor/tensor.h"
@@ -174,6 +175,11 @@ void embedding(const Tensor& ids, const Tensor& table, Tensor& out);
 /// The first index of the largest of each row: x (rows, width) f32, index (rows) i64; -1 if a row
 /// holds a NaN, or nothing finite.
 void argmax(const Tensor& x, Tensor& index);
+
+/// The k largest numbers of each row, in order: x (rows, width) f32 -> values (rows, k) f32, index
+/// (rows, k) i64; the first index first of equal ones; a NaN counts as larger than all else. k at most
+/// width and most_top_k.
+void top_k(const Tensor& x, Tensor& values, Tensor& index);
 
 /// cos, sin (rows, pairs) f32 of inverse_frequencies[i] * positions[row] rounded to float32:
 /// positions (rows) i64, inverse_frequencies (pairs) f32.

@@ -280,6 +280,45 @@ TEST_CASE("argmax_matches_reference") {
     }
 }
 
+TEST_CASE("reference_top_k_is_in_order_and_the_first_of_equal_ones_first") {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> x = {1.0f, 3.0f, -2.0f, 3.0f, nan, 0.0f, 7.0f, 1.0f};
+    std::vector<float> values(5);
+    std::vector<int64_t> index(5);
+    reference::top_k(x.data(), 1, 8, 5, values.data(), index.data());
+    CHECK(index == std::vector<int64_t>{4, 6, 1, 3, 0});
+    CHECK(compare_bits(values, std::vector<float>{nan, 7.0f, 3.0f, 3.0f, 1.0f}) == "");
+}
+
+TEST_CASE("top_k_matches_reference") {
+    const float infinity = std::numeric_limits<float>::infinity();
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    for (const int64_t width : {0, 1, 2, 7, 100, 5000}) {
+        constexpr int64_t rows = 20;
+        std::vector<float> x = Numbers(1).floats(rows * width, -2.0f, 2.0f);
+        Numbers random(2);
+        for (float& value : x) {
+            value = std::round(value * 32);  // many are equal
+            if (random.below(3 * std::max<int64_t>(width, 1)) == 0)
+                value = random.below(2) == 0 ? nan : random.below(2) == 0 ? infinity : -infinity;
+        }
+        if (width > 0) std::fill_n(x.begin(), width, -infinity);
+        if (width > 0) std::fill_n(x.begin() + width, width, nan);
+        for (const int64_t k : {0, 1, 2, 51, 1024}) {
+            if (k > width) continue;
+            CAPTURE(width);
+            CAPTURE(k);
+            const auto n = static_cast<size_t>(rows * k);
+            std::vector<float> found(n), expected(n);
+            std::vector<int64_t> found_index(n), expected_index(n);
+            cpu::top_k(x.data(), rows, width, k, found.data(), found_index.data());
+            reference::top_k(x.data(), rows, width, k, expected.data(), expected_index.data());
+            CHECK(found_index == expected_index);
+            CHECK(compare_bits(found, expected) == "");
+        }
+    }
+}
+
 TEST_CASE("embedding_of_every_type_matches_reference") {
     for_each_table([] {
         for (const DType dtype : types) {

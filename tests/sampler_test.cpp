@@ -9,6 +9,7 @@
 #include <random>
 
 #include "kernels/error.h"
+#include "kernels/reference.h"
 
 using namespace mllama;
 
@@ -152,6 +153,59 @@ TEST_CASE("sampler_draws_what_the_rules_read_plainly_draw") {
             }
         }
     }
+}
+
+TEST_CASE("sampler_draws_the_same_from_the_largest_logits_alone") {
+    std::mt19937 random(4);
+    const int64_t vocab_size = 3000;
+    std::vector<float> logits(vocab_size);
+    int decided = 0, undecided = 0;
+    for (const unsigned steps : {200u, 100'000'000u}) {  // many ties, hardly any
+        for (float& logit : logits)
+            logit = static_cast<float>(random() % steps) * 12.0f / static_cast<float>(steps);
+        for (const int64_t top_k : {1, 2, 50, 400, 1000, 2999, 3000, 5000}) {
+            for (const double top_p : {0.5, 0.9, 1.0}) {
+                for (const double temperature : {0.3, 3.0, 1e30}) {
+                    const SamplingParams params{false, temperature, top_k, top_p, 0.001, 1.0, 5};
+                    const int64_t wanted = params.largest_wanted(vocab_size);
+                    CHECK(wanted == (top_k <= 1000 ? top_k + 1 : 0));
+                    if (wanted == 0) continue;
+                    std::vector<float> largest(static_cast<size_t>(wanted));
+                    std::vector<int64_t> ids(largest.size());
+                    reference::top_k(logits.data(), 1, vocab_size, wanted, largest.data(),
+                                     ids.data());
+                    Sampler from_all(params), from_largest(params);
+                    for (int i = 0; i < 10; ++i) {
+                        std::optional<int64_t> id = from_largest.next_of_largest(largest, ids);
+                        ++(id ? decided : undecided);
+                        if (!id) id = from_largest.next(logits, {});
+                        CHECK(*id == from_all.next(logits, {}));
+                    }
+                }
+            }
+        }
+    }
+    CHECK(decided > 100);
+    CHECK(undecided > 100);
+}
+
+TEST_CASE("sampler_wants_all_logits_where_the_largest_do_not_decide") {
+    CHECK(SamplingParams{.greedy = true}.largest_wanted(421) == 0);
+    CHECK(SamplingParams{.greedy = false, .repetition_penalty = 1.1}.largest_wanted(421) == 0);
+    CHECK(SamplingParams{.greedy = false, .top_k = 0}.largest_wanted(421) == 0);
+    CHECK(SamplingParams{.greedy = false, .top_k = 421}.largest_wanted(421) == 421);
+    CHECK(SamplingParams{.greedy = false, .top_k = 1023}.largest_wanted(1'000'000) == 1024);
+    CHECK(SamplingParams{.greedy = false, .top_k = 1024}.largest_wanted(1'000'000) == 0);
+
+    // What next() refuses is left to it.
+    const float infinity = std::numeric_limits<float>::infinity();
+    Sampler sampler(SamplingParams{.greedy = false, .top_k = 1});
+    const std::vector<int64_t> ids = {3, 1};
+    CHECK(!sampler.next_of_largest(std::vector<float>{std::nanf(""), 2.0f}, ids));
+    CHECK(!sampler.next_of_largest(std::vector<float>{infinity, 2.0f}, ids));
+    CHECK(!sampler.next_of_largest(std::vector<float>{-infinity, -infinity}, ids));
+    CHECK(!sampler.next_of_largest(std::vector<float>{2.0f, 2.0f}, ids));
+    CHECK(sampler.next_of_largest(std::vector<float>{2.0f, 1.0f}, ids) == 3);
 }
 
 TEST_CASE("sampler_same_seed_same_draws") {

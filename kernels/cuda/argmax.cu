@@ -1,6 +1,5 @@
 // The first index of the largest of a row: many blocks for the parts of it, then one for all parts.
 #include <algorithm>
-#include <bit>
 #include <cassert>
 
 #include "kernels/cuda.h"
@@ -8,6 +7,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/warp.h"
 #include "kernels/cuda/workspace.h"
+#include "kernels/ranking.h"
 
 namespace mllama::cuda {
 namespace {
@@ -16,33 +16,23 @@ constexpr unsigned threads = 256;
 constexpr int pieces_of_thread = 4;
 constexpr int64_t part = four * pieces_of_thread * threads;  // elements of a block
 
-/// The best of some elements: the larger key. 0 of none.
+/// The best of some elements. All 0: of none.
 struct Best {
-    uint64_t key;
+    uint64_t rank;
     uint32_t finite;  // not 0: one of them is
 };
 
-constexpr uint32_t key_of_nan = 0xFFFFFFFFu;  // above all
-
-/// A number that orders as the float does.
-__device__ inline uint32_t ordered(float value) {
-    if (value != value) return key_of_nan;
-    const auto bits = std::bit_cast<uint32_t>(value + 0.0f);  // -0 as 0
-    return (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
-}
-
-/// The smaller index is the larger of two equal elements' keys.
 __device__ inline Best best_of_one(float value, uint32_t index) {
-    return {uint64_t{ordered(value)} << 32 | static_cast<uint32_t>(~index), value - value == 0.0f};
+    return {rank_of(value, index), value - value == 0.0f};
 }
 
 __device__ inline Best better(Best a, Best b) {
-    return {a.key > b.key ? a.key : b.key, a.finite | b.finite};
+    return {a.rank > b.rank ? a.rank : b.rank, a.finite | b.finite};
 }
 
 __device__ inline Best warp_best(Best best) {
     for (unsigned lanes = warp_size / 2; lanes > 0; lanes /= 2) {
-        best = better(best, {__shfl_xor_sync(whole_warp, best.key, lanes),
+        best = better(best, {__shfl_xor_sync(whole_warp, best.rank, lanes),
                              __shfl_xor_sync(whole_warp, best.finite, lanes)});
     }
     return best;
@@ -87,9 +77,8 @@ __global__ void argmax_rows(const Best* of_part, int64_t parts, int64_t* index) 
         best = better(best, of_part[blockIdx.x * parts + i]);
     best = block_best(best);
     if (threadIdx.x != 0) return;
-    const bool has_nan = best.key >> 32 == key_of_nan;
-    const auto i = static_cast<uint32_t>(~best.key);
-    index[blockIdx.x] = has_nan || best.finite == 0 ? -1 : int64_t{i};
+    const bool good = best.finite != 0 && !is_rank_of_nan(best.rank);
+    index[blockIdx.x] = good ? int64_t{index_of(best.rank)} : -1;
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ struct Columns {
 
 /// The step of a warp.
 template <class Source>
-using WarpStep = Columns<Source, Source::pieces == 1 ? 4 : 2>;
+using WarpStep = Columns<Source, Source::pieces <= 2 ? 4 : 2>;
 
 /// The loads that a lane starts before it uses the first: those of a step, or half of them where the
 /// registers are full of x.

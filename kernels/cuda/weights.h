@@ -72,6 +72,19 @@ __device__ inline float f8_to_float(uint32_t bits) {
     return std::bit_cast<float>((bits & 0x80u) << 24 | (magnitude == 0x7Fu ? 0x7FC00000u : number));
 }
 
+/// Two neighbours, the first in the low byte; by the instruction for it where there is one. float16 has
+/// every number of F8_E4M3.
+__device__ inline float2 f8_pair_to_floats(uint32_t pair) {
+#if __CUDA_ARCH__ >= 890
+    uint32_t halves;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(static_cast<uint16_t>(pair)));
+    return {half_to_float(static_cast<uint16_t>(halves)),
+            half_to_float(static_cast<uint16_t>(halves >> 16))};
+#else
+    return {f8_to_float(pair & 0xFFu), f8_to_float(pair >> 8 & 0xFFu)};
+#endif
+}
+
 /// reference::weight of any matrix, one element.
 __device__ inline float weight(const Matrix& w, int64_t row, int64_t col) {
     const auto* bytes = static_cast<const uint8_t*>(w.data);
@@ -230,12 +243,12 @@ struct Int8Source {
     }
 };
 
-/// 16 columns at a time.
+/// 16 columns at a time, without zeros.
 struct Fp8Source {
     static constexpr int pieces = 2;
     struct Raw {
         uint4 words;
-        float zero, scale;
+        float scale;
     };
     const uint8_t* data;
     int64_t cols;
@@ -245,16 +258,16 @@ struct Fp8Source {
     explicit Fp8Source(const Matrix& w)
         : data(static_cast<const uint8_t*>(w.data)), cols(w.cols), shifts(w) {}
     __device__ Raw load(int64_t row, int64_t col) const {
-        const int64_t group = col >> shifts.shift;
-        return {load_once(data + row * cols + col), zero_of(shifts.groups, row, group),
-                scale_of(shifts.groups, row, group)};
+        return {load_once(data + row * cols + col),
+                scale_of(shifts.groups, row, col >> shifts.shift)};
     }
     __device__ Eight eight(const Raw& raw, int piece) const {
         Eight result;
-        for (int i = 0; i < 8; ++i) {
+        for (int i = 0; i < 8; i += 2) {
             const uint32_t word = word_of(raw.words, 2 * piece + i / 4);
-            const float number = f8_to_float(word >> (8 * (i % 4)) & 0xFFu);
-            result.of[i] = (number - raw.zero) * raw.scale;
+            const float2 numbers = f8_pair_to_floats(word >> (8 * (i % 4)) & 0xFFFFu);
+            result.of[i] = numbers.x * raw.scale;
+            result.of[i + 1] = numbers.y * raw.scale;
         }
         return result;
     }

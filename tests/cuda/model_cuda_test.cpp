@@ -9,6 +9,7 @@
 #include "tests/cuda/device.h"
 #include "tests/cuda/pictures.h"
 #include "tests/goldens.h"
+#include "tests/sampled_answers.h"
 
 using namespace mllama;
 using namespace mllama::test;
@@ -238,6 +239,7 @@ TEST_CASE("cuda_decoding_takes_no_memory_and_brings_a_step_in_one_copy") {
         const Model model = Model::load(checkpoint(), options);
         model.reserve_tokens(2);
         model.reserve_logits(2);
+        model.reserve_top_logits(2, 5);
         std::vector<Sequence> batch;
         batch.push_back(sequence_with(model, {}, true));
         batch.push_back(sequence_with(model, {1, 5, 9, 2}, false));
@@ -250,12 +252,24 @@ TEST_CASE("cuda_decoding_takes_no_memory_and_brings_a_step_in_one_copy") {
         const std::vector<SequenceInput> inputs = {{&batch[0], {&id, 1}, 1},
                                                    {&batch[1], {&id, 1}, 1}};
         for (int step = 0; step < steps; ++step) (void)model.forward(inputs);
+        for (int step = 0; step < steps; ++step) (void)model.top_logits(inputs, 5);
         CAPTURE(gpu_layers);
         CHECK(cuda::counts.allocations.load() == allocations);
         CHECK(cuda::counts.pinned_allocations.load() == pinned);
         // What the layers on the CPU give is a second copy.
         const int copies = model.device_plan()->layers == model.device_plan()->all_layers ? 1 : 2;
-        CHECK(cuda::counts.uploads.load() == uploads + 2 * steps * copies);
+        CHECK(cuda::counts.uploads.load() == uploads + 3 * steps * copies);
+    }
+}
+
+TEST_CASE("cuda_answers_are_drawn_from_few_logits_as_from_all") {
+    if (!has_device()) return;
+    const TemporaryDirectory folder;
+    for (const std::string& from : {checkpoint(), checkpoint_with_ties(folder)}) {
+        CAPTURE(from);
+        const Mllama mllama = Mllama::load(from, options_of(WeightType::f32, Device::cuda));
+        for (const int64_t top_k : {2, 50})
+            check_drawn_answers(mllama, {.greedy = false, .top_k = top_k, .seed = 7}, 4);
     }
 }
 

@@ -544,4 +544,69 @@ TEST_CASE("cuda_argmax_of_what_is_not_finite_is_as_documented") {
     CHECK(argmax_of({}, 1) == std::vector<int64_t>{-1});
 }
 
+namespace {
+
+/// Values and indices of the k largest, each followed by the next.
+std::vector<float> top_k_of(const std::vector<float>& x, int64_t rows, int64_t k,
+                            int64_t shift = 0) {
+    const Placed in(x, shift);
+    const auto n = static_cast<size_t>(rows * k);
+    const DeviceArray<float> values(std::vector<float>(n, -7.0f));
+    const DeviceArray<int64_t> index(std::vector<int64_t>(n, -7));
+    cuda::top_k(in.floats(), rows, static_cast<int64_t>(x.size()) / rows, k, values.data(),
+                index.data());
+    std::vector<float> result = values.values();
+    for (const int64_t i : index.values()) result.push_back(static_cast<float>(i));
+    return result;
+}
+
+std::vector<float> expected_top_k(const std::vector<float>& x, int64_t rows, int64_t k) {
+    const auto n = static_cast<size_t>(rows * k);
+    std::vector<float> values(n);
+    std::vector<int64_t> index(n);
+    reference::top_k(x.data(), rows, static_cast<int64_t>(x.size()) / rows, k, values.data(),
+                     index.data());
+    for (const int64_t i : index) values.push_back(static_cast<float>(i));
+    return values;
+}
+
+}  // namespace
+
+TEST_CASE("cuda_top_k_of_every_width_is_in_order_and_the_first_of_equal_ones_first") {
+    if (!has_device()) return;
+    // Around what a block sorts, and as many parts as take a second and a third round.
+    for (const int64_t width : {1, 2, 5, 1000, 4095, 4096, 4097, 9000, 128256}) {
+        for (const int64_t k : {1, 2, 51, 1024}) {
+            if (k > width) continue;
+            CAPTURE(width);
+            CAPTURE(k);
+            const int64_t rows = width > 10000 ? 1 : 3;
+            Numbers numbers(1);
+            std::vector<float> x;  // few different numbers: each is there many times
+            for (int64_t i = 0; i < rows * width; ++i)
+                x.push_back(static_cast<float>(numbers.below(500) - 250) / 8);
+            const std::vector<float> expected = expected_top_k(x, rows, k);
+            in_both_orders([&] {
+                const std::vector<float> found = top_k_of(x, rows, k);
+                CHECK(compare_bits(found, expected) == "");
+                return found;
+            });
+            if (width < 10000) CHECK(compare_bits(top_k_of(x, rows, k, 1), expected) == "");
+        }
+    }
+}
+
+TEST_CASE("cuda_top_k_of_what_is_not_finite_is_as_documented") {
+    if (!has_device()) return;
+    const std::vector<std::vector<float>> rows = {{-infinity, -infinity, -infinity},
+                                                  {infinity, -infinity, infinity, 3.0f},
+                                                  {1.0f, nan, infinity, -nan, 2.0f},
+                                                  {-0.0f, 0.0f, -1.0f, 1e-45f, -1e-45f},
+                                                  {-infinity, -3.4e38f, 3.4e38f}};
+    for (const std::vector<float>& row : rows) {
+        for (int64_t k = 0; k <= static_cast<int64_t>(row.size()); ++k)
+            CHECK(compare_bits(top_k_of(row, 1, k), expected_top_k(row, 1, k)) == "");
+    }
+}
+
 }  // namespace mllama::test
