@@ -113,7 +113,7 @@ TimedSizes sizes_of(const Model& model, const BenchPlan& plan) {
     if (plan.images == 0) return sizes;
     sizes.picture_rows = v.max_num_tiles * v.padded_patches();
     // Tokens see the rows of all pictures.
-    const int64_t rows_seen = plan.images * v.max_num_tiles * v.num_patches();
+    const int64_t rows_seen = plan.images * v.max_patches();
     sizes.prompt = std::max(sizes.prompt, rows_seen);
     sizes.context = std::max(sizes.context, rows_seen);
     return sizes;

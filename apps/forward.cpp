@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "apps/cli.h"
+#include "apps/number_check.h"
 #include "apps/terminal.h"
 #include "io/safetensors.h"
 
@@ -143,7 +144,7 @@ class Recorder {
     /// weights (heads, tokens of the sample, keys) into (B, heads, T, all keys of the batch)
     void add_weights(size_t sample, int64_t layer, const Tensor& weights) {
         const bool cross = config_.text.is_cross_attention(layer);
-        const int64_t image_keys = config_.vision.max_num_tiles * config_.vision.num_patches();
+        const int64_t image_keys = config_.vision.max_patches();
         const int64_t keys = cross ? batch_.images * image_keys : batch_.tokens;
         Tensor& all = weights_[layer];
         if (!all.defined())
@@ -303,7 +304,7 @@ void add_forward(CLI::App& app) {
     command
         ->add_option("--logits-to-keep", arguments->logits_to_keep,
                      "Logits of the last N tokens of each sample only; 0: of all")
-        ->check(CLI::NonNegativeNumber)
+        ->check(at_least_0())
         ->type_name("N")
         ->capture_default_str();
     command->callback([arguments] { run(*arguments); });

@@ -2,6 +2,8 @@
 
 #include <random>
 
+#include "apps/number_check.h"
+
 namespace mllama {
 
 void SamplingArguments::add_to(CLI::App& command) {
@@ -17,25 +19,25 @@ void SamplingArguments::add_to(CLI::App& command) {
         ->type_name("N");
     group->add_flag("--greedy", greedy, "Always the most probable token");
     group->add_option("--temperature", temperature, "Divides the logits; 0 is --greedy")
-        ->check(CLI::NonNegativeNumber)
+        ->check(at_least_0())
         ->type_name("X");
     group->add_option("--top-k", top_k, "Only the K most probable tokens; 0: all")
-        ->check(CLI::NonNegativeNumber)
+        ->check(at_least_0())
         ->type_name("K");
     group
         ->add_option("--top-p", top_p,
                      "Only the most probable tokens that together have probability P")
-        ->check(CLI::PositiveNumber & CLI::Range(0.0, 1.0))
+        ->check(above_0_to_1())
         ->type_name("P");
     group
         ->add_option("--min-p", min_p,
                      "Only tokens of at least P times the probability of the best")
-        ->check(CLI::Range(0.0, 1.0))
+        ->check(from_0_to_1())
         ->type_name("P");
     group
         ->add_option("--repetition-penalty", repetition_penalty,
                      "Above 1: tokens of the text so far become less probable")
-        ->check(CLI::PositiveNumber)
+        ->check(above_0())
         ->type_name("X");
     group
         ->add_option("--seed", seed,

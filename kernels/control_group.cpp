@@ -10,6 +10,8 @@
 #include <limits>
 #include <sstream>
 
+#include "kernels/number_file.h"
+
 namespace mllama::cpu {
 namespace {
 
@@ -58,29 +60,12 @@ void for_each_folder(const std::string& root, const std::string& controller,
     }
 }
 
-/// The number that a file begins with, or -1: there is no such file, or it says "max".
-int64_t number_of(const std::string& path) {
-    std::ifstream file(path);
-    int64_t number = -1;
-    return file >> number ? number : -1;
-}
-
-/// The number behind a key of a file of lines "key number", or -1.
-int64_t number_behind(const std::string& path, const std::string& key) {
-    std::ifstream file(path);
-    std::string word;
-    int64_t number = -1;
-    while (file >> word && word != key) {
-    }
-    return file >> number ? number : -1;
-}
-
 /// What one folder allows, "quota period" in both versions; infinite if it sets no limit.
 double processors_of(const std::string& folder) {
     double quota = -1, period = -1;
     if (std::ifstream file(folder + "cpu.max"); !(file >> quota >> period)) {  // or "max period"
-        quota = static_cast<double>(number_of(folder + "cpu.cfs_quota_us"));
-        period = static_cast<double>(number_of(folder + "cpu.cfs_period_us"));
+        quota = static_cast<double>(number_in_file(folder + "cpu.cfs_quota_us"));
+        period = static_cast<double>(number_in_file(folder + "cpu.cfs_period_us"));
     }
     if (quota <= 0 || period <= 0) return std::numeric_limits<double>::infinity();
     return quota / period;
@@ -96,13 +81,14 @@ int64_t memory_left_of(const std::string& folder) {
     // Pages of files, used lately or not. Version 1 counts those of the groups within apart.
     const auto files = [&](const std::string& prefix) {
         const std::string stat = folder + "memory.stat";
-        return std::max<int64_t>(0, number_behind(stat, prefix + "inactive_file")) +
-               std::max<int64_t>(0, number_behind(stat, prefix + "active_file"));
+        return std::max<int64_t>(0, number_in_file(stat, prefix + "inactive_file")) +
+               std::max<int64_t>(0, number_in_file(stat, prefix + "active_file"));
     };
-    const int64_t v2 = memory_left(number_of(folder + "memory.max"),
-                                   number_of(folder + "memory.current"), files(""));
-    const int64_t v1 = memory_left(number_of(folder + "memory.limit_in_bytes"),
-                                   number_of(folder + "memory.usage_in_bytes"), files("total_"));
+    const int64_t v2 = memory_left(number_in_file(folder + "memory.max"),
+                                   number_in_file(folder + "memory.current"), files(""));
+    const int64_t v1 =
+        memory_left(number_in_file(folder + "memory.limit_in_bytes"),
+                    number_in_file(folder + "memory.usage_in_bytes"), files("total_"));
     return std::min(v1, v2);
 }
 

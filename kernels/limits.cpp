@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <string>
 #include <vector>
@@ -14,6 +13,7 @@
 #include "kernels/control_group.h"
 #include "kernels/cpu.h"
 #include "kernels/error.h"
+#include "kernels/number_file.h"
 
 namespace mllama {
 
@@ -82,17 +82,6 @@ using ReadSum = float (*)(const float* x, int64_t n);
 ReadSum reader_of(int64_t streams) {
     const auto* place = std::find(std::begin(stream_counts), std::end(stream_counts), streams);
     return table().read_sum[place - std::begin(stream_counts)];
-}
-
-/// The first number behind `key` in a file of lines "key number"; or of the file if `key` is empty;
-/// -1 if there is none.
-int64_t number_in_file(const std::string& path, const std::string& key) {
-    std::ifstream file(path);
-    std::string word;
-    int64_t number = -1;
-    while (!key.empty() && file >> word && word != key) {
-    }
-    return file >> number ? number : -1;
 }
 
 }  // namespace
@@ -199,7 +188,7 @@ int64_t last_level_cache() {
     for (const char* index : {"2", "3", "4"}) {
         const std::string path =
             std::string("/sys/devices/system/cpu/cpu0/cache/index") + index + "/size";  // "32768K"
-        kb = std::max(kb, number_in_file(path, ""));
+        kb = std::max(kb, number_in_file(path));
     }
     return kb > 0 ? kb * 1024 : int64_t{32} << 20;
 }

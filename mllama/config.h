@@ -38,7 +38,9 @@ struct VisionConfig {
     [[nodiscard]] int64_t num_patches() const {
         return patches_per_side() * patches_per_side() + 1;
     }
-    /// The same with the padding to a multiple of 8: 1608.
+    /// Rows of a picture of all tiles: 6404.
+    [[nodiscard]] int64_t max_patches() const { return max_num_tiles * num_patches(); }
+    /// num_patches with the padding to a multiple of 8: 1608.
     [[nodiscard]] int64_t padded_patches() const { return (num_patches() + 7) / 8 * 8; }
     /// Pixels of a patch, all channels: the inputs of the patch embedding.
     [[nodiscard]] int64_t patch_pixels() const { return num_channels * patch_size * patch_size; }

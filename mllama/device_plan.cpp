@@ -73,7 +73,7 @@ DevicePlan begin_device_plan(const ModelConfig& config, DType kv_dtype, int64_t 
     plan.layers = layers;
     plan.all_layers = t.num_hidden_layers;
     plan.scratch = scratch_bytes(config, Device::cuda, prefill_rows(Device::cuda));
-    const int64_t rows = config.vision.max_num_tiles * config.vision.num_patches();
+    const int64_t rows = config.vision.max_patches();
     plan.picture = round_up(rows * t.hidden_size * dtype_size(DType::f32), DeviceRegion::alignment);
     plan.small = small_bytes(rows);
     const KvLayout layout{t.num_key_value_heads, t.head_dim(), kv_dtype};

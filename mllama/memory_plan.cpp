@@ -48,7 +48,7 @@ int64_t vision_scratch(const ModelConfig& config, Device device) {
 
 /// Keys and values of a picture: its rows in bf16, and k and v of a tile.
 int64_t image_scratch(const ModelConfig& config) {
-    const int64_t rows = config.vision.max_num_tiles * config.vision.num_patches();
+    const int64_t rows = config.vision.max_patches();
     return taken(rows * config.text.hidden_size, dtype_size(DType::bf16)) +
            2 * taken(config.vision.num_patches() * config.text.kv_size());
 }
@@ -123,11 +123,9 @@ MemoryPlan plan_memory(const ModelConfig& config, const CheckpointWeights& weigh
     const KvLayout layout{t.num_key_value_heads, t.head_dim(), kv_dtype.value_or(kept)};
     const auto cross = static_cast<int64_t>(t.cross_attention_layers.size());
     plan.kv_per_token = (t.num_hidden_layers - cross) * layout.bytes_of_key();
-    plan.kv_per_image =
-        cross * layout.bytes_of_key() * config.vision.max_num_tiles * config.vision.num_patches();
+    plan.kv_per_image = cross * layout.bytes_of_key() * config.vision.max_patches();
     // Beside the intermediates, the rows of the picture that is being read.
-    const int64_t picture =
-        config.vision.max_num_tiles * config.vision.num_patches() * t.hidden_size * f32_bytes;
+    const int64_t picture = config.vision.max_patches() * t.hidden_size * f32_bytes;
     plan.scratch =
         std::max(picture + std::max(vision_scratch(config, Device::cpu), image_scratch(config)),
                  text_scratch(t, Device::cpu, std::min(context, prefill_rows(Device::cpu))));

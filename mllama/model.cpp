@@ -120,7 +120,7 @@ void Model::move_to_gpu(const ModelOptions& options) {
     workspace_->on(Device::cuda).reserve(plan.scratch);
     picture_ = Storage::allocate(plan.picture, Device::cuda);
     const KvLayout layout{t.num_key_value_heads, t.head_dim(), kv_dtype_};
-    const int64_t picture_rows = config_.vision.max_num_tiles * config_.vision.num_patches();
+    const int64_t picture_rows = config_.vision.max_patches();
     for (int64_t layer = t.num_hidden_layers - plan.layers; layer < t.num_hidden_layers; ++layer) {
         const int64_t keys = t.is_cross_attention(layer)
                                  ? plan.images * round_up(picture_rows, KvLayout::block)

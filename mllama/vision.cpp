@@ -98,9 +98,9 @@ VisionModel::VisionModel(const VisionConfig& config, const WeightLoader& weights
     class_embedding_ = weights.vector(name + "class_embedding", {c.hidden_size});
     gated_positional_embedding_.embedding = weights.vector(
         name + "gated_positional_embedding.embedding", {c.num_patches(), c.hidden_size});
-    gated_positional_embedding_.tile_embedding = weights.matrix(
-        name + "gated_positional_embedding.tile_embedding.weight",
-        {c.num_aspect_ratio_ids(), c.max_num_tiles * c.num_patches() * c.hidden_size});
+    gated_positional_embedding_.tile_embedding =
+        weights.matrix(name + "gated_positional_embedding.tile_embedding.weight",
+                       {c.num_aspect_ratio_ids(), c.max_patches() * c.hidden_size});
     gated_positional_embedding_.gate = weights.tanh_gate(name + "gated_positional_embedding.gate");
     pre_tile_positional_embedding_ =
         load_tile_embedding(c, weights, name + "pre_tile_positional_embedding");

@@ -1,20 +1,18 @@
 // The command line as a contract: exit codes, one line of error that names the file and the thing,
 // and the small commands.
 #include <doctest/doctest.h>
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
-#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <sstream>
-#include <thread>
 
 #include "io/json.h"
 #include "io/safetensors.h"
+#include "tensor/gpu.h"
 #include "tests/goldens.h"
 #include "tests/program.h"
 
@@ -379,9 +377,25 @@ TEST_CASE("cli_answer_in_a_terminal_is_whole_beside_its_progress") {
     CHECK(shown.find(answer) != std::string::npos);
 }
 
+TEST_CASE("cli_without_a_gpu_the_cpu_computes_and_device_cuda_says_what_is_missing") {
+    const std::string missing = gpu_unavailable();
+    if (missing.empty()) {
+        MESSAGE("case skipped: there is a GPU");
+        return;
+    }
+    check_one_line_error(generate("a_published", {"--device", "cuda"}), {"cuda", missing});
+    CHECK(generate("a_published", {"--device", "auto"}).exit_code == 0);
+    const ProgramResult inspected = mllama_program({"inspect", "-m", "a_published"});
+    CHECK(inspected.exit_code == 0);
+    CHECK(inspected.out.find(missing) != std::string::npos);
+}
+
 TEST_CASE("cli_sampling_options_out_of_range_are_wrong_command_lines") {
     for (const auto& [option, value] :
          std::vector<std::pair<std::string, std::string>>{{"--temperature", "-1"},
+                                                          {"--temperature", "nan"},
+                                                          {"--temperature", "1e400"},
+                                                          {"--top-p", "half"},
                                                           {"--top-p", "0"},
                                                           {"--top-p", "2"},
                                                           {"--min-p", "3"},
@@ -394,6 +408,8 @@ TEST_CASE("cli_sampling_options_out_of_range_are_wrong_command_lines") {
             mllama_program({"generate", "-m", "a_published", "-p", "x", option, value});
         CHECK(result.exit_code == 2);
         CHECK(result.err.find(option) != std::string::npos);
+        CHECK(result.err.find(value) != std::string::npos);
+        CHECK(result.err.size() < 200);
     }
 }
 
@@ -646,21 +662,11 @@ TEST_CASE("cli_interrupt_ends_with_one_line_and_leaves_no_file") {
         CAPTURE(command);
         const TemporaryDirectory folder;
         const std::string pipe = folder.file("messages.json");
-        REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
         std::vector<std::string> arguments = {command, "-m", "a_published", "--messages", pipe};
         if (arguments[0] == "forward")
             arguments.insert(arguments.end(), {"--out", folder.file("out.safetensors")});
-        // The program waits for its request: opening the other end succeeds when it does.
-        int writer = -1;
         const ProgramResult result =
-            run_program(MLLAMA_PROGRAM, arguments, models_folder(), "", {}, [&](pid_t program) {
-                for (int i = 0; writer < 0 && i < 6000; ++i) {
-                    writer = open(pipe.c_str(), O_WRONLY | O_NONBLOCK);
-                    if (writer < 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-                }
-                kill(program, SIGINT);
-            });
-        close(writer);
+            run_until_signal(MLLAMA_PROGRAM, arguments, models_folder(), pipe, SIGINT);
         check_one_line_error(result, {"mllama: error: interrupted\n"});
         CHECK(folder.entries() == 1);  // the pipe
     }

@@ -2,12 +2,15 @@
 
 #include <fcntl.h>
 #include <pty.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <stdexcept>
+#include <thread>
 
 namespace mllama::test {
 
@@ -47,6 +50,24 @@ ProgramResult run_program(const std::string& program, const std::vector<std::str
     result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
     result.out = read_bytes(files.file("out"));
     result.err = read_bytes(files.file("err"));
+    return result;
+}
+
+ProgramResult run_until_signal(const std::string& program,
+                               const std::vector<std::string>& arguments, const std::string& folder,
+                               const std::string& pipe, int signal) {
+    if (mkfifo(pipe.c_str(), 0600) != 0) throw std::runtime_error("cannot make " + pipe);
+    int writer = -1;
+    const ProgramResult result =
+        run_program(program, arguments, folder, "", {}, [&](pid_t running) {
+            // Opening this end succeeds when the program waits at the other.
+            for (int i = 0; writer < 0 && i < 6000; ++i) {
+                writer = open(pipe.c_str(), O_WRONLY | O_NONBLOCK);
+                if (writer < 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+            }
+            kill(running, signal);
+        });
+    close(writer);
     return result;
 }
 

@@ -24,6 +24,12 @@ ProgramResult run_program(const std::string& program, const std::vector<std::str
                           const std::vector<std::string>& environment = {},
                           const std::function<void(pid_t)>& meanwhile = {});
 
+/// Runs a program one of whose arguments is `pipe`, which is made, and sends it `signal` when it opens the
+/// pipe to read its input there.
+ProgramResult run_until_signal(const std::string& program,
+                               const std::vector<std::string>& arguments, const std::string& folder,
+                               const std::string& pipe, int signal);
+
 /// Runs a program in a terminal and returns what stands there at the end: lines as they were last
 /// drawn ("\r" and "\x1b[K" are understood), ended by "\n".
 std::string terminal_of(const std::string& program, const std::vector<std::string>& arguments,

@@ -3,17 +3,14 @@
 #include "mllama/quantise_checkpoint.h"
 
 #include <doctest/doctest.h>
-#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <limits>
-#include <thread>
 
 #include "io/checkpoint.h"
 #include "io/json.h"
@@ -368,21 +365,10 @@ TEST_CASE("quantize_command_that_is_told_to_end_leaves_nothing") {
         CAPTURE(signal);
         const TemporaryDirectory folder;
         const std::string pipe = folder.file("calibration.json");
-        REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
         const std::vector<std::string> arguments = {
             "quantize", "-m",   golden("a_published"), "--out", folder.file("q"),
             "--dtype",  "int8", "--calibration",       pipe};
-        // The program waits for its requests: opening the other end succeeds when it does.
-        int writer = -1;
-        const ProgramResult result =
-            run_program(MLLAMA_PROGRAM, arguments, ".", "", {}, [&](pid_t program) {
-                for (int i = 0; writer < 0 && i < 6000; ++i) {
-                    writer = open(pipe.c_str(), O_WRONLY | O_NONBLOCK);
-                    if (writer < 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-                }
-                kill(program, signal);
-            });
-        close(writer);
+        const ProgramResult result = run_until_signal(MLLAMA_PROGRAM, arguments, ".", pipe, signal);
         CHECK(result.exit_code == 1);
         CHECK(result.err == "mllama: error: interrupted\n");
         CHECK(folder.entries() == 1);  // the pipe

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs the checks and every test program of a build folder, and ends with a line "N passed, N failed" (test cases).
-# Cases that say "case skipped: ..." (no device, no time) are neither: a line in front says how many there are.
+# Runs the checks and every test program of a build folder, as many programs at a time as there are processors, and
+# ends with a line "N passed, N failed" (test cases). Cases that say "case skipped: ..." (no device, no time) are
+# neither: a line in front says how many there are.
 # usage: tests/run.sh BUILD_DIR
 set -u
 build=${1:?usage: tests/run.sh BUILD_DIR}
@@ -8,36 +9,32 @@ here=$(cd "$(dirname "$0")" && pwd)
 passed=0
 failed=0
 skipped=0
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+export logs
 
 check() { # check NAME COMMAND...: a check that counts as one test
     name=$1
     shift
-    if "$@" >"$log" 2>&1; then
+    if "$@" >"$logs/$name" 2>&1; then
         passed=$((passed + 1))
         echo "ok      $name"
     else
         failed=$((failed + 1))
         echo "FAILED  $name"
-        cat "$log"
+        cat "$logs/$name"
     fi
 }
 
-check include_directions "$here/check_includes.sh"
-
-for program in "$build"/tests/*_test; do
-    name=$(basename "$program")
-    start=$(date +%s)
-    "$program" >"$log" 2>&1
-    status=$?
-    seconds=$(($(date +%s) - start))
+# count NAME STATUS SECONDS: what the test program NAME said and how it ended
+count() {
+    log=$logs/$1
     # doctest ends with: [doctest] test cases: 12 | 12 passed | 0 failed | 0 skipped
     counts=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | sed -n 's/.*test cases: *[0-9]* *| *\([0-9]*\) passed *| *\([0-9]*\) failed.*/\1 \2/p' | tail -n 1)
     good=${counts% *}
     bad=${counts#* }
-    if [ -z "$counts" ]; then good=0 bad=1; fi                      # it did not get to its end
-    if [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi        # it died after its count
+    if [ -z "$counts" ]; then good=0 bad=1; fi                  # it did not get to its end
+    if [ "$2" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi       # it died after its count
     left_out=$(grep -c 'MESSAGE: case skipped: ' "$log")
     if [ -z "$counts" ]; then left_out=0; fi
     good=$((good - left_out)) # doctest counts them as passed
@@ -46,19 +43,29 @@ for program in "$build"/tests/*_test; do
     skipped=$((skipped + left_out))
     if [ "$bad" -eq 0 ]; then
         if [ "$left_out" -eq 0 ]; then
-            echo "ok      $name ($good cases, ${seconds} s)"
+            echo "ok      $1 ($good cases, $3 s)"
         elif [ "$good" -eq 0 ]; then
-            echo "skipped $name ($left_out cases)"
+            echo "skipped $1 ($left_out cases)"
         else
-            echo "ok      $name ($good cases, $left_out skipped, ${seconds} s)"
+            echo "ok      $1 ($good cases, $left_out skipped, $3 s)"
         fi
         grep -o 'skipped: .*' "$log" | sort -u | sed 's/^/        /'
     else
-        echo "FAILED  $name ($bad of $((good + bad)) cases, exit status $status)"
+        echo "FAILED  $1 ($bad of $((good + bad)) cases, exit status $2)"
         cat "$log"
     fi
-done
+}
 
-[ "$skipped" -eq 0 ] || echo "$skipped skipped"
-echo "$passed passed, $failed failed"
-[ "$failed" -eq 0 ] && [ "$passed" -gt 1 ]
+check include_directions "$here/check_includes.sh"
+
+# Each program that has ended is a line: its name, exit status and seconds.
+printf '%s\n' "$build"/tests/*_test | xargs -P "$(nproc)" -I PROGRAM sh -c '
+    name=$(basename "$1")
+    start=$(date +%s)
+    "$1" >"$logs/$name" 2>&1
+    echo "$name $? $(($(date +%s) - start))"' sh PROGRAM | {
+    while read -r name status seconds; do count "$name" "$status" "$seconds"; done
+    [ "$skipped" -eq 0 ] || echo "$skipped skipped"
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ] && [ "$passed" -gt 1 ]
+}

@@ -284,7 +284,7 @@ Rows ReferenceModel::encode_image(const ProcessedImage& image) const {
 
     // The final state, then the kept states feature by feature.
     const auto kept = static_cast<int64_t>(c.intermediate_layers_indices.size());
-    Rows features(c.max_num_tiles * c.num_patches(), c.vision_output_dim);
+    Rows features(c.max_patches(), c.vision_output_dim);
     for (int64_t r = 0; r < features.count; ++r) {
         const int64_t from = r / c.num_patches() * c.padded_patches() + r % c.num_patches();
         std::copy_n(h.row(from), c.hidden_size, features.row(r));

@@ -276,7 +276,7 @@ Workload Workloads::decode(int64_t context, int64_t batch) {
     if (plan_.images > 0) {
         const VisionConfig& v = model_.config().vision;
         const auto cross_layers = static_cast<int64_t>(t.cross_attention_layers.size());
-        const int64_t rows = plan_.images * v.max_num_tiles * v.num_patches();
+        const int64_t rows = plan_.images * v.max_patches();
         workload.cache_bytes += batch * rows * cross_layers * layout.bytes_of_key();
     }
     workload.run = [this, context, batch] {

@@ -44,6 +44,9 @@ struct alignas(8) float2 {
 };
 
 namespace mllama::cuda {
+
+inline constexpr bool is_emulated = true;
+
 namespace emulated {
 
 /// Runs all blocks of a grid, one after the other. Throws Error for threads that wait for ever.

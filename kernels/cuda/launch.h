@@ -14,6 +14,9 @@
 
 namespace mllama::cuda {
 
+/// Whether the device is emulated: not meant to be fast.
+inline constexpr bool is_emulated = false;
+
 /// Throws what a call of the runtime reports, with the name of what was being done.
 inline void check(cudaError_t status, const char* doing) {
     if (status != cudaSuccess) fail("CUDA: ", doing, ": ", cudaGetErrorString(status));
