@@ -304,7 +304,7 @@ void add_forward(CLI::App& app) {
     command
         ->add_option("--logits-to-keep", arguments->logits_to_keep,
                      "Logits of the last N tokens of each sample only; 0: of all")
-        ->check(at_least_0())
+        ->check(whole_at_least_0())
         ->type_name("N")
         ->capture_default_str();
     command->callback([arguments] { run(*arguments); });

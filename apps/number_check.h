@@ -22,6 +22,12 @@ auto number_check(const std::string& expected, const Good& good) {
 inline auto at_least_0() {
     return number_check("a number of at least 0", [](double value) { return value >= 0; });
 }
+inline auto whole_at_least_0() {
+    constexpr double largest = 0x1p53;  // what a double counts to
+    return number_check("a whole number of at least 0", [](double value) {
+        return value >= 0 && value <= largest && value == std::floor(value);
+    });
+}
 inline auto above_0() {
     return number_check("a number above 0", [](double value) { return value > 0; });
 }

@@ -22,7 +22,7 @@ void SamplingArguments::add_to(CLI::App& command) {
         ->check(at_least_0())
         ->type_name("X");
     group->add_option("--top-k", top_k, "Only the K most probable tokens; 0: all")
-        ->check(at_least_0())
+        ->check(whole_at_least_0())
         ->type_name("K");
     group
         ->add_option("--top-p", top_p,

@@ -41,8 +41,8 @@ std::string advice(const TextConfig& config, const DevicePlan& plan,
     return "the model has to stay on the CPU";
 }
 
-/// What lives beside the large tensors: angles of the rotary embedding, ids of the most probable tokens,
-/// and for each text with pictures a float32 for each of their rows, which is taken anew with each picture:
+/// What lives beside the large tensors: angles of the rotary embedding, the most probable tokens or the
+/// largest logits (a few hundred samples' at the usual top_k, some twenty's at the largest), and for each text with pictures a float32 for each of their rows, which is taken anew with each picture:
 /// gaps that are then too small are left, never as many as three times what is in use.
 int64_t small_bytes(int64_t rows_of_image) {
     constexpr int64_t tables = int64_t{256} << 10;

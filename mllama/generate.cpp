@@ -211,7 +211,7 @@ class Generation {
                 sample.sampler.next_of_largest(row<float>(top.logits, i), row<int64_t>(top.ids, i));
             if (!id) {  // hardly ever
                 const auto place = static_cast<int64_t>(i);
-                const Tensor all = top.all.rows(place, place + 1).to(Device::cpu);
+                const Tensor all = mllama_.model().on_host(top.all.rows(place, place + 1));
                 id = sample.sampler.next(row<float>(all, 0), sample.history);
             }
             add_token(sample, *id);

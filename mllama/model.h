@@ -95,6 +95,7 @@ class Model {
     std::span<const int64_t> most_probable(std::span<const SequenceInput> batch) const;
     /// See TextModel::top_logits.
     TopLogits top_logits(std::span<const SequenceInput> batch, int64_t k) const;
+    Tensor on_host(const Tensor& logits) const { return text_.on_host(logits, *workspace_); }
     /// See TextModel::reserve_tokens.
     void reserve_tokens(int64_t rows) const { text_.reserve_tokens(rows, *workspace_); }
     void reserve_top_logits(int64_t rows, int64_t k) const {

@@ -429,12 +429,7 @@ Tensor TextModel::run(std::span<const SequenceInput> inputs, Workspace& workspac
 
 Tensor TextModel::forward(std::span<const SequenceInput> inputs, Workspace& workspace,
                           const ForwardTrace* trace) const {
-    const Tensor logits = run(inputs, workspace, trace);
-    if (logits.device() == Device::cpu || logits.numel() == 0) return logits;
-    reserve_logits(logits.rows(), workspace);
-    Tensor host = workspace.host_logits.rows(0, logits.rows());
-    host.copy_from(logits);
-    return host;
+    return workspace.host_logits.of(run(inputs, workspace, trace));
 }
 
 std::span<const int64_t> TextModel::most_probable(std::span<const SequenceInput> inputs,
@@ -443,14 +438,10 @@ std::span<const int64_t> TextModel::most_probable(std::span<const SequenceInput>
     const int64_t kept = workspace.batch.kept;
     if (kept == 0) return {};
     reserve_tokens(kept, workspace);
-    Tensor ids = workspace.ids[logits.device()].rows(0, kept);
+    Tensor ids(workspace.results.storage(), 0, {kept}, DType::i64);
     ops::argmax(logits, ids);
-    if (logits.device() == Device::cuda) {
-        Tensor host = workspace.host_ids.rows(0, kept);
-        host.copy_from(ids);
-        ids = host;
-    }
-    return {std::as_const(ids).data<int64_t>(), static_cast<size_t>(kept)};
+    const Tensor host = workspace.host_results.of(ids);
+    return {host.data<int64_t>(), static_cast<size_t>(kept)};
 }
 
 namespace {
@@ -475,39 +466,37 @@ TopLogits TextModel::top_logits(std::span<const SequenceInput> inputs, int64_t k
     const int64_t kept = workspace.batch.kept;
     if (kept == 0) return {};
     reserve_top_logits(kept, k, workspace);
-    TopLogits top = top_logits_in(workspace.top[logits.device()], kept, k);
-    ops::top_k(logits, top.logits, top.ids);
-    if (logits.device() == Device::cuda) {
-        const int64_t bytes = top_bytes(kept, k);
-        Tensor host = workspace.top[Device::cpu].rows(0, bytes);
-        host.copy_from(workspace.top[Device::cuda].rows(0, bytes));
-        top = top_logits_in(host, kept, k);
-    }
+    TopLogits found = top_logits_in(workspace.results, kept, k);
+    ops::top_k(logits, found.logits, found.ids);
+    const Tensor both = workspace.results.rows(0, top_bytes(kept, k));
+    TopLogits top = top_logits_in(workspace.host_results.of(both), kept, k);
     top.all = logits;
     return top;
 }
 
-void TextModel::reserve_top_logits(int64_t rows, int64_t k, Workspace& workspace) const {
+Tensor TextModel::on_host(const Tensor& logits, Workspace& workspace) const {
+    return workspace.host_logits.of(logits);
+}
+
+void TextModel::reserve_results(int64_t bytes, Workspace& workspace) const {
     const Device device = norm_.weight.device();  // and lm_head's
-    const Shape shape{top_bytes(rows, k)};
-    if (workspace.top[device].numel() >= shape.numel()) return;
-    workspace.top[device] = Tensor::empty(shape, DType::u8, device);
-    if (device == Device::cuda) workspace.top[Device::cpu] = Tensor::pinned(shape, DType::u8);
+    if (workspace.results.numel() < bytes)
+        workspace.results = Tensor::empty({bytes}, DType::u8, device);
+    workspace.host_results.reserve(bytes, device);
 }
 
 void TextModel::reserve_tokens(int64_t rows, Workspace& workspace) const {
-    const Device device = norm_.weight.device();  // and lm_head's
-    Tensor& ids = workspace.ids[device];
-    if (ids.numel() < rows) ids = Tensor::empty({rows}, DType::i64, device);
-    Tensor& host = workspace.host_ids;
-    if (device == Device::cuda && host.numel() < rows) host = Tensor::pinned({rows}, DType::i64);
+    reserve_results(rows * dtype_size(DType::i64), workspace);
+}
+
+void TextModel::reserve_top_logits(int64_t rows, int64_t k, Workspace& workspace) const {
+    reserve_results(top_bytes(rows, k), workspace);
+    reserve_logits(1, workspace);  // of a row that needs more than those
 }
 
 void TextModel::reserve_logits(int64_t rows, Workspace& workspace) const {
-    if (norm_.weight.device() == Device::cpu) return;
-    Tensor& host = workspace.host_logits;
-    if (host.numel() < rows * config_.vocab_size)
-        host = Tensor::pinned({rows, config_.vocab_size}, DType::f32);
+    workspace.host_logits.reserve(rows * config_.vocab_size * dtype_size(DType::f32),
+                                  norm_.weight.device());
 }
 
 void TextModel::add_image(Sequence& sequence, const VisionRows& image, Workspace& workspace) const {

@@ -24,6 +24,7 @@
 #include "mllama/weights.h"
 #include "nn/rope.h"
 #include "tensor/arena.h"
+#include "tensor/host_copy.h"
 #include "tensor/recording.h"
 
 namespace mllama {
@@ -95,7 +96,7 @@ struct CrossAttentionLayer {
 struct TopLogits {
     Tensor logits;  ///< (kept rows, k) f32, on the CPU
     Tensor ids;     ///< (kept rows, k) i64, on the CPU
-    Tensor all;     ///< (kept rows, vocab_size) f32, where lm_head is
+    Tensor all;     ///< (kept rows, vocab_size) f32, where lm_head is: see on_host
 };
 
 class TextModel {
@@ -121,6 +122,9 @@ class TextModel {
     /// until the next call.
     TopLogits top_logits(std::span<const SequenceInput> batch, int64_t k,
                          Workspace& workspace) const;
+
+    /// Rows of TopLogits::all where the host can read them, until the next call.
+    Tensor on_host(const Tensor& logits, Workspace& workspace) const;
 
     /// Room for what so many kept rows give, most_probable, top_logits or forward: a caller that knows
     /// how many there will be takes it before its loop over tokens.
@@ -212,6 +216,7 @@ class TextModel {
     void attend(size_t layer, Compute compute, Workspace& workspace) const;
     void report_attention(const Batch& batch, const Part& part, size_t layer,
                           const ops::AttentionCall& call) const;
+    void reserve_results(int64_t bytes, Workspace& workspace) const;
     Tensor kept_logits(const Batch& batch, const Tensor& h, Arena& scratch) const;
     [[nodiscard]] bool all_on(Device device) const;
     [[nodiscard]] Device layer_device(size_t layer) const;
@@ -234,11 +239,10 @@ struct TextModel::Workspace {
     Batch batch;
     std::vector<ops::StoreCall> stores;          // of the layer that runs, one a part
     std::vector<ops::AttentionCall> attentions;  // the same
-    Tensor host_logits;      // (kept rows, vocab_size) of the last forward, if lm_head is on a GPU
-    Tensor recorded_logits;  // of the recorded step, where lm_head is
-    PerDevice<Tensor> ids;   // (kept rows or more) i64 of most_probable, where they are found, and
-    Tensor host_ids;         // the same of a GPU, on the host
-    PerDevice<Tensor> top;   // bytes of top_logits, ids and logits together: one copy brings both
+    Tensor recorded_logits;                      // of the recorded step, where lm_head is
+    HostCopy host_logits;                        // (kept rows, vocab_size), of the last forward
+    Tensor results;         // bytes of most_probable or top_logits, where lm_head is, and
+    HostCopy host_results;  // the same on the host, in one copy
     Recording recording;
     std::vector<int64_t> key;  // of the recording
 

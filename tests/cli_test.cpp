@@ -402,6 +402,7 @@ TEST_CASE("cli_sampling_options_out_of_range_are_wrong_command_lines") {
                                                           {"--repetition-penalty", "0"},
                                                           {"--seed", "-1"},
                                                           {"--seed", "18446744073709551616"},
+                                                          {"--top-k", "1.5"},
                                                           {"--top-k", "-3"}}) {
         CAPTURE(option);
         const ProgramResult result =

@@ -50,6 +50,7 @@ inline const Style coded_styles[] = {
      .scale = DType::f16},
     {.coding = Coding::fp8, .name = "fp8"},
     {.coding = Coding::fp8, .name = "fp8, one scale", .one_scale = true, .scale = DType::f32},
+    {.coding = Coding::fp8, .name = "fp8, groups", .group = 32},
     {.coding = Coding::nf4, .name = "nf4", .group = 64, .scale = DType::f32},
     {.coding = Coding::nf4, .name = "nf4, nested", .group = 64, .nested = true, .scale = DType::u8},
 };

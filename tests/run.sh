@@ -58,13 +58,24 @@ count() {
 
 check include_directions "$here/check_includes.sh"
 
+programs=0
+for program in "$build"/tests/*_test; do programs=$((programs + 1)); done
+
 # Each program that has ended is a line: its name, exit status and seconds.
-printf '%s\n' "$build"/tests/*_test | xargs -P "$(nproc)" -I PROGRAM sh -c '
+printf '%s\n' "$build"/tests/*_test | xargs -d '\n' -P "$(nproc)" -I PROGRAM sh -c '
     name=$(basename "$1")
     start=$(date +%s)
     "$1" >"$logs/$name" 2>&1
     echo "$name $? $(($(date +%s) - start))"' sh PROGRAM | {
-    while read -r name status seconds; do count "$name" "$status" "$seconds"; done
+    ended=0
+    while read -r name status seconds; do
+        ended=$((ended + 1))
+        count "$name" "$status" "$seconds"
+    done
+    if [ "$ended" -ne "$programs" ]; then
+        failed=$((failed + programs - ended))
+        echo "FAILED  $((programs - ended)) programs, which did not get to their end"
+    fi
     [ "$skipped" -eq 0 ] || echo "$skipped skipped"
     echo "$passed passed, $failed failed"
     [ "$failed" -eq 0 ] && [ "$passed" -gt 1 ]

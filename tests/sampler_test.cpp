@@ -165,7 +165,7 @@ TEST_CASE("sampler_draws_the_same_from_the_largest_logits_alone") {
             logit = static_cast<float>(random() % steps) * 12.0f / static_cast<float>(steps);
         for (const int64_t top_k : {1, 2, 50, 400, 1000, 2999, 3000, 5000}) {
             for (const double top_p : {0.5, 0.9, 1.0}) {
-                for (const double temperature : {0.3, 3.0, 1e30}) {
+                for (const double temperature : {5e-324, 0.3, 3.0, 1e44}) {
                     const SamplingParams params{false, temperature, top_k, top_p, 0.001, 1.0, 5};
                     const int64_t wanted = params.largest_wanted(vocab_size);
                     CHECK(wanted == (top_k <= 1000 ? top_k + 1 : 0));
@@ -187,6 +187,12 @@ TEST_CASE("sampler_draws_the_same_from_the_largest_logits_alone") {
     }
     CHECK(decided > 100);
     CHECK(undecided > 100);
+
+    // Numbers that differ, but not once the temperature has divided them.
+    const std::vector<float> near = {12.0f, 1e-8f, 0.0f};
+    const std::vector<int64_t> order = {0, 1, 2};
+    Sampler sampler(SamplingParams{.greedy = false, .temperature = 2.0, .top_k = 2});
+    CHECK(!sampler.next_of_largest(near, order));
 }
 
 TEST_CASE("sampler_wants_all_logits_where_the_largest_do_not_decide") {
@@ -206,6 +212,11 @@ TEST_CASE("sampler_wants_all_logits_where_the_largest_do_not_decide") {
     CHECK(!sampler.next_of_largest(std::vector<float>{-infinity, -infinity}, ids));
     CHECK(!sampler.next_of_largest(std::vector<float>{2.0f, 2.0f}, ids));
     CHECK(sampler.next_of_largest(std::vector<float>{2.0f, 1.0f}, ids) == 3);
+    Sampler of_all(SamplingParams{.greedy = false, .top_k = 50});  // more than there are
+    CHECK(!of_all.next_of_largest(std::vector<float>{std::nanf(""), 2.0f}, ids));
+    CHECK(!of_all.next_of_largest(std::vector<float>{infinity, 2.0f}, ids));
+    CHECK(!of_all.next_of_largest(std::vector<float>{-infinity, -infinity}, ids));
+    CHECK(of_all.next_of_largest(std::vector<float>{2.0f, -infinity}, ids) == 3);
 }
 
 TEST_CASE("sampler_same_seed_same_draws") {

@@ -84,7 +84,7 @@ __global__ void argmax_rows(const Best* of_part, int64_t parts, int64_t* index) 
 }  // namespace
 
 void argmax(const float* x, int64_t rows, int64_t width, int64_t* index) {
-    assert(width <= int64_t{0xFFFFFFFF});
+    assert(width <= 65535 * int64_t{part});
     const int64_t parts = pieces(width, part);
     const auto most_rows =
         workspace_bytes / (static_cast<int64_t>(sizeof(Best)) * std::max<int64_t>(parts, 1));

@@ -28,13 +28,14 @@ __global__ void read_kernel(const uint4* memory, uint32_t* sums) {
     if (sum != 0) sums[blockIdx.x] = sum;
 }
 
-/// Numbers of either sign between 1 and 2, whether they are read as float32 or as bfloat16, and bytes of all
-/// kinds: zeros are multiplied faster, since a device that works less may run at a higher clock.
-__global__ void fill_kernel(uint32_t* words) {
+/// Pseudo-random bits, of which those of `keep` are kept and those of `set` are 1. Zeros are multiplied faster
+/// than numbers: a device that has less to do may run at a higher clock.
+__global__ void fill_kernel(uint32_t* words, uint32_t keep, uint32_t set) {
     after_previous();
-    const auto i = static_cast<uint32_t>(blockIdx.x * threads + threadIdx.x);
-    const uint32_t mixed = (i * 0x9E3779B9u) ^ (i * 0x85EBCA6Bu >> 13);
-    words[i] = (mixed & 0x807F807Fu) | 0x3F803F80u;
+    uint32_t i = blockIdx.x * threads + threadIdx.x;
+    i = (i ^ i >> 16) * 0x85EBCA6Bu;
+    i = (i ^ i >> 13) * 0xC2B2AE35u;
+    words[blockIdx.x * threads + threadIdx.x] = ((i ^ i >> 16) & keep) | set;
 }
 
 /// Seconds of `work` on the device: the best of a few.
@@ -93,10 +94,12 @@ Limits measure_limits() {
     }
     const Memory x(size * size * 4);
     const Memory w(size * size * 4);
-    for (const Memory* factor : {&x, &w}) {
-        launch("fill", fill_kernel, static_cast<unsigned>(size * size / threads), threads, 0,
-               factor->as<uint32_t>());
-    }
+    const auto fill = [&](uint32_t keep, uint32_t set) {
+        for (const Memory* factor : {&x, &w}) {
+            launch("fill", fill_kernel, static_cast<unsigned>(size * size / threads), threads, 0,
+                   factor->as<uint32_t>(), keep, set);
+        }
+    };
     const Memory out(size * size * 4);
     const auto floats = [&](DType dtype) {
         return [&, dtype](int64_t n) {
@@ -104,8 +107,10 @@ Limits measure_limits() {
                     out.as<float>(), n);
         };
     };
+    fill(0x807F807Fu, 0x3F803F80u);  // between 1 and 2, of either sign, as float32 and as bfloat16
     limits.f32_gflop_s = product_rate(is_emulated ? size : size / 2, floats(DType::f32));
     limits.bf16_gflop_s = product_rate(size, floats(DType::bf16));
+    fill(0xFFFFFFFFu, 0);
     limits.int8_gop_s = product_rate(size, [&](int64_t n) {
         product_int8(x.as<int8_t>(), n, w.as<int8_t>(), n, n, n, n, out.as<int32_t>(), n);
     });

@@ -1,4 +1,5 @@
 // Linear layers of coded weights on the GPU, which decode them, against the reference.
+#include <cmath>
 #include <string>
 
 #include "kernels/reference.h"
@@ -50,6 +51,33 @@ TEST_CASE("cuda_linear_of_coded_weights_matches_reference") {
             for (const int64_t rows : {1, 8, 33, 66}) check_linear(style, rows, 96, 17, compute);
             check_linear(style, 2, 1152, 9, compute);
             check_linear(style, 9, 1152, 9, compute);
+        }
+    }
+}
+
+TEST_CASE("cuda_linear_of_fp8_decodes_every_code") {
+    if (!has_device()) return;
+    // Row r has code r in column 5; x is 1 there. Zeros beside a NaN are multiplied with it nowhere.
+    constexpr int64_t rows = 256, cols = 32;
+    std::vector<uint8_t> codes(rows * cols, 0);
+    std::vector<float> x(cols, 0.0f), expected(rows);
+    x[5] = 1.0f;
+    for (size_t r = 0; r < rows; ++r) {
+        codes[r * cols + 5] = static_cast<uint8_t>(r);
+        expected[r] = f8_e4m3_to_f32(static_cast<uint8_t>(r));
+    }
+    const DeviceArray<uint8_t> data(codes);
+    const DeviceArray<float> scale(std::vector<float>(1, 1.0f));
+    Matrix w{data.data(), DType::f32, rows, cols, cols, Coding::fp8, {}};
+    w.groups.size = cols;
+    w.groups.scale = scale.data();
+    w.groups.scale_dtype = DType::f32;
+    for (const Compute compute : computes) {
+        const std::vector<float> found = on_device(x, 1, w, compute);
+        for (size_t r = 0; r < rows; ++r) {
+            CAPTURE(r);
+            CHECK(std::isnan(found[r]) == std::isnan(expected[r]));
+            if (!std::isnan(expected[r])) CHECK(found[r] == expected[r]);
         }
     }
 }
