@@ -2,6 +2,7 @@
 // model/, pictures/, questions.json.
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 
@@ -61,12 +62,12 @@ class Demo {
         options_ = mllama.default_options();
         options_.sampling.greedy = true;
         options_.max_new_tokens = 64;
+        draws_ = !arguments.no_pictures && isatty(STDOUT_FILENO) == 1 && !std::getenv("NO_COLOR");
     }
 
     void ask(const Question& question) {
         for (const std::string& image : question.request.images) {
-            if (!arguments_.no_pictures)
-                std::cout << "\n" << picture_in_blocks(load_image(image), 64, 20);
+            if (draws_) std::cout << "\n" << picture_in_blocks(load_image(image), 64, 20);
             std::cout << fs::path(image).filename().string() << "\n";
         }
         std::cout << "\n  " << question.text << "\n  > " << std::flush;
@@ -103,6 +104,7 @@ class Demo {
     const Mllama& mllama_;
     const Arguments& arguments_;
     GenerationOptions options_;
+    bool draws_;
     Timings total_;
     int right_ = 0;
     int asked_ = 0;
@@ -136,7 +138,9 @@ void add_demo(CLI::App& app) {
                      "Threads; default: the physical cores this process may use")
         ->check(CLI::Range(1, 1024))
         ->type_name("N");
-    command->add_flag("--no-pictures", arguments->no_pictures, "Do not draw the pictures");
+    command->add_flag("--no-pictures", arguments->no_pictures,
+                      "Do not draw the pictures; where the output is no terminal, or NO_COLOR is "
+                      "set, they are not drawn either");
     command->callback([arguments] { run(*arguments); });
 }
 

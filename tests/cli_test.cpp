@@ -377,6 +377,22 @@ TEST_CASE("cli_answer_in_a_terminal_is_whole_beside_its_progress") {
     CHECK(shown.find(answer) != std::string::npos);
 }
 
+TEST_CASE("cli_demo_draws_its_pictures_in_a_terminal_alone") {
+    const std::string folder = std::string(MLLAMA_TEST_DATA) + "/../apps/demo";
+    const ProgramResult piped = mllama_program({"demo", "--folder", folder});
+    CHECK(piped.exit_code == 0);
+    CHECK(piped.out.find(" right. Loaded in") != std::string::npos);
+    CHECK(piped.out.find("second.png") != std::string::npos);
+    CHECK(piped.out.find('\x1b') == std::string::npos);
+    const std::string shown = terminal_of(MLLAMA_PROGRAM, {"demo", "--folder", folder}, ".");
+    CHECK(shown.find("second.png") != std::string::npos);
+    CHECK(shown.find("\x1b[38;2;") != std::string::npos);
+    const std::string plain =
+        terminal_of(MLLAMA_PROGRAM, {"demo", "--folder", folder, "--no-pictures"}, ".");
+    CHECK(plain.find("second.png") != std::string::npos);
+    CHECK(plain.find('\x1b') == std::string::npos);
+}
+
 TEST_CASE("cli_without_a_gpu_the_cpu_computes_and_device_cuda_says_what_is_missing") {
     const std::string missing = gpu_unavailable();
     if (missing.empty()) {
