@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 PEERS_OPTIONS ?=
 MLLAMA_PEERS_WORK ?= $(BUILD)/peers
 
-.PHONY: all build demo test test-sanitized bench peers lint format install packages clean
+.PHONY: all configure build program demo test test-sanitized bench peers lint format install packages clean
 
 all: build
 
@@ -18,12 +18,18 @@ all: build
 packages:
 	@.ci/packages build
 
-build: packages
+configure: packages
 	@cmake -S . -B $(BUILD) $(CMAKE_OPTIONS) > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@rm -f $(BUILD).log
+
+build: configure
 	@cmake --build $(BUILD) --parallel $(JOBS)
 
-demo: build
+# The program alone: what `make` builds beside it are the libraries and the tests.
+program: configure
+	@cmake --build $(BUILD) --target mllama --parallel $(JOBS)
+
+demo: program
 	@$(BUILD)/mllama demo
 
 test: build
@@ -34,11 +40,11 @@ test-sanitized:
 	@$(MAKE) test BUILD=build-sanitized \
 	    CMAKE_OPTIONS="-DMLLAMA_SANITIZE=address,undefined -DMLLAMA_CUDA=OFF $(CMAKE_OPTIONS)"
 
-bench: build
+bench: program
 	@$(BUILD)/mllama bench -m apps/demo/model --images 1
 
 # This engine beside transformers and llama.cpp; tests/peers/README.md.
-peers: build
+peers: program
 	@MLLAMA_PEERS_WORK=$(MLLAMA_PEERS_WORK) tests/peers/run.sh $(BUILD) $(PEERS_OPTIONS)
 
 lint:

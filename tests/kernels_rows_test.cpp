@@ -258,21 +258,30 @@ TEST_CASE("reference_argmax_is_the_first_of_the_largest_or_none") {
     CHECK(of({}) == -1);
 }
 
+namespace {
+
+/// Rows in which many numbers are equal and a few are not finite; of the first all are -infinity, of the
+/// second infinity, of the third NaNs.
+std::vector<float> rows_to_rank(int64_t rows, int64_t width) {
+    std::vector<float> x = Numbers(1).floats(rows * width, -2.0f, 2.0f);
+    Numbers random(2);
+    for (float& value : x) {
+        value = std::round(value * 8);
+        if (random.below(3 * std::max<int64_t>(width, 1)) == 0)
+            value = random.below(2) == 0 ? nan : random.below(2) == 0 ? infinity : -infinity;
+    }
+    auto row = x.begin();
+    for (const float value : {-infinity, infinity, nan}) row = std::fill_n(row, width, value);
+    return x;
+}
+
+}  // namespace
+
 TEST_CASE("argmax_matches_reference") {
-    const float infinity = std::numeric_limits<float>::infinity();
-    const float nan = std::numeric_limits<float>::quiet_NaN();
     for (const int64_t width : {0, 1, 2, 7, 100, 5000}) {
         CAPTURE(width);
         constexpr int64_t rows = 40;
-        std::vector<float> x = Numbers(1).floats(rows * width, -2.0f, 2.0f);
-        Numbers random(2);
-        for (float& value : x) {
-            value = std::round(value * 8);  // many are equal
-            if (random.below(3 * std::max<int64_t>(width, 1)) == 0)
-                value = random.below(2) == 0 ? nan : random.below(2) == 0 ? infinity : -infinity;
-        }
-        if (width > 0) std::fill_n(x.begin(), width, -infinity);
-        if (width > 0) std::fill_n(x.begin() + width, width, infinity);
+        const std::vector<float> x = rows_to_rank(rows, width);
         std::vector<int64_t> found(rows, 7), expected(rows, 8);
         cpu::argmax(x.data(), rows, width, found.data());
         reference::argmax(x.data(), rows, width, expected.data());
@@ -291,19 +300,9 @@ TEST_CASE("reference_top_k_is_in_order_and_the_first_of_equal_ones_first") {
 }
 
 TEST_CASE("top_k_matches_reference") {
-    const float infinity = std::numeric_limits<float>::infinity();
-    const float nan = std::numeric_limits<float>::quiet_NaN();
     for (const int64_t width : {0, 1, 2, 7, 100, 5000}) {
         constexpr int64_t rows = 20;
-        std::vector<float> x = Numbers(1).floats(rows * width, -2.0f, 2.0f);
-        Numbers random(2);
-        for (float& value : x) {
-            value = std::round(value * 32);  // many are equal
-            if (random.below(3 * std::max<int64_t>(width, 1)) == 0)
-                value = random.below(2) == 0 ? nan : random.below(2) == 0 ? infinity : -infinity;
-        }
-        if (width > 0) std::fill_n(x.begin(), width, -infinity);
-        if (width > 0) std::fill_n(x.begin() + width, width, nan);
+        const std::vector<float> x = rows_to_rank(rows, width);
         for (const int64_t k : {0, 1, 2, 51, 1024}) {
             if (k > width) continue;
             CAPTURE(width);
