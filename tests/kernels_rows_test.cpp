@@ -243,8 +243,6 @@ TEST_CASE("scale_rows_factor_zero_gives_zero_even_where_not_finite") {
 }
 
 TEST_CASE("reference_argmax_is_the_first_of_the_largest_or_none") {
-    const float infinity = std::numeric_limits<float>::infinity();
-    const float nan = std::numeric_limits<float>::quiet_NaN();
     const auto of = [](std::vector<float> row) {
         int64_t index = 7;
         reference::argmax(row.data(), 1, static_cast<int64_t>(row.size()), &index);
@@ -290,7 +288,6 @@ TEST_CASE("argmax_matches_reference") {
 }
 
 TEST_CASE("reference_top_k_is_in_order_and_the_first_of_equal_ones_first") {
-    const float nan = std::numeric_limits<float>::quiet_NaN();
     const std::vector<float> x = {1.0f, 3.0f, -2.0f, 3.0f, nan, 0.0f, 7.0f, 1.0f};
     std::vector<float> values(5);
     std::vector<int64_t> index(5);
