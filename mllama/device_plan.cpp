@@ -42,8 +42,9 @@ std::string advice(const TextConfig& config, const DevicePlan& plan,
 }
 
 /// What lives beside the large tensors: angles of the rotary embedding, the most probable tokens or the
-/// largest logits (a few hundred samples' at the usual top_k, some twenty's at the largest), and for each text with pictures a float32 for each of their rows, which is taken anew with each picture:
-/// gaps that are then too small are left, never as many as three times what is in use.
+/// largest logits (a few hundred samples' at the usual top_k, some twenty's at the largest), and for
+/// each text with pictures a float32 for each of their rows, which is taken anew with each picture: gaps
+/// that are then too small are left, never as many as three times what is in use.
 int64_t small_bytes(int64_t rows_of_image) {
     constexpr int64_t tables = int64_t{256} << 10;
     return tables + 4 * most_images *

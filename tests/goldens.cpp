@@ -43,6 +43,22 @@ std::vector<GoldenCase> golden_cases(const std::string& checkpoint) {
     return cases;
 }
 
+std::string copy_of_golden(const TemporaryDirectory& folder, const std::string& name) {
+    std::filesystem::copy(models_folder() + "/" + name, folder.file(name));
+    return folder.file(name);
+}
+
+void replace_in_golden(const std::string& directory, const std::string& name,
+                       const Tensor& tensor) {
+    const SafetensorsFile file =
+        SafetensorsFile::open(models_folder() + "/a_published/model.safetensors");
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    for (const TensorInfo& info : file.tensors())
+        if (info.name != name) tensors.emplace_back(info.name, file.get(info));
+    if (tensor.defined()) tensors.emplace_back(name, tensor);
+    write_safetensors(directory + "/model.safetensors", tensors);
+}
+
 std::string compare_to_largest(const Tensor& found, const Tensor& expected, double share) {
     if (found.shape() != expected.shape())
         return "expected shape " + expected.shape_string() + ", found " + found.shape_string();

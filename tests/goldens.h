@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "io/safetensors.h"
+#include "tests/temporary_directory.h"
 
 namespace mllama::test {
 
@@ -35,6 +36,13 @@ struct GoldenCase {
 /// All checkpoints that have cases, in order of their names.
 std::vector<std::string> golden_checkpoints();
 std::vector<GoldenCase> golden_cases(const std::string& checkpoint);
+
+/// A copy of a golden checkpoint that a test may spoil.
+std::string copy_of_golden(const TemporaryDirectory& folder, const std::string& name);
+
+/// Writes a_published's weights to its copy `directory`, all but `name`, which is `tensor`; not
+/// defined: left out.
+void replace_in_golden(const std::string& directory, const std::string& name, const Tensor& tensor);
 
 /// "" if all elements are within `share` of the largest expected magnitude, else one line about the
 /// worst. f32 tensors of equal shape.

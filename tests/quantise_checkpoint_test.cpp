@@ -95,24 +95,6 @@ std::string error_of_writing(const std::string& from, const std::string& to,
     return error_of([&] { quantise_checkpoint(from, to, int4_text(128), {}, observer); });
 }
 
-/// A copy of a golden checkpoint that a test may spoil.
-std::string copy_of_golden(const TemporaryDirectory& folder, const std::string& name) {
-    fs::copy(golden(name), folder.file(name));
-    return folder.file(name);
-}
-
-/// Writes a_published's weights to its copy `directory`, all but `name`, which is `tensor`; not
-/// defined: left out.
-void replace_in_golden(const std::string& directory, const std::string& name,
-                       const Tensor& tensor) {
-    const SafetensorsFile file = SafetensorsFile::open(golden("a_published/model.safetensors"));
-    std::vector<std::pair<std::string, Tensor>> tensors;
-    for (const TensorInfo& info : file.tensors())
-        if (info.name != name) tensors.emplace_back(info.name, file.get(info));
-    if (tensor.defined()) tensors.emplace_back(name, tensor);
-    write_safetensors(directory + "/model.safetensors", tensors);
-}
-
 }  // namespace
 
 TEST_CASE("quantised_directory_holds_what_quantisation_at_load_would") {

@@ -4,34 +4,23 @@
 
 #include <doctest/doctest.h>
 
-#include <cstring>
-#include <filesystem>
-
-#include "io/safetensors.h"
 #include "mllama/mllama.h"
 #include "tests/goldens.h"
-#include "tests/temporary_directory.h"
 
 namespace mllama::test {
 
 /// A copy of the golden a_published in which three neighbouring rows of lm_head are one: the logits of
 /// three tokens are equal.
 inline std::string checkpoint_with_ties(const TemporaryDirectory& folder) {
-    const std::string from = models_folder() + "/a_published", to = folder.file("ties");
-    std::filesystem::copy(from, to);
-    const SafetensorsFile file = SafetensorsFile::open(from + "/model.safetensors");
-    std::vector<std::pair<std::string, Tensor>> tensors;
-    for (const TensorInfo& info : file.tensors()) {
-        Tensor tensor = file.get(info);
-        if (info.name == "language_model.lm_head.weight") {
-            tensor = tensor.clone();
-            for (int64_t row = 0; row < tensor.rows(); ++row)
-                tensor.rows(row, row + 1).copy_from(tensor.rows(row / 3 * 3, row / 3 * 3 + 1));
-        }
-        tensors.emplace_back(info.name, tensor);
+    const std::string directory = copy_of_golden(folder, "a_published");
+    const std::string name = "language_model.lm_head.weight";
+    Tensor rows = SafetensorsFile::open(directory + "/model.safetensors").get(name).clone();
+    for (int64_t row = 0; row < rows.rows(); ++row) {
+        const int64_t first = row / 3 * 3;
+        if (row > first) rows.rows(row, row + 1).copy_from(rows.rows(first, first + 1));
     }
-    write_safetensors(to + "/model.safetensors", tensors);
-    return to;
+    replace_in_golden(directory, name, rows);
+    return directory;
 }
 
 /// The tokens that `params` draw behind a text without pictures, each from the logits of all tokens.
@@ -44,9 +33,8 @@ inline std::vector<int64_t> drawn_from_all_logits(const Model& model, std::vecto
     while (drawn.size() < tokens) {
         const SequenceInput input{&sequence, fed, 1};
         const Tensor logits = model.forward({&input, 1});
-        const std::vector<int64_t> before = text;
         text.push_back(
-            sampler.next({logits.data<float>(), static_cast<size_t>(logits.cols())}, before));
+            sampler.next({logits.data<float>(), static_cast<size_t>(logits.cols())}, text));
         drawn.push_back(text.back());
         fed = std::span<const int64_t>(text).last(1);
     }
